@@ -1,0 +1,55 @@
+"""Commit by rename: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TMP_MARK = ".tmp-"
+"""Every uncommitted file or folder carries this mark in its name, so leftovers of a crash can be recognised."""
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the name ``path`` is written under before its commit."""
+    return path.with_name(f"{TMP_MARK}{os.getpid()}-{path.name}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file that another library wrote durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def commit_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file, then rename it to ``path``; on an error nothing is left behind."""
+    temporary = temporary_name(path)
+    try:
+        write(temporary)
+        sync_file(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    commit_file(path, lambda p: p.write_text(text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; NaN and infinity are refused, as JSON has no words for them."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

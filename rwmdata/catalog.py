@@ -1,0 +1,184 @@
+"""Datasets on disk, opened for reading: immutable Parquet shards and one manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from rwmdata.errors import RwmError
+from rwmdata.manifest import MANIFEST_FILE, DatasetManifest
+from rwmdata.robots import load_robot, one_line
+from rwmdata.schema import Schema
+
+MIN_STD = 1e-6
+"""A column that never moves is divided by 1 instead of by less than this."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Bounds of every episode in the row matrix; arrays of shape ``(K,)``."""
+
+    start: np.ndarray
+    length: np.ndarray
+    terminated: np.ndarray
+    behaviour: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+class Dataset:
+    """A committed dataset, opened for reading."""
+
+    def __init__(self, path: Path, manifest: DatasetManifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.schema: Schema = manifest.build_schema()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Dataset:
+        """Open the dataset folder at ``path``.
+
+        Raises:
+            RwmError: There is no manifest, or it does not validate.
+        """
+        file = Path(path) / MANIFEST_FILE
+        try:
+            return cls(Path(path), DatasetManifest.model_validate_json(file.read_text()))
+        except FileNotFoundError as exc:
+            raise RwmError(f"{path} is not a dataset: it has no {MANIFEST_FILE}.", "rwm data ls") from exc
+        except (ValidationError, OSError, UnicodeDecodeError) as exc:
+            raise RwmError(f"{file} is not a valid manifest: {one_line(exc)}.", "rwm data ls") from exc
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset; the name of its folder."""
+        return self.manifest.name
+
+    @property
+    def rows(self) -> int:
+        """Number of transitions."""
+        return self.manifest.rows
+
+    @property
+    def robot(self) -> str:
+        """Name of the robot."""
+        return self.manifest.robot
+
+    @property
+    def control_hz(self) -> float:
+        """Rows per second."""
+        return self.manifest.control_hz
+
+    @property
+    def shard_paths(self) -> list[Path]:
+        """The Parquet files, in row order."""
+        return [self.path / s.file for s in self.manifest.shards]
+
+    @cached_property
+    def episodes(self) -> Episodes:
+        """Episode bounds in global row order."""
+        table = self.manifest.episodes
+        return Episodes(
+            np.asarray(table.start, np.int64),
+            np.asarray(table.length, np.int64),
+            np.asarray(table.terminated, bool),
+            table.behaviour,
+        )
+
+    def split(self, name: str) -> np.ndarray:
+        """Return the episode ids of a split, ``(k,)`` int64.
+
+        Raises:
+            RwmError: The dataset has no split of that name.
+        """
+        if name not in self.manifest.splits:
+            raise RwmError(f"Dataset '{self.name}' has no split '{name}'; it has {', '.join(self.manifest.splits)}.")
+        return np.asarray(self.manifest.splits[name], np.int64)
+
+    def scan(self) -> pl.LazyFrame:
+        """Return a lazy Polars frame over all shards."""
+        return pl.scan_parquet(self.shard_paths)
+
+    def matrix(self) -> np.ndarray:
+        """Return all rows as one float32 array ``(R, width)``, schema columns in order, ``terminated`` last.
+
+        Raises:
+            RwmError: A shard is missing, unreadable or of another length than the manifest says.
+        """
+        out = np.empty((self.rows, self.schema.width), np.float32)
+        at = 0
+        for path, shard in zip(self.shard_paths, self.manifest.shards, strict=True):
+            filled = read_shard(path, self.schema, out[at : at + shard.rows])
+            if filled != shard.rows:
+                raise self._damaged(f"{path} holds {filled} rows, the manifest says {shard.rows}")
+            at += shard.rows
+        if at != self.rows:
+            raise self._damaged(f"the shards of '{self.name}' hold {at} rows, the manifest says {self.rows}")
+        return out
+
+    def _damaged(self, what: str) -> RwmError:
+        return RwmError(f"{what}.", f"rwm data validate {self.name}")
+
+    def normalizer(self, kind: Literal["auto", "reference", "fitted"] = "auto") -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std of state and action, each ``(S + A,)`` float32.
+
+        Args:
+            kind: ``reference`` takes the robot's own constants, ``fitted`` this dataset's statistics (actions
+                stay at mean 0, std 1), ``auto`` the reference where the robot has one.
+
+        Raises:
+            RwmError: ``reference`` for a robot that has none.
+        """
+        if kind != "fitted":
+            spec = load_robot(self.robot).normalizer
+            if spec.std:
+                return self.schema.normalizer(spec)
+            if kind == "reference":
+                raise RwmError(f"Robot '{self.robot}' has no reference normaliser.", "the fitted one")
+        stop, state = self.schema.action.stop, self.schema.state
+        mean, std = np.zeros(stop, np.float32), np.ones(stop, np.float32)
+        columns = self.manifest.columns[state]
+        mean[state] = [c.mean for c in columns]
+        std[state] = [c.std if c.std > MIN_STD else 1.0 for c in columns]
+        return mean, std
+
+
+def read_shard(path: Path, schema: Schema, out: np.ndarray) -> int:
+    """Read one shard into ``out (n, width)`` row group by row group; return the number of rows it holds.
+
+    Raises:
+        RwmError: The file is missing, is not Parquet or lacks a column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows != len(out):
+                return int(file.metadata.num_rows)
+            at = 0
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=list(schema.csv_names))
+                for j, name in enumerate(schema.csv_names):
+                    out[at : at + table.num_rows, j] = table.column(name).to_numpy()
+                at += table.num_rows
+            return at
+    except FileNotFoundError as exc:
+        raise RwmError(f"Shard {path} is missing.", f"rwm data validate {path.parent.name}") from exc
+    except (pa.ArrowException, KeyError, OSError) as exc:
+        raise RwmError(
+            f"Shard {path} is damaged or half-written: {one_line(exc)}.", f"rwm data validate {path.parent.name}"
+        ) from exc
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

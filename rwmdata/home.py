@@ -1,0 +1,82 @@
+"""Where things are: ``data/<dataset>/`` and ``runs/<kind>/<id>/`` under one home folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwmdata.atomic import TMP_MARK
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.runs import HOW_TO_MAKE, Run
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds a user's datasets and runs."""
+
+    root: Path
+
+    @classmethod
+    def resolve(cls, path: str | Path | None = None) -> Home:
+        """Return the home at ``path``, else at ``$RWM_HOME``, else in the current folder."""
+        return cls(Path(path or os.environ.get("RWM_HOME") or ".").expanduser())
+
+    @property
+    def data_dir(self) -> Path:
+        """Folder of the datasets."""
+        return self.root / "data"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Folder of the runs."""
+        return self.root / "runs"
+
+    def datasets(self) -> list[Dataset]:
+        """Return every committed dataset, newest first."""
+        found = [Dataset.open(p.parent) for p in self.data_dir.glob("*/dataset.json") if TMP_MARK not in p.parent.name]
+        return sorted(found, key=lambda d: (d.manifest.created, d.name), reverse=True)
+
+    def dataset(self, name: str | None = None) -> Dataset:
+        """Return a dataset by name or by path; without one, the newest.
+
+        Raises:
+            RwmError: There is none, or none of that name.
+        """
+        if name is None:
+            found = self.datasets()
+            if not found:
+                raise RwmError(f"No dataset yet in {self.data_dir}.", "rwm data export --task Pretrain-v0")
+            return found[0]
+        for path in (self.data_dir / name, Path(name)):
+            if (path / "dataset.json").is_file():
+                return Dataset.open(path)
+        known = ", ".join(d.name for d in self.datasets()) or "none"
+        raise RwmError(f"No dataset '{name}' in {self.data_dir}; datasets: {known}.", "rwm data ls")
+
+    def runs(self, kind: str | None = None) -> list[Run]:
+        """Return the runs of one kind (or of all), newest first."""
+        found = [Run.open(p.parent) for p in self.runs_dir.glob(f"{kind or '*'}/*/run.json")]
+        return sorted(found, key=lambda r: (r.meta.created, r.id), reverse=True)
+
+    def run(self, kind: str | None, run_id: str | None = None) -> Run:
+        """Return a run by id, unique prefix or path; without one, the newest finished run of that kind.
+
+        Raises:
+            RwmError: There is none, or the id fits none or several.
+        """
+        label = kind or "run"
+        if run_id is None:
+            finished = [r for r in self.runs(kind) if r.meta.status == "finished"]
+            if not finished:
+                raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(label, "rwm runs ls"))
+            return finished[0]
+        if (Path(run_id) / "run.json").is_file():
+            return Run.open(Path(run_id))
+        runs = self.runs(kind)
+        matches = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
+        if len(matches) != 1:
+            fault = f"'{run_id}' fits {len(matches)} {label}s" if matches else f"No {label} '{run_id}'"
+            raise RwmError(f"{fault} in {self.runs_dir}.", f"rwm runs ls{f' --kind {kind}' if kind else ''}")
+        return matches[0]

@@ -1,0 +1,115 @@
+"""``dataset.json``: what a dataset holds, said once, typed and versioned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from rwmdata.schema import SCHEMA_VERSION, Schema
+
+MANIFEST_FILE = "dataset.json"
+SPLIT_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+
+class ColumnInfo(BaseModel):
+    """Name, group, unit and statistics of one float32 column."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    group: str
+    unit: str
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+class ShardInfo(BaseModel):
+    """One immutable Parquet file."""
+
+    model_config = ConfigDict(extra="forbid")
+    file: str
+    rows: int
+    sha256: str
+
+
+class EpisodeTable(BaseModel):
+    """Bounds of every episode in global row order; lists of equal length."""
+
+    model_config = ConfigDict(extra="forbid")
+    start: list[int]
+    length: list[int]
+    terminated: list[bool]
+    behaviour: list[str | None]
+
+
+class DatasetManifest(BaseModel):
+    """Content of ``dataset.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    robot: str
+    joints: list[str]
+    legs: list[str]
+    extension: list[str] = []
+    control_hz: float
+    created: str
+    rows: int
+    columns: list[ColumnInfo]
+    episodes: EpisodeTable
+    splits: dict[str, list[int]]
+    shards: list[ShardInfo]
+    provenance: dict[str, Any]
+
+    def build_schema(self) -> Schema:
+        """Return the schema its joints, legs and extension names imply."""
+        return Schema.build(self.joints, self.legs, self.extension)
+
+
+def split_episodes(count: int, seed: int) -> dict[str, list[int]]:
+    """Deal episodes to train, val and test at random (80/10/10 %), whole episodes only.
+
+    One episode is train; two are train and val; from three on every split has at least one.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = {"val": 0, "test": 0}
+    if count >= 2:
+        held_out["val"] = max(1, round(count * SPLIT_SHARES["val"]))
+    if count >= 3:
+        held_out["test"] = max(1, round(count * SPLIT_SHARES["test"]))
+    first, second = held_out["val"], held_out["val"] + held_out["test"]
+    parts = {"train": order[second:], "val": order[:first], "test": order[first:second]}
+    return {name: sorted(int(i) for i in ids) for name, ids in parts.items()}
+
+
+class RunningStatistics:
+    """Mean, standard deviation, minimum and maximum of columns, accumulated in float64."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(width)
+        self.m2 = np.zeros(width)
+        self.min = np.full(width, np.inf)
+        self.max = np.full(width, -np.inf)
+
+    def update(self, rows: np.ndarray) -> None:
+        """Add ``rows (n, width)`` (Chan's parallel update)."""
+        n = len(rows)
+        if n == 0:
+            return
+        mean = rows.mean(axis=0, dtype=np.float64)
+        delta = mean - self.mean
+        total = self.count + n
+        self.m2 += rows.var(axis=0, dtype=np.float64) * n + delta**2 * self.count * n / total
+        self.mean += delta * n / total
+        self.count = total
+        self.min = np.minimum(self.min, rows.min(axis=0))
+        self.max = np.maximum(self.max, rows.max(axis=0))
+
+    @property
+    def std(self) -> np.ndarray:
+        """Population standard deviation, ``(width,)``."""
+        return np.sqrt(self.m2 / max(self.count, 1))

@@ -1,0 +1,164 @@
+"""Robots are folders: ``robots/<name>/robot.yaml`` and, for the embedded simulator, an MJCF beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from rwmdata.errors import RwmError
+
+
+class Frozen(BaseModel):
+    """Base of every configuration model: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DriveSpec(Frozen):
+    """Joint drive: PD position control with a DC-motor torque-speed limit."""
+
+    stiffness: float
+    """Proportional gain, N m / rad."""
+    damping: float
+    """Derivative gain, N m s / rad."""
+    effort_limit: float
+    """Continuous torque limit, N m."""
+    saturation_effort: float
+    """Stall torque of the torque-speed line, N m."""
+    velocity_limit: float
+    """No-load joint speed, rad/s."""
+
+
+class NormalizerSpec(Frozen):
+    """Reference normaliser per column group; a group that is absent has mean 0 and std 1."""
+
+    mean: dict[str, float | list[float]] = {}
+    std: dict[str, float | list[float]] = {}
+
+
+class ResetSpec(Frozen):
+    """Ranges a new episode starts from (uniform, symmetric unless a pair is given)."""
+
+    position_xy_m: float = 0.5
+    velocity: float = 0.5
+    """Linear (m/s) and angular (rad/s) base velocity."""
+    joint_scale: tuple[float, float] = (0.5, 1.5)
+    """Factor on the default joint position."""
+
+
+class RandomizationSpec(Frozen):
+    """Domain randomisation ranges of the simulator."""
+
+    base_mass_kg: tuple[float, float] = (-5.0, 5.0)
+    base_com_m: tuple[float, float, float] = (0.05, 0.05, 0.01)
+    friction: float = 0.8
+    """Sliding friction of the ground contact (static 0.8, dynamic 0.6; MuJoCo has one number)."""
+
+
+class RobotSpec(Frozen):
+    """Everything the toolkit knows about a robot. Per-joint lists follow ``joints``; per-leg lists follow ``legs``."""
+
+    name: str
+    title: str
+    legs: list[str]
+    joints: list[str]
+    default_joint_pos: list[float]
+    """rad"""
+    joint_pos_limits: list[tuple[float, float]]
+    """rad, absolute (not relative to the default pose)"""
+    base_height_m: float
+    base_body: str
+    thigh_bodies: list[str]
+    foot_bodies: list[str]
+    action_scale: float
+    """Target joint position = default + action_scale * action, rad per unit action."""
+    drive: DriveSpec
+    physics_dt_s: float = 0.005
+    decimation: int = 4
+    episode_length_s: float = 20.0
+    reward_weights: dict[str, float]
+    normalizer: NormalizerSpec = NormalizerSpec()
+    reset: ResetSpec = ResetSpec()
+    randomization: RandomizationSpec = RandomizationSpec()
+    mjcf: str | None = None
+    """Path of the MJCF, relative to the robot's folder."""
+    folder: Path | None = None
+    """Where the robot was loaded from; filled in by the loader."""
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> RobotSpec:
+        expected: list[tuple[str, Sequence[object], int]] = [
+            ("default_joint_pos", self.default_joint_pos, len(self.joints)),
+            ("joint_pos_limits", self.joint_pos_limits, len(self.joints)),
+            ("thigh_bodies", self.thigh_bodies, len(self.legs)),
+            ("foot_bodies", self.foot_bodies, len(self.legs)),
+        ]
+        faults = [f"{key} has {len(v)} entries, expected {n}" for key, v, n in expected if len(v) != n]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def control_dt_s(self) -> float:
+        """Duration of one control step, s."""
+        return self.physics_dt_s * self.decimation
+
+    @property
+    def mjcf_path(self) -> Path:
+        """Absolute path of the MJCF.
+
+        Raises:
+            RwmError: The robot has none, so the MuJoCo backend cannot simulate it.
+        """
+        if self.mjcf is None or self.folder is None:
+            raise RwmError(
+                f"Robot '{self.name}' has no MJCF, so the mujoco backend cannot simulate it.",
+                "add 'mjcf: <file>.xml' to its robot.yaml, or use --backend isaaclab",
+            )
+        return self.folder / self.mjcf
+
+
+def robot_folders() -> dict[str, Path]:
+    """Return every known robot: those shipped, then those under ``$RWM_ROBOTS`` (which win)."""
+    roots = [Path(str(files("assets").joinpath("robots")))]
+    roots += [Path(p) for p in os.environ.get("RWM_ROBOTS", "").split(os.pathsep) if p]
+    return {f.parent.name: f.parent for root in roots for f in sorted(root.glob("*/robot.yaml"))}
+
+
+@lru_cache(maxsize=32)
+def load_robot(name: str) -> RobotSpec:
+    """Load a robot by name, or by the path of its folder.
+
+    Raises:
+        RwmError: No such robot, or its ``robot.yaml`` does not validate (every fault is listed).
+    """
+    known = robot_folders()
+    folder = known.get(name) or Path(name)
+    path = folder / "robot.yaml"
+    if not path.is_file():
+        raise RwmError(
+            f"Unknown robot '{name}'; known robots: {', '.join(sorted(known)) or 'none'}.",
+            "--robot NAME, or the path of a folder that holds a robot.yaml",
+        )
+    try:
+        raw: dict[str, Any] = yaml.safe_load(path.read_text())
+        return RobotSpec(**raw, folder=folder.resolve())
+    except (ValidationError, yaml.YAMLError, TypeError) as exc:
+        raise RwmError(f"{path} is not a valid robot description: {one_line(exc)}.") from exc
+
+
+def one_line(exc: Exception) -> str:
+    """Return a pydantic or YAML error as one readable line that names every offending key."""
+    if isinstance(exc, ValidationError):
+        return "; ".join(
+            f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in exc.errors()
+        )
+    return " ".join(str(exc).split())

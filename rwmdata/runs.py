@@ -1,0 +1,191 @@
+"""A run is a folder: resolved config, ``run.json``, metrics as rows, checkpoints, reports."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from rwmdata.atomic import write_json, write_text
+from rwmdata.errors import RwmError
+from rwmdata.robots import one_line
+
+if TYPE_CHECKING:
+    from rwmdata.home import Home
+
+Status = Literal["created", "running", "finished", "failed", "interrupted"]
+KINDS = ("model", "policy", "train", "eval")
+HOW_TO_MAKE = {"model": "rwm fit", "policy": "rwm policy", "train": "rwm train", "eval": "rwm eval uncertainty"}
+LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
+
+
+def now() -> str:
+    """Return the UTC time as ISO 8601, with microseconds so that runs sort by creation."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries results depend on; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, str | bool]:
+    """Return commit and dirtiness of the toolkit's checkout; empty when it is not a checkout."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).resolve().parent
+        words = ("git", "-C", str(here), *words)
+        return subprocess.run(words, capture_output=True, text=True, timeout=5).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain"))} if len(commit) == 40 else {}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+class RunMeta(BaseModel):
+    """Content of ``run.json``."""
+
+    id: str
+    kind: str
+    status: Status
+    created: str
+    finished: str | None = None
+    seed: int
+    parents: dict[str, str | None]
+    """Lineage, for example ``{"dataset": ..., "model": ...}``: names and run ids."""
+    config: dict[str, Any]
+    summary: dict[str, Any] = {}
+    error: str | None = None
+    command: list[str] = []
+    versions: dict[str, str] = {}
+    machine: dict[str, str] = {}
+    git: dict[str, str | bool] = {}
+
+
+class Run:
+    """One stage's folder under ``runs/<kind>/<id>/``."""
+
+    def __init__(self, path: Path, meta: RunMeta) -> None:
+        self.path = path
+        self.meta = meta
+
+    @property
+    def id(self) -> str:
+        """Identifier, unique within its kind; sorts by creation time."""
+        return self.meta.id
+
+    @property
+    def kind(self) -> str:
+        """``model``, ``policy``, ``train`` or ``eval``."""
+        return self.meta.kind
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, home: Home, kind: str, config: dict[str, Any], parents: dict[str, str | None], seed: int) -> Run:
+        """Make a new run folder with its resolved config.
+
+        Raises:
+            RwmError: The folder cannot be written.
+        """
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        run_id = f"{stamp}-{secrets.token_hex(3)}"
+        machine = {"host": platform.node(), "system": platform.platform(), "cpu": platform.machine()}
+        meta = RunMeta(
+            id=run_id, kind=kind, status="created", created=now(), seed=seed, parents=parents, config=config,
+            command=sys.argv, versions=versions(), machine=machine, git=git_state(),
+        )  # fmt: skip
+        run = cls(home.runs_dir / kind / run_id, meta)
+        try:
+            run.checkpoints.mkdir(parents=True)
+        except OSError as exc:
+            raise RwmError(f"Cannot write the run folder {run.path}: {exc.strerror}.", "--home FOLDER") from exc
+        write_json(run.path / "config.json", config)
+        run.save()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open an existing run folder.
+
+        Raises:
+            RwmError: ``run.json`` is missing or does not validate.
+        """
+        file = path / "run.json"
+        try:
+            return cls(path, RunMeta.model_validate_json(file.read_text()))
+        except (OSError, ValidationError) as exc:
+            raise RwmError(f"{file} is not a readable run record: {one_line(exc)}.", "rwm runs ls") from exc
+
+    def save(self) -> None:
+        """Write ``run.json`` atomically."""
+        write_text(self.path / "run.json", self.meta.model_dump_json(indent=2) + "\n")
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of ``run.json`` and save it."""
+        self.meta = self.meta.model_copy(update=changes)
+        self.save()
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Append one row per metric to ``metrics.jsonl``; non-finite values are written as null, not dropped."""
+        rows = [{"step": step, "metric": k, "value": v if v == v and abs(v) != float("inf") else None}
+                for k, v in ((k, float(v)) for k, v in metrics.items())]  # fmt: skip
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the metric rows; a line torn by a crash is left out."""
+        file = self.path / "metrics.jsonl"
+        rows = []
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the rows after ``step``: a resumed run writes them again."""
+        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(kept))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the run as finished with its key numbers."""
+        self.update(status="finished", finished=now(), summary=summary, error=None)
+
+    @contextmanager
+    def running(self) -> Iterator[Run]:
+        """Mark the run as running; as failed or interrupted when the block ends by an exception.
+
+        The block calls :meth:`finish`; leaving it without one leaves the status ``running``.
+        """
+        self.update(status="running", error=None)
+        try:
+            yield self
+        except KeyboardInterrupt:
+            self.update(status="interrupted", error="interrupted by the user")
+            raise
+        except BaseException as exc:
+            self.update(status="failed", error=" ".join(f"{type(exc).__name__}: {exc}".split())[:2000])
+            raise

@@ -1,0 +1,142 @@
+"""What a transition is: named float32 columns in CSV order, derived from a robot's joints and legs.
+
+Row ``t`` holds the state at time ``t`` and *the action that produced it* (Isaac Lab's ``last_action``).
+To predict row ``t + 1`` from row ``t`` a model is fed the state of row ``t`` and the action of row ``t + 1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rwmdata.robots import NormalizerSpec, RobotSpec
+
+SCHEMA_VERSION = 1
+AXES = ("x", "y", "z")
+COMMAND_COLUMNS = ("command_lin_vel_x", "command_lin_vel_y", "command_ang_vel_z")
+STATE_GROUPS = ("base_lin_vel", "base_ang_vel", "projected_gravity", "joint_pos", "joint_vel", "joint_torque")
+CONTACT_GROUPS = ("thigh_contact", "foot_contact")
+UNITS = {
+    "base_lin_vel": "m/s",
+    "base_ang_vel": "rad/s",
+    "projected_gravity": "1",
+    "joint_pos": "rad",
+    "joint_vel": "rad/s",
+    "joint_torque": "N m",
+    "action": "1",
+    "extension": "1",
+    "thigh_contact": "{0,1}",
+    "foot_contact": "{0,1}",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One float32 column of a transition."""
+
+    name: str
+    group: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Column layout of a robot's transitions: state | action | extension | contact | (terminated).
+
+    ``terminated`` is the last CSV column; at rest it is a boolean column of its own. A *row matrix* is a float32
+    array ``(R, width)`` with the columns in this order and ``terminated`` as its last column.
+    """
+
+    columns: tuple[Column, ...]
+    joints: tuple[str, ...]
+    legs: tuple[str, ...]
+
+    @classmethod
+    def build(cls, joints: Sequence[str], legs: Sequence[str], extension: Sequence[str] = ()) -> Schema:
+        """Return the schema of a legged robot with these joints and legs, and named extension columns."""
+        cols = [Column(f"{g}_{a}", g, UNITS[g]) for g in STATE_GROUPS[:3] for a in AXES]
+        cols += [Column(f"{g}_{j}", g, UNITS[g]) for g in (*STATE_GROUPS[3:], "action") for j in joints]
+        cols += [Column(f"extension_{e}", "extension", UNITS["extension"]) for e in extension]
+        cols += [Column(f"{g}_{leg}", g, UNITS[g]) for g in CONTACT_GROUPS for leg in legs]
+        return cls(tuple(cols), tuple(joints), tuple(legs))
+
+    @classmethod
+    def from_robot(cls, robot: RobotSpec, extension: Sequence[str] = ()) -> Schema:
+        """Return the schema of ``robot``: 66 wide for a quadruped with 12 joints and no extension."""
+        return cls.build(robot.joints, robot.legs, extension)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Column names in CSV order, without ``terminated``."""
+        return tuple(c.name for c in self.columns)
+
+    @cached_property
+    def csv_names(self) -> tuple[str, ...]:
+        """Column names in CSV order, with ``terminated`` last."""
+        return (*self.names, "terminated")
+
+    @property
+    def width(self) -> int:
+        """Width of a row matrix and of a CSV row, ``terminated`` included (66 for ANYmal D)."""
+        return len(self.columns) + 1
+
+    def group(self, name: str) -> slice:
+        """Return the columns of one group, as a slice of the row matrix.
+
+        Raises:
+            KeyError: The schema has no such group.
+        """
+        if name == "termination":
+            return slice(len(self.columns), len(self.columns) + 1)
+        index = [i for i, c in enumerate(self.columns) if c.group == name]
+        if not index:
+            raise KeyError(f"schema has no group '{name}'; groups: {', '.join(self.groups)}")
+        return slice(index[0], index[-1] + 1)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Group names in order, ``termination`` last."""
+        return (*dict.fromkeys(c.group for c in self.columns), "termination")
+
+    @cached_property
+    def state(self) -> slice:
+        """The state columns (45 for a 12-joint robot)."""
+        return slice(0, self.group("joint_torque").stop)
+
+    @cached_property
+    def action(self) -> slice:
+        """The action columns."""
+        return self.group("action")
+
+    @cached_property
+    def extension(self) -> slice:
+        """The extension columns; empty when there are none."""
+        return slice(self.action.stop, self.contact.start)
+
+    @cached_property
+    def contact(self) -> slice:
+        """Thigh contacts, then foot contacts."""
+        return slice(self.group("thigh_contact").start, self.group("foot_contact").stop)
+
+    @cached_property
+    def termination(self) -> slice:
+        """The termination column."""
+        return self.group("termination")
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Sizes of the five parts: state, action, extension, contact, termination."""
+        parts = ("state", "action", "extension", "contact", "termination")
+        return {p: getattr(self, p).stop - getattr(self, p).start for p in parts}
+
+    def normalizer(self, spec: NormalizerSpec) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std, each ``(state + action,)`` float32, of a robot's reference normaliser."""
+        stop = self.action.stop
+        mean, std = np.zeros(stop, np.float32), np.ones(stop, np.float32)
+        for target, values in ((mean, spec.mean), (std, spec.std)):
+            for name, value in values.items():
+                target[self.group(name)] = value
+        return mean, std

@@ -1,0 +1,247 @@
+"""Writing a dataset: shards into a temporary folder, then one rename that makes it visible."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rwmdata.atomic import commit_file, sync_folder, temporary_name, write_text
+from rwmdata.catalog import Dataset, checksum
+from rwmdata.errors import RwmError
+from rwmdata.manifest import (
+    MANIFEST_FILE,
+    ColumnInfo,
+    DatasetManifest,
+    EpisodeTable,
+    RunningStatistics,
+    ShardInfo,
+    split_episodes,
+)
+from rwmdata.runs import now
+from rwmdata.schema import COMMAND_COLUMNS, Schema
+
+ROWS_PER_SHARD = 500_000
+ROW_GROUP_ROWS = 65_536
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass
+class _Pending:
+    """Episodes waiting to be written as one shard."""
+
+    rows: list[np.ndarray]
+    truncated: list[bool]
+    command: list[np.ndarray | None]
+    reward: list[np.ndarray | None]
+    behaviour: list[str | None]
+
+
+class DatasetWriter:
+    """Builds a dataset in a temporary folder and commits it with one rename.
+
+    Used as a context manager; leaving the block without :meth:`commit` removes what was written. Of two writers of
+    one name the first to commit wins and the other gets an error.
+
+    Args:
+        data_dir: Folder of the datasets.
+        name: New dataset's name.
+        robot: Robot's name.
+        schema: Its column layout.
+        control_hz: Rows per second.
+        provenance: Where the rows come from; kept in the manifest.
+        seed: Seed of the split by episode.
+        rows_per_shard: A shard is written as soon as it would hold this many rows.
+
+    Raises:
+        RwmError: The name is not a file name, is taken, or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        name: str,
+        robot: str,
+        schema: Schema,
+        control_hz: float,
+        provenance: dict[str, Any],
+        seed: int = 0,
+        rows_per_shard: int = ROWS_PER_SHARD,
+    ) -> None:
+        if not NAME_PATTERN.fullmatch(name):
+            raise RwmError(f"'{name}' is not a dataset name; use letters, digits, '.', '_' and '-'.", "--name NAME")
+        self.path = data_dir / name
+        self.robot, self.schema, self.control_hz = robot, schema, control_hz
+        self.provenance, self.seed, self.rows_per_shard = provenance, seed, rows_per_shard
+        self._refuse_existing()
+        self._temporary = temporary_name(self.path)
+        self._shards: list[ShardInfo] = []
+        self._table = EpisodeTable(start=[], length=[], terminated=[], behaviour=[])
+        self._statistics = RunningStatistics(schema.width)
+        self._rows = self._pending_rows = 0
+        self._pending = _Pending([], [], [], [], [])
+
+    def _refuse_existing(self) -> None:
+        if self.path.exists():
+            raise RwmError(f"Dataset '{self.path.name}' exists already in {self.path.parent}.", "--name NEW_NAME")
+
+    def __enter__(self) -> DatasetWriter:
+        try:
+            self._temporary.mkdir(parents=True)
+        except FileExistsError:
+            shutil.rmtree(self._temporary)
+            self._temporary.mkdir()
+        except OSError as exc:
+            raise RwmError(f"Cannot write {self.path.parent}: {exc.strerror}.", "--home FOLDER") from exc
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    @property
+    def rows(self) -> int:
+        """Rows taken so far."""
+        return self._rows
+
+    def append_episode(
+        self,
+        rows: np.ndarray,
+        truncated: bool,
+        command: np.ndarray | None = None,
+        reward: np.ndarray | None = None,
+        behaviour: str | None = None,
+    ) -> None:
+        """Add one whole episode.
+
+        Args:
+            rows: ``(n, width)``, schema columns in order with termination last; finite.
+            truncated: The episode was cut by a time limit or the end of the recording.
+            command: ``(n, 3)`` commanded x, y velocity (m/s) and yaw rate (rad/s), where known.
+            reward: ``(n,)``, where known.
+            behaviour: Name of the behaviour policy, where known.
+
+        Raises:
+            RwmError: The shape is wrong or a value is not finite (episode, row and column are named).
+        """
+        rows = np.ascontiguousarray(rows, np.float32)
+        episode = len(self._table.start)
+        if rows.ndim != 2 or rows.shape[1] != self.schema.width or len(rows) == 0:
+            raise RwmError(f"Episode {episode} has shape {rows.shape}, expected (n > 0, {self.schema.width}).")
+        finite = np.isfinite(rows)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            name = self.schema.csv_names[column]
+            raise RwmError(f"Episode {episode}, row {row}, column '{name}' is {rows[row, column]}, expected a number.")
+        self._table.start.append(self._rows)
+        self._table.length.append(len(rows))
+        self._table.terminated.append(bool(rows[-1, -1] > 0.5))
+        self._table.behaviour.append(behaviour)
+        pending = self._pending
+        pending.rows.append(rows)
+        pending.truncated.append(truncated)
+        pending.command.append(command)
+        pending.reward.append(reward)
+        pending.behaviour.append(behaviour)
+        self._rows += len(rows)
+        self._pending_rows += len(rows)
+        if self._pending_rows >= self.rows_per_shard:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending_rows:
+            return
+        rows = np.concatenate(self._pending.rows)
+        self._statistics.update(rows)
+        first = len(self._table.start) - len(self._pending.rows)
+        table = shard_table(self.schema, rows, self._pending, first)
+        path = self._temporary / f"shard-{len(self._shards):05d}.parquet"
+        try:
+            commit_file(
+                path,
+                lambda p: pq.write_table(
+                    table, p, compression="zstd", compression_level=1, use_dictionary=["behaviour"],
+                    row_group_size=ROW_GROUP_ROWS,
+                ),
+            )  # fmt: skip
+        except OSError as exc:
+            raise RwmError(f"Cannot write {self.path.parent}: {exc.strerror or exc}.", "--home FOLDER") from exc
+        self._shards.append(ShardInfo(file=path.name, rows=len(rows), sha256=checksum(path)))
+        self._pending = _Pending([], [], [], [], [])
+        self._pending_rows = 0
+
+    def commit(self) -> Dataset:
+        """Write the manifest and make the dataset visible under its name.
+
+        Raises:
+            RwmError: There are no rows, or another writer took the name meanwhile.
+        """
+        self._flush()
+        if not self._shards:
+            raise RwmError(f"Dataset '{self.path.name}' has no rows; nothing was written.")
+        manifest = self._manifest()
+        write_text(self._temporary / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
+        self._refuse_existing()
+        try:
+            os.rename(self._temporary, self.path)
+        except OSError as exc:
+            self._refuse_existing()
+            raise RwmError(f"Cannot commit {self.path}: {exc.strerror}.", "--home FOLDER") from exc
+        sync_folder(self.path.parent)
+        return Dataset(self.path, manifest)
+
+    def _manifest(self) -> DatasetManifest:
+        stats = self._statistics
+        columns = [
+            ColumnInfo(
+                name=c.name, group=c.group, unit=c.unit, mean=float(stats.mean[i]), std=float(stats.std[i]),
+                min=float(stats.min[i]), max=float(stats.max[i]),
+            )
+            for i, c in enumerate(self.schema.columns)
+        ]  # fmt: skip
+        extension = [c.name.removeprefix("extension_") for c in self.schema.columns if c.group == "extension"]
+        return DatasetManifest(
+            name=self.path.name, robot=self.robot, joints=list(self.schema.joints), legs=list(self.schema.legs),
+            extension=extension, control_hz=self.control_hz, created=now(), rows=self._rows, columns=columns,
+            episodes=self._table, splits=split_episodes(len(self._table.start), self.seed), shards=self._shards,
+            provenance=self.provenance,
+        )  # fmt: skip
+
+
+def shard_table(schema: Schema, rows: np.ndarray, pending: _Pending, first_episode: int) -> pa.Table:
+    """Return the Arrow table of one shard: schema columns, then the columns about the episode."""
+    lengths = [len(r) for r in pending.rows]
+    ends = np.cumsum(lengths) - 1
+    truncated = np.zeros(len(rows), bool)
+    truncated[ends] = pending.truncated
+    columns: dict[str, Any] = {name: rows[:, j] for j, name in enumerate(schema.names)}
+    columns["episode"] = np.repeat(np.arange(first_episode, first_episode + len(lengths), dtype=np.int32), lengths)
+    columns["step"] = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+    columns["terminated"] = rows[:, -1] > 0.5
+    columns["truncated"] = truncated
+    command = _joined(pending.command, lengths, 3)
+    for j, name in enumerate(COMMAND_COLUMNS):
+        columns[name] = pa.array(command[:, j], pa.float32(), from_pandas=True)
+    columns["reward"] = pa.array(_joined(pending.reward, lengths, 1)[:, 0], pa.float32(), from_pandas=True)
+    names = pa.array(pending.behaviour, pa.string()).dictionary_encode()
+    columns["behaviour"] = names.take(pa.array(np.repeat(np.arange(len(lengths)), lengths))).cast(pa.string())
+    return pa.table(columns)
+
+
+def _joined(parts: list[np.ndarray | None], lengths: list[int], width: int) -> np.ndarray:
+    """Join per-episode arrays to ``(rows, width)``; NaN (null at rest) where an episode has none."""
+    return np.concatenate(
+        [
+            np.full((n, width), np.nan, np.float32) if p is None else np.asarray(p, np.float32).reshape(n, width)
+            for p, n in zip(parts, lengths, strict=True)
+        ]
+    )
