@@ -1,0 +1,98 @@
+"""What every command shares: options, progress bars, output as tables or as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rwmdata import progress as rwm_progress
+from rwmdata.catalog import Dataset
+from rwmdata.home import Home
+from rwmdata.runs import Run
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+HomeOption = Annotated[str, typer.Option("--home", envvar="RWM_HOME", help="Folder that holds data/ and runs/.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed; the same seed gives the same result.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+DatasetArgument = Annotated[str | None, typer.Argument(help="Dataset name or path; the newest when left out.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model run; the newest finished when left out.")]
+
+
+def home_of(path: str) -> Home:
+    """Return the home folder a command works in."""
+    return Home.resolve(path)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; numbers are right-aligned, floats with four significant digits."""
+    table = Table(title=title, title_justify="left", header_style="bold", highlight=False)
+    for i, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(r[i], int | float) or r[i] is None for r in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(v) for v in row))
+    out.print(table)
+
+
+def cell(value: Any) -> str:
+    """Return a table cell's text."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """Say something to the person on standard error, so that standard output stays machine-readable."""
+    if not quiet:
+        err.print(text, highlight=False, markup=False)
+
+
+@contextmanager
+def progress_bar(label: str, quiet: bool = False) -> Iterator[rwm_progress.Progress]:
+    """Give a progress callback that draws a bar on standard error; nothing is drawn when quiet or not a terminal."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=err, disable=quiet, transient=False,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(label, total=None, numbers="")
+
+        def update(done: int, total: int, numbers: dict[str, float]) -> None:
+            text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+            bar.update(task, completed=done, total=total, numbers=text)
+
+        yield update
+
+
+def pick_dataset(home: Home, name: str | None, quiet: bool) -> Dataset:
+    """Return the dataset a command works on, and say which when it was not named."""
+    dataset = home.dataset(name)
+    if name is None:
+        say(f"dataset {dataset.name} (the newest)", quiet)
+    return dataset
+
+
+def pick_run(home: Home, kind: str, run_id: str | None, quiet: bool) -> Run:
+    """Return the run named, else the newest finished one of that kind, and say which."""
+    run = home.run(kind, run_id)
+    if run_id is None:
+        say(f"{kind} {run.id} (the newest)", quiet)
+    return run

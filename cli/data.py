@@ -1,0 +1,178 @@
+"""``rwm data``: get rollouts into the catalog, look at them, get them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import (
+    DatasetArgument,
+    HomeOption,
+    JsonOption,
+    SeedOption,
+    home_of,
+    out,
+    pick_dataset,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
+from rwmdata.catalog import Dataset
+
+app = typer.Typer(help="Export, convert, validate and look at datasets.", no_args_is_help=True)
+
+
+@app.command("export")
+def export(
+    task: Annotated[
+        str, typer.Option("--task", help="Init-v0, Pretrain-v0, Finetune-v0 or Visualize-v0.")
+    ] = "Pretrain-v0",
+    robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
+    backend: Annotated[str, typer.Option("--backend", help="auto, mujoco, isaaclab or mjlab.")] = "auto",
+    policy: Annotated[str, typer.Option("--policy", help="Behaviour that acts.")] = "scripted",
+    transitions: Annotated[int, typer.Option("--transitions", min=1, help="Rows to write.")] = 200_000,
+    num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Robots simulated side by side.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Dataset name; made from task and time when left out.")
+    ] = None,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Roll a behaviour out in a simulator and write the rollouts as a dataset."""
+    from rwmrl.export import ExportConfig, export_dataset
+
+    options: dict[str, Any] = {"num_envs": num_envs, "name": name}
+    config = ExportConfig(
+        task=task, robot=robot, backend=backend, policy=policy, transitions=transitions, seed=seed,
+        **{k: v for k, v in options.items() if v is not None},
+    )  # fmt: skip
+    with progress_bar("export", json_output) as progress:
+        dataset = export_dataset(home_of(home), config, progress)
+    show_result(dataset, json_output)
+
+
+@app.command("convert")
+def convert(
+    sources: Annotated[list[Path], typer.Argument(help="CSV files, or folders of state_action_data_N.csv.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the new dataset.")],
+    robot: Annotated[str, typer.Option("--robot", help="Robot the rows come from.")] = "anymal_d",
+    episode_ends: Annotated[
+        str, typer.Option("--episode-ends", help="auto: marked and physically implied; file: marked only; none.")
+    ] = "auto",
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Turn 66-column CSV files into a dataset; unmarked episode ends are found and reported."""
+    from rwmdata.csv_files import convert_csv
+
+    with progress_bar("convert", json_output) as progress:
+        dataset = convert_csv(home_of(home), sources, name, robot, episode_ends, seed, progress)
+    show_result(dataset, json_output)
+
+
+@app.command("write-csv")
+def write_csv(
+    dataset: DatasetArgument = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder to write state_action_data_N.csv into.")] = Path("csv"),
+    rows_per_file: Annotated[int, typer.Option("--rows-per-file", min=1)] = 10_000,
+    home: HomeOption = ".",
+    json_output: JsonOption = False,
+) -> None:
+    """Write a dataset as 66-column CSV files."""
+    from rwmdata.csv_files import write_csv as write
+
+    source = pick_dataset(home_of(home), dataset, json_output)
+    files = write(source, out_dir, rows_per_file)
+    if json_output:
+        print_json({"dataset": source.name, "files": files})
+    else:
+        out.print(f"wrote {len(files)} files, {source.rows:,} rows: {out_dir}", highlight=False)
+
+
+@app.command("validate")
+def validate(dataset: DatasetArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+    """Check a dataset; every fault at once, exit code 1 when one is an error."""
+    from rwmdata.validate import validate as check
+
+    source = pick_dataset(home_of(home), dataset, json_output)
+    faults = check(source)
+    errors = [f for f in faults if f.severity == "error"]
+    if json_output:
+        rows = [{"severity": f.severity, "check": f.check, "where": f.where, "message": f.message} for f in faults]
+        print_json({"dataset": source.name, "valid": not errors, "faults": rows})
+    else:
+        if faults:
+            rows_ = [(f.severity, f.check, f.where, f.message) for f in faults]
+            print_table(f"faults of {source.name}", ("severity", "check", "where", "what"), rows_)
+        verdict = f"{len(errors)} errors, {len(faults) - len(errors)} warnings" if faults else "no fault"
+        out.print(f"{source.name}: {verdict} in {source.rows:,} rows", highlight=False)
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command("ls")
+def ls(home: HomeOption = ".", json_output: JsonOption = False) -> None:
+    """List the datasets, newest first."""
+    found = home_of(home).datasets()
+    if json_output:
+        print_json({"datasets": [facts(d) for d in found]})
+        return
+    if not found:
+        say(f"No dataset yet in {home_of(home).data_dir}. Try: rwm data export --task Pretrain-v0")
+        return
+    rows = [(d.name, d.robot, d.rows, len(d.episodes), d.control_hz, d.manifest.created[:19]) for d in found]
+    print_table("datasets", ("name", "robot", "rows", "episodes", "Hz", "created (UTC)"), rows)
+
+
+@app.command("info")
+def info(dataset: DatasetArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+    """Show what a dataset holds: size, episodes, splits, columns with units and statistics, where it comes from."""
+    source = pick_dataset(home_of(home), dataset, json_output)
+    if json_output:
+        print_json(source.manifest.model_dump() | {"path": source.path})
+        return
+    lengths = source.episodes.length
+    print_table(source.name, ("what", "value"), [
+        *facts(source).items(),
+        ("duration", f"{source.rows / source.control_hz / 60:.1f} min at {source.control_hz:g} Hz"),
+        ("episode rows", f"{lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}"),
+        *((k, v) for k, v in source.manifest.provenance.items() if not isinstance(v, dict | list)),
+    ])  # fmt: skip
+    columns = [(c.name, c.unit, c.mean, c.std, c.min, c.max) for c in source.manifest.columns]
+    print_table("columns", ("name", "unit", "mean", "std", "min", "max"), columns)
+
+
+def facts(dataset: Dataset) -> dict[str, Any]:
+    """Return a dataset's key facts, flat."""
+    manifest = dataset.manifest
+    return {
+        "name": dataset.name,
+        "path": str(dataset.path),
+        "robot": dataset.robot,
+        "rows": dataset.rows,
+        "episodes": len(dataset.episodes),
+        "falls": int(dataset.episodes.terminated.sum()),
+        "splits": ", ".join(f"{k} {len(v)}" for k, v in manifest.splits.items()),
+        "created": manifest.created,
+    }
+
+
+def show_result(dataset: Dataset, json_output: bool) -> None:
+    """Print what a command wrote, and where."""
+    if json_output:
+        print_json(dataset.manifest.model_dump() | {"path": dataset.path})
+        return
+    for note in dataset.manifest.provenance.get("notes", []):
+        say(f"note: {note}")
+    falls = int(dataset.episodes.terminated.sum())
+    out.print(
+        f"wrote {dataset.name}: {dataset.rows:,} rows in {len(dataset.episodes)} episodes, {falls} falls: "
+        f"{dataset.path}",
+        highlight=False,
+    )
+    say("next: rwm data validate, then rwm fit")

@@ -1,0 +1,45 @@
+"""The ``rwm`` command: parse, call one function, print."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cli import data, demo, evaluate, fit, policy, runs, sql, train
+from cli.common import err
+from rwmdata.errors import RwmError
+
+app = typer.Typer(
+    name="rwm",
+    help="Robotic world models: rollouts -> dataset -> dynamics ensemble -> policy -> evidence.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+app.command("fit")(fit.fit)
+app.command("policy")(policy.policy)
+app.command("train")(train.train)
+app.add_typer(evaluate.app, name="eval")
+app.add_typer(runs.app, name="runs")
+app.command("sql")(sql.sql)
+
+
+def run() -> None:
+    """Run the command line; faults the user can fix end in one sentence and exit code 1."""
+    try:
+        app()
+    except RwmError as exc:
+        err.print(f"error: {exc.message}", style="red", highlight=False, markup=False)
+        if exc.hint:
+            err.print(f"try:   {exc.hint}", highlight=False, markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was committed stays", highlight=False)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,105 @@
+"""``rwm runs``: what was run, from what, with what result."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.common import DeviceOption, HomeOption, JsonOption, home_of, out, print_json, print_table, progress_bar, say
+from rwmdata.errors import RwmError
+from rwmdata.runs import KINDS, Run
+
+app = typer.Typer(help="List, show and resume runs.", no_args_is_help=True)
+RunArgument = Annotated[str | None, typer.Argument(help="Run id, unique prefix or path.")]
+
+
+@app.command("ls")
+def ls(
+    kind: Annotated[str | None, typer.Option("--kind", help="model, policy, train or eval.")] = None,
+    home: HomeOption = ".",
+    json_output: JsonOption = False,
+) -> None:
+    """List runs, newest first."""
+    if kind is not None and kind not in KINDS:
+        raise RwmError(f"Unknown kind '{kind}'; kinds: {', '.join(KINDS)}.", "rwm runs ls")
+    found = home_of(home).runs(kind)
+    if json_output:
+        print_json({"runs": [r.meta.model_dump(exclude={"summary", "config"}) | {"path": r.path} for r in found]})
+        return
+    if not found:
+        say(f"No run yet in {home_of(home).runs_dir}. Try: rwm demo")
+        return
+    rows = [(r.id, r.kind, r.meta.status, r.meta.created[:19], lineage(r), r.meta.seed) for r in found]
+    print_table("runs", ("id", "kind", "status", "created (UTC)", "made from", "seed"), rows)
+
+
+def lineage(run: Run) -> str:
+    """Return a run's parents in one line."""
+    return ", ".join(f"{k} {v}" for k, v in run.meta.parents.items() if v)
+
+
+@app.command("show")
+def show(run_id: RunArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+    """Show one run: status, parents, config, key numbers (the newest finished when left out)."""
+    run = home_of(home).run(None, run_id)
+    if json_output:
+        print_json(run.meta.model_dump() | {"path": run.path})
+        return
+    meta = run.meta
+    facts = [("path", run.path), ("status", meta.status), ("created", meta.created), ("finished", meta.finished),
+             ("made from", lineage(run) or "-"), ("seed", meta.seed), ("error", meta.error)]  # fmt: skip
+    print_table(f"{run.kind} {run.id}", ("what", "value"), [f for f in facts if f[1] is not None])
+    for title, values in (("config", meta.config), ("summary", meta.summary)):
+        rows = [(k, v) for k, v in values.items() if not isinstance(v, list | dict)]
+        if rows:
+            print_table(title, ("key", "value"), rows)
+    if "scalars" in meta.summary:
+        columns = ("metric", "mode", "horizon", "value")
+        print_table("scalars", columns, [tuple(s.get(c) for c in columns) for s in meta.summary["scalars"]])
+    files = sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file())
+    out.print("files: " + ", ".join(files), highlight=False)
+
+
+@app.command("resume")
+def resume(
+    run_id: RunArgument = None, home: HomeOption = ".", device: DeviceOption = "auto", json_output: JsonOption = False
+) -> None:
+    """Go on with a run where it stopped (the newest unfinished one when left out)."""
+    where = home_of(home)
+    run = where.run(None, run_id) if run_id else newest_unfinished(where.runs())
+    if run.meta.status == "finished":
+        say(f"{run.kind} {run.id} is finished; nothing to resume", json_output)
+    else:
+        say(f"resuming {run.kind} {run.id}", json_output)
+        with progress_bar(run.kind, json_output) as progress:
+            if run.kind == "model":
+                from rwmmodel.fit import resume_fit
+
+                run = resume_fit(where, run, device, progress)
+            elif run.kind == "policy":
+                from rwmrl.offline import resume_policy
+
+                run = resume_policy(where, run, device, progress)
+            elif run.kind == "train":
+                from rwmrl.train import resume_training
+
+                run = resume_training(where, run, device, progress)
+            else:
+                raise RwmError(f"An evaluation is not resumed but run again: {run.id}.", "rwm eval uncertainty")
+    if json_output:
+        print_json(run.meta.summary | {"run": run.id, "path": run.path})
+    else:
+        out.print(f"{run.kind} {run.id} {run.meta.status}: {run.path}", highlight=False)
+
+
+def newest_unfinished(runs: list[Run]) -> Run:
+    """Return the newest run that can be resumed.
+
+    Raises:
+        RwmError: Every run is finished.
+    """
+    for run in runs:
+        if run.kind != "eval" and run.meta.status != "finished":
+            return run
+    raise RwmError("Every run is finished; there is nothing to resume.", "rwm runs ls")

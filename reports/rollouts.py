@@ -1,0 +1,144 @@
+"""Held-out windows rolled forward by a model with the recorded actions: what every model evaluation starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from rwmdata.windows import gather, window_starts
+from rwmmodel.ensemble import DynamicsEnsemble
+from torch import Tensor
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.progress import Progress
+
+Mode = Literal["mean", "sampled_member"]
+MODES: tuple[Mode, ...] = ("mean", "sampled_member")
+
+
+@dataclass(frozen=True)
+class HeldOutWindows:
+    """Recorded windows of ``history + steps`` rows.
+
+    ``rows`` is ``(W, history + steps, width)`` in physical units; ``start`` the global row and ``episode`` the
+    episode of each window; ``split`` says where they come from.
+    """
+
+    rows: np.ndarray
+    start: np.ndarray
+    episode: np.ndarray
+    split: str
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A model's rollouts beside the record, states in normalised space.
+
+    ``predicted`` and ``recorded`` are ``(W, steps, S)``, ``last`` the last state of the history ``(W, S)``,
+    ``epistemic`` and ``aleatoric`` ``(W, steps)``.
+    """
+
+    predicted: np.ndarray
+    recorded: np.ndarray
+    last: np.ndarray
+    epistemic: np.ndarray
+    aleatoric: np.ndarray
+
+    @property
+    def l1(self) -> np.ndarray:
+        """Sum over state dimensions of the absolute error, ``(W, steps)``, in standard deviations."""
+        return np.abs(self.predicted - self.recorded).sum(axis=-1)
+
+    @property
+    def recorded_l1(self) -> np.ndarray:
+        """Sum over state dimensions of the recorded magnitude, ``(W, steps)``: the relative error's divisor."""
+        return np.abs(self.recorded).sum(axis=-1)
+
+
+def held_out_windows(dataset: Dataset, count: int, history: int, steps: int, seed: int) -> HeldOutWindows:
+    """Draw ``count`` windows from episodes no fit has trained on (test split, else val), spread over episodes.
+
+    Episodes take turns, so that a few long ones do not fill the sample; fewer windows come back when fewer exist.
+
+    Raises:
+        RwmError: No held-out episode is long enough for one window.
+    """
+    length = history + steps
+    for split in ("test", "val"):
+        ids = dataset.split(split)
+        starts = window_starts(dataset.episodes.start, dataset.episodes.length, length, ids)
+        if len(starts):
+            break
+    else:
+        longest = max(
+            (int(dataset.episodes.length[dataset.split(s)].max(initial=0)) for s in ("test", "val")), default=0
+        )
+        raise RwmError(
+            f"No held-out episode of '{dataset.name}' has the {length} rows one window needs "
+            f"(history {history} + {steps} steps); the longest has {longest}.",
+            f"--steps {longest - history}" if longest > history + 1 else "a dataset with longer episodes",
+        )
+    starts = np.random.default_rng(seed).permutation(starts)
+    episode = np.searchsorted(dataset.episodes.start, starts, side="right") - 1
+    turn = np.zeros(len(starts), np.int64)
+    for e in np.unique(episode):
+        turn[episode == e] = np.arange((episode == e).sum())
+    chosen = np.argsort(turn, kind="stable")[:count]
+    return HeldOutWindows(gather(dataset.matrix(), starts[chosen], length), starts[chosen], episode[chosen], split)
+
+
+def roll_out(
+    model: DynamicsEnsemble,
+    dataset: Dataset,
+    windows: HeldOutWindows,
+    history: int,
+    mode: Mode,
+    seed: int,
+    progress: Progress | None = None,
+) -> Rollout:
+    """Predict each window autoregressively: ``history`` recorded rows, then the recorded actions only.
+
+    To predict row ``t + 1`` the model is fed its own state ``t`` and the action of row ``t + 1`` (the one that led
+    there). In mode ``mean`` the ensemble mean is fed back; in ``sampled_member`` each window follows one member,
+    drawn once.
+
+    Raises:
+        RwmError: A prediction is not finite (window and step are named).
+    """
+    device = next(model.parameters()).device
+    rows = torch.from_numpy(windows.rows).to(device)
+    with torch.inference_mode():
+        states = model.normalizer.state(rows[..., dataset.schema.state])
+        actions = model.normalizer.action(rows[..., dataset.schema.action])
+        members = None
+        if mode == "sampled_member":
+            draw = np.random.default_rng(seed).integers(model.config.members, size=len(rows))
+            members = torch.from_numpy(draw).to(device)
+        carry = model.warm_up(states[:, : history - 1], actions[:, 1:history])
+        state, steps = states[:, history - 1], rows.shape[1] - history
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for k in range(steps):
+            prediction, carry = model.step(state, actions[:, history + k], carry, members, aux=False)
+            state = prediction.state
+            parts.append((state, prediction.epistemic, prediction.aleatoric))
+            if progress:
+                progress(k + 1, steps, {})
+    predicted, epistemic, aleatoric = (torch.stack(p, dim=1).float().cpu().numpy() for p in zip(*parts, strict=True))
+    _refuse_non_finite(predicted, windows)
+    return Rollout(
+        predicted, states[:, history:].cpu().numpy(), states[:, history - 1].cpu().numpy(), epistemic, aleatoric
+    )
+
+
+def _refuse_non_finite(predicted: np.ndarray, windows: HeldOutWindows) -> None:
+    bad = np.argwhere(~np.isfinite(predicted).all(axis=-1))
+    if len(bad):
+        window, step = bad[0]
+        raise RwmError(
+            f"The model's prediction is not finite at step {step + 1} of the window that starts at row "
+            f"{windows.start[window]} ({len(np.unique(bad[:, 0]))} of {len(predicted)} windows); nothing was plotted.",
+            "rwm fit, with a lower --lr",
+        )

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rwmdata.catalog import Dataset, checksum
+from rwmdata.errors import RwmError
+from rwmdata.manifest import RunningStatistics, split_episodes
+from rwmdata.writer import DatasetWriter
+
+
+def random_rows(schema, count, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(count, schema.width)).astype(np.float32)
+    rows[:, schema.contact] = rows[:, schema.contact] > 0
+    rows[:, -1] = 0
+    return rows
+
+
+def writer_of(home, schema, name="set", **options):
+    return DatasetWriter(home.data_dir, name, "anymal_d", schema, 50.0, {"source": "test"}, **options)
+
+
+@pytest.fixture
+def rows(schema):
+    rows = random_rows(schema, 100)
+    rows[29, -1] = 1
+    return rows
+
+
+@pytest.fixture
+def dataset(home, schema, rows):
+    with writer_of(home, schema, rows_per_shard=40) as writer:
+        writer.append_episode(rows[:30], truncated=False, command=np.ones((30, 3)), behaviour="trot")
+        writer.append_episode(rows[30:90], truncated=True, reward=np.arange(60))
+        writer.append_episode(rows[90:], truncated=True, behaviour="random")
+        return writer.commit()
+
+
+def test_rows_come_back_bit_for_bit_across_shards(dataset, rows):
+    assert len(dataset.shard_paths) == 2
+    np.testing.assert_array_equal(dataset.matrix(), rows)
+
+
+def test_manifest_bounds_episodes_and_checksums(dataset):
+    np.testing.assert_array_equal(dataset.episodes.start, [0, 30, 90])
+    np.testing.assert_array_equal(dataset.episodes.length, [30, 60, 10])
+    np.testing.assert_array_equal(dataset.episodes.terminated, [True, False, False])
+    for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
+        assert checksum(path) == shard.sha256
+
+
+def test_anyone_can_read_the_parquet(dataset):
+    frame = dataset.scan().collect()
+    assert frame["episode"].to_list() == [0] * 30 + [1] * 60 + [2] * 10
+    assert frame["step"].to_list() == [*range(30), *range(60), *range(10)]
+    assert frame.filter(pl.col("terminated"))["step"].to_list() == [29]
+    assert frame.filter(pl.col("truncated")).select("episode", "step").rows() == [(1, 59), (2, 9)]
+    assert frame["command_lin_vel_x"].null_count() == 70
+    assert frame["reward"][30:90].to_list() == list(range(60))
+    assert set(frame["behaviour"].to_list()) == {"trot", None, "random"}
+
+
+def test_statistics_equal_numpy(dataset, rows):
+    np.testing.assert_allclose([c.mean for c in dataset.manifest.columns], rows[:, :-1].mean(0, np.float64), atol=1e-12)
+    np.testing.assert_allclose([c.std for c in dataset.manifest.columns], rows[:, :-1].std(0, np.float64), atol=1e-12)
+    assert dataset.manifest.columns[0].max == rows[:, 0].max()
+
+
+def test_running_statistics_of_uneven_parts_equal_one_pass():
+    x = np.random.default_rng(1).normal(3, 2, size=(1000, 4))
+    stats = RunningStatistics(4)
+    for part in np.split(x, [1, 7, 500]):
+        stats.update(part)
+    np.testing.assert_allclose(stats.mean, x.mean(0))
+    np.testing.assert_allclose(stats.std, x.std(0))
+
+
+def test_fitted_normalizer_never_divides_by_zero(home, schema, rows):
+    rows[:, 3] = 7.0
+    with writer_of(home, schema) as writer:
+        writer.append_episode(rows, truncated=True)
+        dataset = writer.commit()
+    mean, std = dataset.normalizer("fitted")
+    assert mean[3] == 7.0 and std[3] == 1.0
+    assert std[0] == pytest.approx(rows[:, 0].std(), rel=1e-5)
+    assert dataset.normalizer("auto")[1][0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (100, (80, 10, 10))])
+def test_splits_are_whole_disjoint_episodes(count, sizes):
+    splits = split_episodes(count, seed=3)
+    assert tuple(len(splits[s]) for s in ("train", "val", "test")) == sizes
+    assert sorted(i for ids in splits.values() for i in ids) == list(range(count))
+
+
+def test_an_uncommitted_dataset_is_invisible_and_leaves_nothing(home, schema, rows):
+    with pytest.raises(ZeroDivisionError), writer_of(home, schema, rows_per_shard=10) as writer:
+        writer.append_episode(rows, truncated=True)
+        raise ZeroDivisionError
+    assert home.datasets() == []
+    assert list(home.data_dir.iterdir()) == []
+
+
+def test_a_taken_name_is_refused(home, schema, dataset):
+    with pytest.raises(RwmError, match="'set' exists already"):
+        writer_of(home, schema)
+
+
+def test_the_second_of_two_writers_loses_and_the_first_stays(home, schema, rows):
+    with writer_of(home, schema) as first, writer_of(home, schema) as second:
+        second._temporary = second._temporary.with_name(".tmp-0-set")
+        second._temporary.mkdir()
+        first.append_episode(rows[:10], truncated=True)
+        second.append_episode(rows, truncated=True)
+        first.commit()
+        with pytest.raises(RwmError, match="exists already"):
+            second.commit()
+    assert home.dataset("set").rows == 10
+
+
+def write_and_die(home, schema, rows):
+    with writer_of(home, schema, "doomed", rows_per_shard=10) as writer:
+        writer.append_episode(rows, truncated=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_kill_while_writing_leaves_committed_data_alone(home, schema, rows, dataset):
+    process = multiprocessing.get_context("spawn").Process(target=write_and_die, args=(home, schema, rows))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [d.name for d in home.datasets()] == ["set"]
+    np.testing.assert_array_equal(home.dataset().matrix(), rows)
+
+
+def test_non_finite_rows_are_refused_with_their_place(home, schema, rows):
+    rows[4, 11] = np.nan
+    with (
+        writer_of(home, schema) as writer,
+        pytest.raises(RwmError, match="Episode 0, row 4, column 'joint_pos_RF_HAA'"),
+    ):
+        writer.append_episode(rows, truncated=True)
+
+
+def test_half_written_shard_is_named(dataset):
+    path = dataset.shard_paths[1]
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(RwmError, match="shard-00001.parquet is damaged or half-written"):
+        dataset.matrix()
+
+
+def test_missing_shard_is_named(dataset):
+    dataset.shard_paths[0].unlink()
+    with pytest.raises(RwmError, match="shard-00000.parquet is missing"):
+        dataset.matrix()
+
+
+def test_shard_of_other_length_is_named(dataset):
+    dataset.shard_paths[1].write_bytes(dataset.shard_paths[0].read_bytes())
+    with pytest.raises(RwmError, match="the manifest says 10"):
+        dataset.matrix()
+
+
+def test_damaged_manifest_is_named(dataset):
+    (dataset.path / "dataset.json").write_text("{")
+    with pytest.raises(RwmError, match="dataset.json is not a valid manifest"):
+        Dataset.open(dataset.path)
+
+
+def test_bad_names_and_empty_datasets_are_refused(home, schema):
+    with pytest.raises(RwmError, match="not a dataset name"):
+        writer_of(home, schema, "../evil")
+    with writer_of(home, schema) as writer, pytest.raises(RwmError, match="no rows"):
+        writer.commit()
