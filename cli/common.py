@@ -96,3 +96,19 @@ def pick_run(home: Home, kind: str, run_id: str | None, quiet: bool) -> Run:
     if run_id is None:
         say(f"{kind} {run.id} (the newest)", quiet)
     return run
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options the user gave; those left out keep the preset's value."""
+    return {k: v for k, v in options.items() if v is not None}
+
+
+def show_run(run: Run, json_output: bool, next_command: str) -> None:
+    """Print a finished run's key numbers and where it lies."""
+    if json_output:
+        print_json(run.meta.summary | {"run": run.id, "path": str(run.path)})
+        return
+    rows = [(k, v) for k, v in run.meta.summary.items() if not isinstance(v, list | dict)]
+    print_table(f"{run.kind} {run.id}", ("what", "value"), rows)
+    out.print(f"wrote {run.path}", highlight=False)
+    say(f"next: {next_command}")

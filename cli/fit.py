@@ -1,0 +1,52 @@
+"""``rwm fit``: dynamics ensemble from a dataset."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import (
+    DatasetArgument,
+    DeviceOption,
+    HomeOption,
+    JsonOption,
+    SeedOption,
+    given,
+    home_of,
+    pick_dataset,
+    progress_bar,
+    show_run,
+)
+
+
+def fit(
+    dataset: DatasetArgument = None,
+    preset: Annotated[str, typer.Option("--preset", help="smoke, laptop, reference or paper.")] = "laptop",
+    updates: Annotated[int | None, typer.Option("--updates", min=1, help="Optimiser steps.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Windows per update.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="gru, lstm or mlp.")] = None,
+    members: Annotated[int | None, typer.Option("--members", min=1, help="Ensemble size; 1 is RWM, 5 RWM-U.")] = None,
+    loss: Annotated[str | None, typer.Option("--loss", help="sampled_mse or nll.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", min=1, help="Stop after this many validations without improvement.")
+    ] = None,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Fit the ensemble dynamics model; held-out episodes choose the weights that are kept."""
+    from rwmmodel.fit import fit_model, fit_preset
+
+    overrides: dict[str, Any] = given(
+        updates=updates, batch=batch, lr=lr, base=base, members=members, loss=loss, precision=precision,
+        patience=patience,
+    )  # fmt: skip
+    config = fit_preset(preset, seed=seed, device=device, **overrides)
+    source = pick_dataset(home_of(home), dataset, json_output)
+    with progress_bar("fit", json_output) as progress:
+        run = fit_model(home_of(home), source, config, progress)
+    show_run(run, json_output, "rwm policy --lam 1.0, or rwm eval uncertainty")

@@ -1,0 +1,130 @@
+"""Bases turn a history of (state, action) pairs into features; all sit behind one interface with a carry.
+
+A carry is a tuple of tensors with the environments at dimension 0, so that callers can replace, repeat or gather
+environments without knowing which base they hold.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from rwmdata.errors import RwmError
+from rwmmodel.devices import Precision
+
+BaseCarry = tuple[Tensor, ...]
+"""What a base remembers of the pairs it has seen; every tensor is ``(E, ...)``."""
+
+
+def tile_carry(carry: BaseCarry, count: int) -> BaseCarry:
+    """Return ``count`` copies of all environments one after the other, ``E -> count * E``."""
+    return tuple(c.repeat(count, *(1,) * (c.dim() - 1)) for c in carry)
+
+
+class Base(nn.Module, ABC):
+    """A feature extractor over pairs: first a whole history at once, then one pair at a time.
+
+    Attributes:
+        width: Size H of the features.
+        precision: Arithmetic of the matrix products; features and carry always have the parameters' dtype.
+    """
+
+    width: int
+    precision: Precision = "float32"
+
+    def encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
+        """Read a history from its beginning.
+
+        Args:
+            inputs: Pairs, ``(E, T, I)``.
+            last: How many of the newest positions to return features for; 0 only builds the carry.
+
+        Returns:
+            Features after each of the ``last`` newest pairs, ``(E, last, H)``, and the carry after all pairs.
+
+        Raises:
+            RwmError: The history is too short for this base.
+        """
+        with self._autocast(inputs):
+            features, carry = self._encode(inputs, last)
+        return features.to(inputs.dtype), tuple(c.to(inputs.dtype) for c in carry)
+
+    def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
+        """Read one more pair ``(E, I)`` after ``carry``; return the features ``(E, H)`` and the next carry."""
+        with self._autocast(inputs):
+            features, carry = self._step(inputs, carry)
+        return features.to(inputs.dtype), tuple(c.to(inputs.dtype) for c in carry)
+
+    def _autocast(self, inputs: Tensor) -> torch.autocast:
+        return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    @abstractmethod
+    def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]: ...
+
+    @abstractmethod
+    def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]: ...
+
+
+class GruBase(Base):
+    """Stacked GRU from a zero state; the carry is one hidden state ``(E, H)`` per layer."""
+
+    def __init__(self, input_dim: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.width = hidden
+        self.rnn = nn.GRU(input_dim, hidden, layers, batch_first=True)
+
+    def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
+        output, hidden = self.rnn(inputs)
+        return output[:, output.shape[1] - last :], hidden.unbind(0)
+
+    def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
+        output, hidden = self.rnn(inputs.unsqueeze(1), torch.stack(carry))
+        return output[:, 0], hidden.unbind(0)
+
+
+class LstmBase(Base):
+    """Stacked LSTM from a zero state; the carry is every layer's hidden, then every layer's cell state ``(E, H)``."""
+
+    def __init__(self, input_dim: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.width = hidden
+        self.layers = layers
+        self.rnn = nn.LSTM(input_dim, hidden, layers, batch_first=True)
+
+    def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
+        output, (hidden, cell) = self.rnn(inputs)
+        return output[:, output.shape[1] - last :], (*hidden.unbind(0), *cell.unbind(0))
+
+    def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
+        state = (torch.stack(carry[: self.layers]), torch.stack(carry[self.layers :]))
+        output, (hidden, cell) = self.rnn(inputs.unsqueeze(1), state)
+        return output[:, 0], (*hidden.unbind(0), *cell.unbind(0))
+
+
+class MlpBase(Base):
+    """ReLU layers over the flattened last M pairs; the carry is the rolling history ``(E, M - 1, I)``."""
+
+    def __init__(self, input_dim: int, hidden: tuple[int, ...], history: int) -> None:
+        super().__init__()
+        self.history = history
+        self.width = hidden[-1]
+        sizes = (history * input_dim, *hidden)
+        blocks = [(nn.Linear(a, b), nn.ReLU()) for a, b in zip(sizes, sizes[1:], strict=False)]
+        self.layers = nn.Sequential(*(layer for block in blocks for layer in block))
+
+    def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
+        envs, length = inputs.shape[:2]
+        needed = self.history - 1 + last
+        if length < needed:
+            raise RwmError(f"The mlp base needs {needed} pairs of history here, it was given {length}.")
+        carry = inputs[:, length - self.history + 1 :]
+        if last == 0:
+            return inputs.new_empty(envs, 0, self.width), (carry,)
+        windows = inputs[:, length - needed :].unfold(1, self.history, 1).transpose(2, 3)
+        return self.layers(windows.flatten(2)), (carry,)
+
+    def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
+        window = torch.cat((carry[0], inputs.unsqueeze(1)), dim=1)
+        return self.layers(window.flatten(1)), (window[:, 1:],)

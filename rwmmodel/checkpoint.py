@@ -1,0 +1,148 @@
+"""Model files (safetensors with their description inside) and the state a fit resumes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rwmdata.atomic import commit_file
+from rwmdata.errors import RwmError
+from rwmdata.robots import one_line
+from rwmmodel.devices import resolve_device
+from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
+
+FORMAT = "rwm-dynamics-ensemble-1"
+METADATA_KEY = "rwm_model"
+LFS_MARK = b"version https://git-lfs"
+POLICY_PREFIXES = ("actor.", "critic.")
+WANTED = "a checkpoints/model.safetensors written by 'rwm fit'"
+
+
+def save_model(model: DynamicsEnsemble, path: Path) -> None:
+    """Write weights, normaliser, architecture and origin of a model to one file, atomically."""
+    description = {
+        "format": FORMAT,
+        "config": model.config.model_dump(mode="json"),
+        "info": asdict(model.info) if model.info else None,
+    }
+    # Cloned, because a GPU keeps a recurrent net's weights in one shared block, which the format refuses.
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    # One key only: the format does not keep the order of several, and equal models should be equal files.
+    commit_file(path, lambda p: save_file(tensors, p, {METADATA_KEY: json.dumps(description)}))
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> DynamicsEnsemble:
+    """Load a model written by :func:`save_model`, in evaluation mode.
+
+    Raises:
+        RwmError: The file is missing, a Git LFS pointer, a policy, a reference checkpoint or no model of ours.
+    """
+    path = Path(path)
+    target = resolve_device(device) if isinstance(device, str) else device
+    _refuse_non_files(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as exc:
+        raise _explain_foreign(path) from exc
+    if description is None:
+        raise RwmError(f"{path} {_describe(tensors)}.", WANTED)
+    try:
+        model = _build(json.loads(description))
+        model.load_state_dict(tensors)
+    except (ValidationError, KeyError, TypeError, ValueError) as exc:
+        raise RwmError(f"The description inside {path} is damaged: {one_line(exc)}.", WANTED) from exc
+    except RuntimeError as exc:
+        raise RwmError(f"The tensors of {path} do not fit its own description: {one_line(exc)}.", WANTED) from exc
+    return model.to(target).eval()
+
+
+def _build(description: dict[str, Any]) -> DynamicsEnsemble:
+    """Return an untrained model of the described architecture."""
+    if description["format"] != FORMAT:
+        raise ValueError(f"format '{description['format']}', expected '{FORMAT}'")
+    info = description["info"]
+    if info is not None:
+        info = ModelInfo(**{**info, "columns": tuple(info["columns"])})
+    return DynamicsEnsemble(EnsembleConfig(**description["config"]), info=info)
+
+
+def _refuse_non_files(path: Path) -> None:
+    if not path.is_file():
+        raise RwmError(f"There is no model file {path}.", "rwm fit, or rwm runs ls")
+    with path.open("rb") as file:
+        if file.read(len(LFS_MARK)) == LFS_MARK:
+            raise RwmError(
+                f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the model itself.",
+                f"git lfs pull --include {path.name}",
+            )
+
+
+def _describe(tensors: dict[str, Any]) -> str:
+    """Say what a file with these top-level keys is, when it is not one of our models."""
+    if "system_dynamics_state_dict" in tensors:
+        return (
+            "is a reference checkpoint: its model_state_dict is the POLICY, its system_dynamics_state_dict the world "
+            "model; a model file of this toolkit is expected here"
+        )
+    nested = tensors.get("model_state_dict")
+    keys = nested if isinstance(nested, dict) else tensors
+    if any(str(key).startswith(POLICY_PREFIXES) for key in keys):
+        return "holds a policy (keys actor.*, critic.*), but a world model is expected here"
+    return f"is not a world model of this toolkit (first keys: {', '.join(sorted(map(str, tensors))[:3]) or 'none'})"
+
+
+def _explain_foreign(path: Path) -> RwmError:
+    """Return the error for a file that is not safetensors, after a look inside without running its code."""
+    try:
+        with path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # Arbitrary bytes fail in any way an unpickler can.
+        return RwmError(f"{path} is not a world model of this toolkit, nor a readable torch file.", WANTED)
+    described = _describe(content) if isinstance(content, dict) else "is not a world model of this toolkit"
+    return RwmError(f"{path} {described}.", WANTED)
+
+
+@dataclass
+class FitState:
+    """Where a fit stands besides its weights; all draws are functions of (seed, update), so no generator is kept."""
+
+    step: int = 0
+    """Updates done."""
+    validated: int = 0
+    """Update of the last validation."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Held-out numbers of the best validation."""
+    best_step: int = 0
+    stale: int = 0
+    """Validations since the best one."""
+    seconds: float = 0.0
+    """Time spent in updates."""
+
+
+def save_fit_state(path: Path, state: FitState, weights: dict[str, Tensor], optimizer_state: dict[str, Any]) -> None:
+    """Write everything a resumed fit needs to one file, atomically."""
+    content = {"fit": asdict(state), "model": weights, "optimizer": optimizer_state}
+    commit_file(path, lambda p: torch.save(content, p))
+
+
+def load_fit_state(path: Path, device: torch.device) -> tuple[FitState, dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_fit_state` wrote, unpickling tensors and plain values only.
+
+    Raises:
+        RwmError: The file is damaged or something else.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        return FitState(**content["fit"]), content["model"], content["optimizer"]
+    except Exception as exc:  # Arbitrary bytes fail in any way an unpickler can.
+        raise RwmError(f"{path} is not a fit state to resume from: {one_line(exc)}.", "rwm fit") from exc

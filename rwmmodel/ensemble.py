@@ -1,0 +1,250 @@
+"""The dynamics ensemble: two shared bases, B members' heads, normalised space end to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rwmdata.errors import RwmError
+from rwmdata.robots import Frozen
+from rwmmodel.bases import Base, BaseCarry, GruBase, LstmBase, MlpBase
+from rwmmodel.devices import Precision
+from rwmmodel.heads import AuxiliaryHead, StateHead
+from rwmmodel.normalizer import Normalizer
+
+
+class Architecture(Frozen):
+    """What can be chosen about an ensemble; the defaults are RWM-U's."""
+
+    base: Literal["gru", "lstm", "mlp"] = "gru"
+    hidden: int = Field(256, ge=1)
+    """Hidden size of the recurrent bases."""
+    layers: int = Field(2, ge=1)
+    """Layers of the recurrent bases."""
+    mlp_hidden: tuple[int, ...] = Field((256, 256), min_length=1)
+    """Layer sizes of the mlp base."""
+    head_hidden: int = Field(128, ge=1)
+    members: int = Field(5, ge=1)
+    """B: 5 for RWM-U, 1 for RWM."""
+    history: int = Field(32, ge=2)
+    """History horizon M, rows."""
+
+
+class EnsembleConfig(Architecture):
+    """An architecture and the sizes its dataset's columns give it."""
+
+    state_dim: int = Field(ge=1)
+    action_dim: int = Field(ge=1)
+    contact_dim: int = Field(ge=1)
+    extension_dim: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model was fitted on; written into its file."""
+
+    robot: str
+    columns: tuple[str, ...]
+    """Column names of the row matrix, ``terminated`` last."""
+    control_hz: float
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One step ahead for E environments, states in normalised space.
+
+    Without member ids, ``state``, ``std``, ``extension``, ``contact`` and ``termination`` are means over members; with
+    them, each environment's own member's. Both uncertainties are always over all members. The auxiliary outputs are
+    None when they were not asked for, and ``extension`` also when the schema has none.
+    """
+
+    state: Tensor
+    """``(E, S)``"""
+    std: Tensor
+    """``(E, S)``"""
+    aleatoric: Tensor
+    """``(E,)``: mean over members of the summed std."""
+    epistemic: Tensor
+    """``(E,)``: sum over state dimensions of the members' disagreement; exactly 0 with one member."""
+    extension: Tensor | None
+    """``(E, X)``"""
+    contact: Tensor | None
+    """``(E, C)`` logits"""
+    termination: Tensor | None
+    """``(E, 1)`` logit"""
+    member_mean: Tensor
+    """``(B, E, S)``"""
+    member_std: Tensor
+    """``(B, E, S)``"""
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What both bases remember of E environments; ``auxiliary`` is None once it was left out of a step."""
+
+    state: BaseCarry
+    auxiliary: BaseCarry | None
+
+    def replace(self, env_ids: Tensor, other: Carry) -> Carry:
+        """Return a carry where ``env_ids (n,)`` take the n environments of ``other``: a history re-run after resets.
+
+        Raises:
+            RwmError: ``other`` has no auxiliary part where this one has.
+        """
+        if self.auxiliary is not None and other.auxiliary is None:
+            raise RwmError("The new carry was built without the auxiliary base, the running one has it.")
+        return Carry(
+            _replace(self.state, env_ids, other.state),
+            _replace(self.auxiliary, env_ids, other.auxiliary) if self.auxiliary and other.auxiliary else None,
+        )
+
+
+def _replace(carry: BaseCarry, env_ids: Tensor, other: BaseCarry) -> BaseCarry:
+    return tuple(c.index_copy(0, env_ids, o.to(c.dtype)) for c, o in zip(carry, other, strict=True))
+
+
+class DynamicsEnsemble(nn.Module):
+    """B members that share a state base and an auxiliary base and have heads of their own.
+
+    Inputs are *pairs*: pair ``i`` is the state of row ``i`` with the action of row ``i + 1``, the one that leads from
+    row ``i`` to row ``i + 1``. All states and actions are normalised; :attr:`normalizer` maps to and from units.
+
+    Args:
+        config: Architecture.
+        normalizer: Map between units and normalised space; the identity when absent.
+        info: What the model was fitted on, where known.
+    """
+
+    def __init__(
+        self, config: EnsembleConfig, normalizer: Normalizer | None = None, info: ModelInfo | None = None
+    ) -> None:
+        super().__init__()
+        c = self.config = config
+        self.info = info
+        self.normalizer = normalizer or Normalizer(c.state_dim, c.action_dim)
+        self.state_base = _build_base(c)
+        self.auxiliary_base = _build_base(c)
+        width = self.state_base.width
+        self.state_head = StateHead(c.members, width, c.head_hidden, c.state_dim)
+        self.auxiliary_head = AuxiliaryHead(c.members, width, c.head_hidden, c.contact_dim, c.extension_dim)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of learned parameters: 1,995,569 for the default ensemble of ANYmal D."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def precision(self) -> Precision:
+        """Arithmetic of the bases' matrix products; everything else stays float32."""
+        return self.state_base.precision
+
+    @precision.setter
+    def precision(self, value: Precision) -> None:
+        self.state_base.precision = self.auxiliary_base.precision = value
+
+    def warm_up(self, states: Tensor, actions: Tensor, aux: bool = True) -> Carry:
+        """Read a history without predicting.
+
+        Args:
+            states: States of the pairs, ``(E, M - 1, S)``.
+            actions: Actions of the pairs, ``(E, M - 1, A)``: row ``i + 1``'s action beside row ``i``'s state.
+            aux: Read it with the auxiliary base too.
+
+        Returns:
+            The carry that :meth:`step` goes on from.
+        """
+        inputs = torch.cat((states, actions), dim=-1)
+        return Carry(
+            self.state_base.encode(inputs, last=0)[1],
+            self.auxiliary_base.encode(inputs, last=0)[1] if aux else None,
+        )
+
+    def step(
+        self, state: Tensor, action: Tensor, carry: Carry, member_ids: Tensor | None = None, aux: bool = True
+    ) -> tuple[Prediction, Carry]:
+        """Predict one row ahead.
+
+        Args:
+            state: Newest state, ``(E, S)``; its residual is predicted.
+            action: Action taken in it, ``(E, A)``.
+            carry: Memory of the pairs before.
+            member_ids: Member each environment follows, ``(E,)`` int64; None for the mean over members.
+            aux: Predict contact, termination and extension too. Once left out, the carry cannot give them again.
+
+        Returns:
+            The prediction and the carry after this pair.
+
+        Raises:
+            RwmError: ``aux`` with a carry that has lost its auxiliary part.
+        """
+        inputs = torch.cat((state, action), dim=-1)
+        features, state_carry = self.state_base.step(inputs, carry.state)
+        if not aux:
+            return self._predict(features, None, state, member_ids), Carry(state_carry, None)
+        if carry.auxiliary is None:
+            raise RwmError("The carry was built or stepped without the auxiliary base; warm up with aux=True.")
+        aux_features, aux_carry = self.auxiliary_base.step(inputs, carry.auxiliary)
+        return self._predict(features, aux_features, state, member_ids), Carry(state_carry, aux_carry)
+
+    def forward(self, states: Tensor, actions: Tensor, member_ids: Tensor | None = None) -> Prediction:
+        """Predict the row after a history: :meth:`warm_up` on all pairs but the last, then one :meth:`step`.
+
+        Args:
+            states: Rows 0 to M - 1, ``(E, M, S)``.
+            actions: Rows 1 to M, ``(E, M, A)``.
+            member_ids: Member each environment follows, ``(E,)``; None for the mean over members.
+
+        Returns:
+            The prediction of row M.
+        """
+        inputs = torch.cat((states, actions), dim=-1)
+        features = self.state_base.encode(inputs, last=1)[0][:, 0]
+        aux_features = self.auxiliary_base.encode(inputs, last=1)[0][:, 0]
+        return self._predict(features, aux_features, states[:, -1], member_ids)
+
+    def _predict(
+        self, features: Tensor, aux_features: Tensor | None, state: Tensor, member_ids: Tensor | None
+    ) -> Prediction:
+        mean, std = self.state_head(features, state)
+        contact = termination = extension = None
+        if aux_features is not None:
+            contact, termination, extension = self.auxiliary_head(aux_features)
+        return Prediction(
+            state=_own_or_mean(mean, member_ids),
+            std=_own_or_mean(std, member_ids),
+            aleatoric=std.sum(dim=-1).mean(dim=0),
+            epistemic=_disagreement(mean),
+            extension=None if extension is None else _own_or_mean(extension, member_ids),
+            contact=None if contact is None else _own_or_mean(contact, member_ids),
+            termination=None if termination is None else _own_or_mean(termination, member_ids),
+            member_mean=mean,
+            member_std=std,
+        )
+
+
+def _build_base(config: EnsembleConfig) -> Base:
+    input_dim = config.state_dim + config.action_dim
+    if config.base == "gru":
+        return GruBase(input_dim, config.hidden, config.layers)
+    if config.base == "lstm":
+        return LstmBase(input_dim, config.hidden, config.layers)
+    return MlpBase(input_dim, config.mlp_hidden, config.history)
+
+
+def _own_or_mean(members: Tensor, member_ids: Tensor | None) -> Tensor:
+    """Reduce ``(B, E, D)`` to ``(E, D)``: the mean over members, or each environment's own member."""
+    if member_ids is None:
+        return members.mean(dim=0)
+    return members[member_ids, torch.arange(members.shape[1], device=members.device)]
+
+
+def _disagreement(mean: Tensor) -> Tensor:
+    """Sum over state dimensions of the std (n - 1) of the member means ``(B, E, S)``, ``(E,)``."""
+    if len(mean) == 1:
+        return mean.new_zeros(mean.shape[1])
+    return mean.std(dim=0).sum(dim=-1)

@@ -1,0 +1,212 @@
+"""Fit a dynamics ensemble to a dataset, as a run that can be interrupted and resumed."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.runs import Run
+from rwmdata.windows import WindowSampler
+from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
+from rwmmodel.data import RowStore
+from rwmmodel.devices import require_precision, resolve_device
+from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
+from rwmmodel.fit_config import FitConfig
+from rwmmodel.loss import LossTerms, draw_bootstrap, draw_noise, ensemble_loss
+from rwmmodel.normalizer import Normalizer
+from rwmmodel.validation import Validator, split_starts
+
+MODEL_FILE = "model.safetensors"
+"""Weights with the lowest held-out loss."""
+STATE_FILE = "state.pt"
+"""Newest weights, optimiser and counters: what a resumed fit starts from."""
+
+
+def fit_model(
+    home: Home,
+    dataset: Dataset,
+    config: FitConfig | None = None,
+    progress: Progress | None = None,
+    resume: Run | None = None,
+) -> Run:
+    """Fit a dynamics ensemble on the train split, validating on the val split.
+
+    The run gets ``checkpoints/model.safetensors`` (lowest held-out loss) and ``checkpoints/state.pt`` (newest). A
+    resumed fit continues bit for bit on the CPU, because everything drawn is a function of (seed, update).
+
+    Args:
+        home: Where the run goes.
+        dataset: What is fitted.
+        config: The fit; the laptop preset when absent. A resumed fit takes its own.
+        progress: Told the update, the loss and the newest held-out numbers.
+        resume: An unfinished run of a fit on the same dataset.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RwmError: A split has no window, the loss is not finite, or the run cannot be resumed like this.
+        KeyboardInterrupt: Passed on after the state was saved.
+    """
+    if resume is not None:
+        config = _config_of(resume, dataset, config)
+    config = config or FitConfig()
+    fit = _Fit(dataset, config)
+    run = resume or Run.create(home, "model", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
+    with run.running():
+        run.finish(fit.run(run, progress))
+    return run
+
+
+def _config_of(run: Run, dataset: Dataset, config: FitConfig | None) -> FitConfig:
+    """Return the configuration a resumed run was started with, after checking that this is a continuation."""
+    if run.kind != "model":
+        raise RwmError(f"Run {run.id} is a {run.kind} run, not a fit.", "rwm runs ls --kind model")
+    if run.meta.status == "finished":
+        raise RwmError(f"Run {run.id} is finished; there is nothing left to resume.", "rwm fit")
+    if run.meta.parents.get("dataset") != dataset.name:
+        raise RwmError(f"Run {run.id} was fitted on '{run.meta.parents.get('dataset')}', not on '{dataset.name}'.")
+    stored = FitConfig(**run.meta.config)
+    changed = [k for k, v in stored if config is not None and getattr(config, k) != v]
+    if changed:
+        raise RwmError(f"A resumed fit keeps its configuration, but these differ: {', '.join(changed)}.", "rwm fit")
+    return stored
+
+
+class _Fit:
+    """Model, optimiser, data and counters of one fit."""
+
+    def __init__(self, dataset: Dataset, config: FitConfig) -> None:
+        c = self.config = config
+        self.device = resolve_device(c.device)
+        require_precision(c.precision, self.device)
+        self.window = c.history + c.forecast
+        self.sampler = WindowSampler(split_starts(dataset, "train", self.window), c.seed)
+        split_starts(dataset, "val", self.window)  # Refuse before the rows are read.
+        schema = dataset.schema
+        normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *dataset.normalizer(c.normalizer))
+        info = ModelInfo(dataset.robot, schema.csv_names, dataset.control_hz, dataset.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(c.seed)
+            self.model = DynamicsEnsemble(c.ensemble(dataset), normalizer, info)
+        self.store = RowStore(dataset, normalizer, self.device)
+        self.model.to(self.device).precision = c.precision
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
+        self.validator = Validator(dataset, self.store, c)
+        self.state = FitState()
+        self.newest: dict[str, float] = {}
+        self.saved = 0
+        """Update of the newest saved state."""
+        self.whole = True
+        """False while an update is changing the weights: such a state must not be saved."""
+
+    def run(self, run: Run, progress: Progress | None) -> dict[str, Any]:
+        """Update until done or out of patience; return the run's summary."""
+        self._restore(run)
+        try:
+            stopped = self._loop(run, progress)
+        except KeyboardInterrupt:
+            if self.whole:
+                self._save(run)
+            raise
+        return {
+            "updates": self.state.step,
+            "stopped": stopped,
+            "best_update": self.state.best_step,
+            **self.state.best,
+            "windows_per_second": self.state.step * self.config.batch / max(self.state.seconds, 1e-9),
+            "parameters": self.model.parameter_count,
+        }
+
+    def _loop(self, run: Run, progress: Progress | None) -> str:
+        c, s = self.config, self.state
+        if self._due(c.val_interval) and s.validated < s.step:
+            self._validate(run)
+        while s.step < c.updates:
+            if c.patience is not None and s.stale >= c.patience:
+                return "patience"
+            terms = self._update()
+            if self._due(c.log_interval):
+                run.log(s.step, terms.numbers("train/"))
+            if self._due(c.val_interval):
+                self._validate(run)
+            if self._due(c.checkpoint_interval):
+                self._save(run)
+            if progress:
+                progress(s.step, c.updates, {"loss": float(terms.total.detach()), **self.newest})
+        return "updates"
+
+    def _due(self, interval: int) -> bool:
+        return self.state.step > 0 and (self.state.step % interval == 0 or self.state.step == self.config.updates)
+
+    def _update(self) -> LossTerms:
+        """Make one update.
+
+        Raises:
+            RwmError: Loss or gradient is not finite; the weights are those of the update before.
+        """
+        c, s = self.config, self.state
+        began = time.perf_counter()
+        generator = torch.Generator(self.device).manual_seed(_seed_of(c.seed, s.step))
+        windows = self.store.windows(self.sampler.draw(s.step, c.batch), self.window)
+        noise = draw_noise(generator, c.forecast, c.members, c.batch, self.model.config.state_dim)
+        terms = ensemble_loss(self.model, windows, c.loss, noise, draw_bootstrap(generator, c.members, c.batch))
+        self.optimizer.zero_grad()
+        terms.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip)
+        if not bool(torch.isfinite(terms.total.detach() + norm)):
+            saved = f"the last good state is update {self.saved}" if self.saved else "no state was saved yet"
+            raise RwmError(
+                f"At update {s.step + 1} the loss is {terms.total.item()}, the gradient norm {norm.item()}; {saved}.",
+                "a lower --lr, and rwm data validate",
+            )
+        self.whole = False
+        self.optimizer.step()
+        s.step += 1
+        self.whole = True
+        s.seconds += time.perf_counter() - began
+        return terms
+
+    def _validate(self, run: Run) -> None:
+        """Score the model and keep it if it is the best so far.
+
+        Raises:
+            RwmError: The held-out loss is not finite.
+        """
+        s = self.state
+        self.newest = self.validator(self.model)
+        loss = self.newest["val/total"]
+        run.log(s.step, self.newest)
+        if not math.isfinite(loss):
+            raise RwmError(f"After update {s.step} the held-out loss is {loss}.", "a lower --lr, and rwm data validate")
+        if not s.best or loss < s.best["val/total"]:
+            save_model(self.model, run.checkpoints / MODEL_FILE)
+            s.best, s.best_step, s.stale, s.validated = self.newest, s.step, 0, s.step
+        else:
+            s.stale, s.validated = s.stale + 1, s.step
+
+    def _save(self, run: Run) -> None:
+        save_fit_state(run.checkpoints / STATE_FILE, self.state, self.model.state_dict(), self.optimizer.state_dict())
+        self.saved = self.state.step
+
+    def _restore(self, run: Run) -> None:
+        file = run.checkpoints / STATE_FILE
+        if file.exists():
+            self.state, weights, optimizer = load_fit_state(file, self.device)
+            self.model.load_state_dict(weights)
+            self.optimizer.load_state_dict(optimizer)
+            self.saved = self.state.step
+        run.truncate_metrics(self.state.step)
+
+
+def _seed_of(seed: int, step: int) -> int:
+    """Return the generator seed of one update."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,77 @@
+"""Configuration of a fit, and its presets."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.robots import one_line
+from rwmmodel.devices import Precision
+from rwmmodel.ensemble import Architecture, EnsembleConfig
+from rwmmodel.loss import LossConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "hidden": 64, "head_hidden": 64, "members": 3, "batch": 64, "updates": 60, "val_interval": 30,
+        "val_windows": 64,
+    },
+    "laptop": {},
+    # RWM-U, Table S10: 2500 iterations of 20 mini-batches.
+    "paper": {
+        "batch": 1024, "updates": 50_000, "lr": 1e-4, "weight_decay": 1e-5, "val_interval": 500,
+        "checkpoint_interval": 500, "val_windows": 1024,
+    },
+}  # fmt: skip
+
+
+class FitConfig(Architecture):
+    """A fit: an architecture and how it is trained; the defaults are the ``laptop`` preset."""
+
+    forecast: int = Field(8, ge=1)
+    """Forecast horizon N, rows."""
+    loss: LossConfig = LossConfig()
+    normalizer: Literal["auto", "reference", "fitted"] = "auto"
+    """The robot's own constants, the dataset's statistics, or the former where the robot has them."""
+    batch: int = Field(256, ge=1)
+    """Windows per update."""
+    updates: int = Field(200, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: Precision = "float32"
+    """``bfloat16`` speeds up the bases' products where the processor has units for it."""
+    log_interval: int = Field(10, ge=1)
+    """Updates between logged training losses."""
+    val_interval: int = Field(50, ge=1)
+    """Updates between validations."""
+    val_windows: int = Field(256, ge=1)
+    checkpoint_interval: int = Field(50, ge=1)
+    """Updates between saved states."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many validations without a new best loss; None never stops early."""
+
+    @classmethod
+    def preset(cls, name: str = "laptop", **overrides: Any) -> FitConfig:
+        """Return a preset (``smoke``, ``laptop`` or ``paper``) with some of its values changed.
+
+        Raises:
+            RwmError: The preset is unknown, or a value is not valid (every fault is listed).
+        """
+        if name not in PRESETS:
+            raise RwmError(f"Unknown fit preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
+        try:
+            return cls(**{**PRESETS[name], **overrides})
+        except ValidationError as exc:
+            raise RwmError(f"The fit configuration is not valid: {one_line(exc)}.") from exc
+
+    def ensemble(self, dataset: Dataset) -> EnsembleConfig:
+        """Return the architecture for a dataset's columns."""
+        chosen = {name: getattr(self, name) for name in Architecture.model_fields}
+        dims = {f"{part}_dim": size for part, size in dataset.schema.dims.items() if part != "termination"}
+        return EnsembleConfig(**chosen, **dims)

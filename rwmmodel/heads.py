@@ -1,0 +1,81 @@
+"""Output heads of all members at once: parameters are stacked over members and run as one batched product."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class StackedMLP(nn.Module):
+    """B separate networks ``in -> hidden -> out`` with one ReLU; parameters have shape ``(B, in, out)``.
+
+    Each member is initialised as ``nn.Linear`` is: uniform in +-1/sqrt(in).
+    """
+
+    def __init__(self, members: int, input_dim: int, hidden: int, output_dim: int) -> None:
+        super().__init__()
+        self.weight_0 = _uniform(input_dim, members, input_dim, hidden)
+        self.bias_0 = _uniform(input_dim, members, 1, hidden)
+        self.weight_1 = _uniform(hidden, members, hidden, output_dim)
+        self.bias_1 = _uniform(hidden, members, 1, output_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features ``(n, in)``, shared by all members, or ``(B, n, in)`` to ``(B, n, out)``."""
+        if features.dim() == 2:
+            features = features.expand(len(self.weight_0), -1, -1)
+        hidden = torch.relu(torch.baddbmm(self.bias_0, features, self.weight_0))
+        return torch.baddbmm(self.bias_1, hidden, self.weight_1)
+
+
+class StateHead(nn.Module):
+    """Gaussian over the next state, per member: a residual mean and a softly bounded standard deviation."""
+
+    def __init__(self, members: int, input_dim: int, hidden: int, state_dim: int) -> None:
+        super().__init__()
+        self.mean = StackedMLP(members, input_dim, hidden, state_dim)
+        self.log_std = StackedMLP(members, input_dim, hidden, state_dim)
+        self.min_log_std = nn.Parameter(torch.full((members, 1, state_dim), -5.0))
+        self.log_delta = nn.Parameter(torch.zeros(members, 1, state_dim))
+
+    @property
+    def max_log_std(self) -> Tensor:
+        """Upper bound of the log standard deviation, ``(B, 1, S)``: always above ``min_log_std``."""
+        return self.min_log_std + self.log_delta.exp()
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the next state.
+
+        Args:
+            features: ``(n, H)``, shared by all members, or ``(B, n, H)``.
+            state: Last input state in normalised space, ``(n, S)`` or ``(B, n, S)``.
+
+        Returns:
+            Mean and standard deviation per member, each ``(B, n, S)``, in normalised space.
+        """
+        upper = self.max_log_std
+        bounded = upper - F.softplus(upper - self.log_std(features))
+        bounded = self.min_log_std + F.softplus(bounded - self.min_log_std)
+        return self.mean(features) + state, bounded.exp()
+
+
+class AuxiliaryHead(nn.Module):
+    """Logits of contact and termination and, where the schema has one, the extension, per member."""
+
+    def __init__(self, members: int, input_dim: int, hidden: int, contact_dim: int, extension_dim: int) -> None:
+        super().__init__()
+        self.contact = StackedMLP(members, input_dim, hidden, contact_dim)
+        self.termination = StackedMLP(members, input_dim, hidden, 1)
+        self.extension = StackedMLP(members, input_dim, hidden, extension_dim) if extension_dim else None
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return contact logits ``(B, n, C)``, termination logit ``(B, n, 1)`` and extension ``(B, n, X)`` or None."""
+        extension = self.extension(features) if self.extension is not None else None
+        return self.contact(features), self.termination(features), extension
+
+
+def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
+    bound = 1.0 / math.sqrt(fan_in)
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))

@@ -1,0 +1,46 @@
+"""The policy's observation: the same 48 numbers in the simulator, in imagination and on the robot."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rwmdata.schema import Schema
+
+NOISE = {"base_lin_vel": 0.1, "base_ang_vel": 0.2, "projected_gravity": 0.05, "joint_pos": 0.01, "joint_vel": 1.5}
+"""Half width of the uniform observation noise per group, in the group's unit."""
+
+
+def policy_observation(state: Tensor, command: Tensor, last_action: Tensor, schema: Schema) -> Tensor:
+    """Assemble the observation of the policy.
+
+    Order: base linear velocity, base angular velocity, projected gravity, command, joint position, joint velocity,
+    last action.
+
+    Args:
+        state: ``(E, S)``, physical units.
+        command: ``(E, 3)``.
+        last_action: ``(E, A)``.
+        schema: Column layout of ``state``.
+
+    Returns:
+        ``(E, 12 + 3 J)``: 48 for 12 joints.
+    """
+    base = state[:, : schema.group("projected_gravity").stop]
+    joints = state[:, schema.group("joint_pos").start : schema.group("joint_vel").stop]
+    return torch.cat((base, command, joints, last_action), dim=-1)
+
+
+def noise_scale(schema: Schema, device: torch.device) -> Tensor:
+    """Return the half width of the noise on each entry of the observation, ``(12 + 3 J,)``; 0 where there is none."""
+    scale = torch.zeros(schema.dims["state"], device=device)
+    for group, half_width in NOISE.items():
+        scale[schema.group(group)] = half_width
+    clean = torch.zeros(schema.dims["action"], device=device)
+    return policy_observation(scale[None], torch.zeros(1, 3, device=device), clean[None], schema)[0]
+
+
+def add_noise(observation: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the observation plus uniform noise in +-``scale``."""
+    unit = torch.rand(observation.shape, generator=generator, device=observation.device)
+    return observation + (2 * unit - 1) * scale

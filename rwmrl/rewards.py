@@ -1,0 +1,160 @@
+"""Reward terms of the velocity task, shared by the simulator and imagination.
+
+Reward = dt * sum of weight * term (arXiv:2504.16680, reward table; Isaac Lab's flat velocity task).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rwmdata.errors import RwmError
+from rwmdata.robots import RobotSpec
+from rwmdata.schema import Schema
+
+TRACKING_VARIANCE = 0.25
+"""Denominator of both tracking exponentials, (m/s)^2 and (rad/s)^2."""
+AIR_TIME_THRESHOLD_S = 0.5
+MOVING_COMMAND = 0.1
+"""Air time pays only where |commanded xy velocity| exceeds this, m/s."""
+STANDING_COMMAND = 0.05
+"""Below this |command| the robot is asked to stand still."""
+SOFT_LIMIT_FACTOR = 0.9
+"""Share of a joint's range that is free of the limit penalty."""
+
+TERMS = (
+    "track_lin_vel_xy_exp",
+    "track_ang_vel_z_exp",
+    "lin_vel_z_l2",
+    "ang_vel_xy_l2",
+    "dof_torques_l2",
+    "dof_acc_l2",
+    "action_rate_l2",
+    "feet_air_time",
+    "undesired_contacts",
+    "flat_orientation_l2",
+    "stand_still",
+    "dof_pos_limits",
+)
+
+
+class FeetAirTime:
+    """How long each foot has been off the ground."""
+
+    def __init__(self, num_envs: int, legs: int, control_dt_s: float, device: torch.device) -> None:
+        self.dt = control_dt_s
+        self.air_time = torch.zeros(num_envs, legs, device=device)
+
+    def update(self, contact: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in one step's foot contacts ``(E, L)`` bool.
+
+        Returns:
+            First contact ``(E, L)`` bool: the foot was in the air and has just landed; and the air time that ended
+            with it, s, ``(E, L)``.
+        """
+        self.air_time += self.dt
+        first_contact = contact & (self.air_time > self.dt)
+        last_air_time = self.air_time.clone()
+        self.air_time.masked_fill_(contact, 0.0)
+        return first_contact, last_air_time
+
+    def reset(self, env_ids: Tensor) -> None:
+        """Forget the air time of ``env_ids``."""
+        self.air_time[env_ids] = 0.0
+
+
+class RewardModel:
+    """Computes the reward of E environments; remembers previous joint velocity, action and air time.
+
+    Args:
+        robot: Gives weights, default pose, limits and control rate.
+        schema: Column layout of the states.
+        num_envs: E.
+        device: Where the tensors live.
+        weights: Overrides of the robot's weights by term name.
+
+    Raises:
+        RwmError: A weight's name is not a reward term.
+    """
+
+    def __init__(
+        self,
+        robot: RobotSpec,
+        schema: Schema,
+        num_envs: int,
+        device: torch.device,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.weights = dict(robot.reward_weights) | dict(weights or {})
+        unknown = sorted(set(self.weights) - set(TERMS))
+        if unknown:
+            raise RwmError(f"Unknown reward term {', '.join(unknown)}; terms: {', '.join(TERMS)}.")
+        self.schema, self.dt = schema, robot.control_dt_s
+        self.air_time = FeetAirTime(num_envs, len(robot.legs), self.dt, device)
+        self.joint_vel = torch.zeros(num_envs, len(robot.joints), device=device)
+        self.action = torch.zeros(num_envs, len(robot.joints), device=device)
+        limits = torch.tensor(robot.joint_pos_limits, device=device)
+        default = torch.tensor(robot.default_joint_pos, device=device)
+        middle, half = limits.mean(dim=1) - default, (limits[:, 1] - limits[:, 0]) * 0.5 * SOFT_LIMIT_FACTOR
+        self.lower, self.upper = middle - half, middle + half
+
+    def reset(self, env_ids: Tensor, state: Tensor, action: Tensor | None = None) -> None:
+        """Start new episodes.
+
+        Args:
+            env_ids: Environments, ``(n,)``.
+            state: Their first states, ``(n, S)``.
+            action: The action before them, ``(n, A)``; zero when absent.
+        """
+        self.joint_vel[env_ids] = state[:, self.schema.group("joint_vel")]
+        self.action[env_ids] = 0.0 if action is None else action
+        self.air_time.reset(env_ids)
+
+    def compute(
+        self, state: Tensor, contact: Tensor, action: Tensor, command: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the reward of one step, and remember what the next one needs.
+
+        Args:
+            state: State after the action, ``(E, S)``, physical units.
+            contact: Thigh, then foot contacts, ``(E, 2 L)``, 0 or 1.
+            action: Raw policy output, ``(E, A)``.
+            command: ``(E, 3)``.
+
+        Returns:
+            The reward ``(E,)`` and each weighted term times dt, ``(E,)``; terms of weight 0 are left out.
+        """
+        values = self._terms(state, contact, action, command)
+        terms = {k: values[k] * (w * self.dt) for k, w in self.weights.items() if w != 0.0}
+        self.joint_vel = state[:, self.schema.group("joint_vel")].clone()
+        self.action = action.clone()
+        return torch.stack(list(terms.values())).sum(dim=0), terms
+
+    def _terms(self, state: Tensor, contact: Tensor, action: Tensor, command: Tensor) -> dict[str, Tensor]:
+        part = {g: state[:, self.schema.group(g)] for g in self.schema.groups[:6]}
+        velocity, rate, gravity = part["base_lin_vel"], part["base_ang_vel"], part["projected_gravity"]
+        legs = contact.shape[1] // 2
+        first_contact, air_time = self.air_time.update(contact[:, legs:] > 0.5)
+        landing = ((air_time - AIR_TIME_THRESHOLD_S) * first_contact).sum(dim=-1)
+        position = part["joint_pos"]
+        beyond = (self.lower - position).clamp(min=0) + (position - self.upper).clamp(min=0)
+        return {
+            "track_lin_vel_xy_exp": torch.exp(-_sum_sq(command[:, :2] - velocity[:, :2]) / TRACKING_VARIANCE),
+            "track_ang_vel_z_exp": torch.exp(-(command[:, 2] - rate[:, 2]).square() / TRACKING_VARIANCE),
+            "lin_vel_z_l2": velocity[:, 2].square(),
+            "ang_vel_xy_l2": _sum_sq(rate[:, :2]),
+            "dof_torques_l2": _sum_sq(part["joint_torque"]),
+            "dof_acc_l2": _sum_sq((part["joint_vel"] - self.joint_vel) / self.dt),
+            "action_rate_l2": _sum_sq(action - self.action),
+            "feet_air_time": landing * (command[:, :2].norm(dim=-1) > MOVING_COMMAND),
+            "undesired_contacts": (contact[:, :legs] > 0.5).float().sum(dim=-1),
+            "flat_orientation_l2": _sum_sq(gravity[:, :2]),
+            "stand_still": position.abs().sum(dim=-1) * (command.norm(dim=-1) < STANDING_COMMAND),
+            "dof_pos_limits": beyond.sum(dim=-1),
+        }
+
+
+def _sum_sq(x: Tensor) -> Tensor:
+    return x.square().sum(dim=-1)

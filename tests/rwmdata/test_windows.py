@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rwmdata.errors import RwmError
+from rwmdata.windows import WindowSampler, gather, window_starts
+
+START = np.array([0, 5, 7, 20])
+LENGTH = np.array([5, 2, 13, 4])
+
+
+def slow_starts(window, episodes):
+    return [START[e] + i for e in episodes for i in range(LENGTH[e]) if i + window <= LENGTH[e]]
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 5, 13, 14])
+def test_starts_equal_a_plain_loop(window):
+    assert window_starts(START, LENGTH, window).tolist() == slow_starts(window, range(4))
+    assert window_starts(START, LENGTH, window, np.array([3, 0])).tolist() == slow_starts(window, [0, 3])
+
+
+def test_no_window_crosses_an_episode_end():
+    episode_of_row = np.repeat(np.arange(4), LENGTH)
+    rows = episode_of_row[:, None].astype(np.float32)
+    windows = gather(rows, window_starts(START, LENGTH, 4), 4)
+    assert (windows == windows[:, :1]).all()
+
+
+def test_gather_copies_the_right_rows_into_what_it_is_given():
+    rows = np.arange(60, dtype=np.float32).reshape(20, 3)
+    starts = np.array([7, 0, 16])
+    out = np.empty((3, 4, 3), np.float32)
+    assert gather(rows, starts, 4, out) is out
+    np.testing.assert_array_equal(out, np.stack([rows[s : s + 4] for s in starts]))
+    np.testing.assert_array_equal(out, gather(rows, starts, 4))
+
+
+def test_gather_beyond_the_end_is_refused():
+    with pytest.raises(RwmError, match="row 17 reaches beyond the 20 rows"):
+        gather(np.zeros((20, 3), np.float32), np.array([17]), 4)
+
+
+def test_each_epoch_draws_every_window_once_even_across_batches():
+    sampler = WindowSampler(np.arange(100, 110), seed=3)
+    drawn = np.concatenate([sampler.draw(step, 4) for step in range(5)])
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(100, 110))
+    assert drawn[:10].tolist() != drawn[10:].tolist()
+
+
+def test_draws_are_a_pure_function_of_seed_and_step():
+    first, second = WindowSampler(np.arange(1000), 7), WindowSampler(np.arange(1000), 7)
+    for step in (5, 0, 900, 5):
+        np.testing.assert_array_equal(first.draw(step, 64), second.draw(step, 64))
+    assert (first.draw(0, 64) != WindowSampler(np.arange(1000), 8).draw(0, 64)).any()
+
+
+def test_nothing_to_draw_is_an_error():
+    with pytest.raises(RwmError, match="no episode is long enough"):
+        WindowSampler(window_starts(START, LENGTH, 50), 0)

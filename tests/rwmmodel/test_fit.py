@@ -1,0 +1,219 @@
+"""The fit as a tool: it learns, it is interrupted and resumed, and it says what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.runs import Run
+from rwmdata.writer import DatasetWriter
+from rwmmodel import fit as fit_module
+from rwmmodel.checkpoint import load_model
+from rwmmodel.data import RowStore
+from rwmmodel.fit import MODEL_FILE, STATE_FILE, fit_model
+from rwmmodel.fit_config import FitConfig
+
+NOISE_STD = 0.3
+"""Of the linear system in conftest.py."""
+TINY = {"hidden": 8, "head_hidden": 8, "members": 2, "history": 4, "forecast": 2, "batch": 8, "normalizer": "fitted"}
+SHORT = {"updates": 12, "val_interval": 4, "checkpoint_interval": 3, "val_windows": 8, "log_interval": 1}
+
+
+def tiny(**changes) -> FitConfig:
+    return FitConfig(**{**TINY, **SHORT, "device": "cpu", **changes})
+
+
+def weights_of(run: Run) -> dict[str, torch.Tensor]:
+    return torch.load(run.checkpoints / STATE_FILE, weights_only=True)["model"]
+
+
+@pytest.fixture(scope="module")
+def fitted(linear_dataset, tmp_path_factory):
+    """One fit on the linear system, good enough to be near its noise floor."""
+    config = tiny(hidden=32, head_hidden=48, layers=1, members=3, history=3, batch=64, updates=500, lr=5e-3,
+                  val_interval=50, checkpoint_interval=250, val_windows=200)  # fmt: skip
+    home = Home(tmp_path_factory.mktemp("home"))
+    run = fit_model(home, linear_dataset, config)
+    return run, load_model(run.checkpoints / MODEL_FILE)
+
+
+def one_step_error(model, dataset, shift: int = 0) -> float:
+    """Mean over held-out windows of the summed squared one-step error, physical units."""
+    history = model.config.history
+    store = RowStore(dataset, model.normalizer, torch.device("cpu"))
+    episodes = dataset.split("test")
+    starts = np.concatenate([dataset.episodes.start[e] + np.arange(1, 40) for e in episodes])
+    w = store.windows(starts - 1, history + 2)
+    states, actions = w.states[:, 1:-1], w.actions[:, 2 - shift : 2 - shift + history]
+    with torch.no_grad():
+        predicted = model(states, actions).state
+    error = (predicted - w.states[:, -1]) * model.normalizer.state_std
+    return float(error.square().sum(dim=-1).mean())
+
+
+def test_the_ensemble_learns_a_linear_system_to_its_noise_floor(fitted, linear_dataset):
+    floor = 12 * NOISE_STD**2
+    error = one_step_error(fitted[1], linear_dataset)
+    assert floor * 0.9 < error < floor * 1.25
+
+
+def test_a_stale_action_column_predicts_measurably_worse(fitted, linear_dataset):
+    assert one_step_error(fitted[1], linear_dataset, shift=1) > 3 * one_step_error(fitted[1], linear_dataset)
+
+
+def test_a_fit_leaves_its_record(fitted, linear_dataset):
+    run, model = fitted
+    assert run.meta.status == "finished" and run.meta.parents == {"dataset": "linear"}
+    summary = run.meta.summary
+    assert summary["updates"] == 500 and summary["stopped"] == "updates"
+    assert summary["parameters"] == model.parameter_count and summary["windows_per_second"] > 0
+    held_out = {r["step"]: r["value"] for r in run.metrics() if r["metric"] == "val/total"}
+    assert list(held_out) == list(range(50, 501, 50))
+    assert summary["val/total"] == pytest.approx(min(held_out.values()))
+    assert held_out[summary["best_update"]] == summary["val/total"]
+    names = {r["metric"] for r in run.metrics()}
+    assert {"train/state", "val/contact", "val/relative_l1_h1", "val/relative_l1_h8", "val/relative_l1_h32"} <= names
+    assert model.info.robot == "toy" and model.info.columns == linear_dataset.schema.csv_names
+    assert FitConfig(**run.meta.config).updates == 500
+
+
+def test_held_out_error_is_below_predicting_no_change(fitted):
+    assert fitted[0].meta.summary["val/relative_l1_h1"] < 0.5
+
+
+def interrupting(at: int):
+    def progress(done, total, numbers):
+        if done == at:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("at", [5, 8, 12])
+def test_an_interrupted_fit_resumes_to_the_same_weights(home, linear_dataset, at):
+    undisturbed = fit_model(home, linear_dataset, tiny())
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny(), interrupting(at))
+    run = next(r for r in home.runs("model") if r.meta.status == "interrupted")
+    torch.manual_seed(12345)
+    resumed = fit_model(home, linear_dataset, resume=run)
+    assert resumed.meta.status == "finished" and resumed.id == run.id
+    expected, got = weights_of(undisturbed), weights_of(resumed)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    best = [(r.checkpoints / MODEL_FILE).read_bytes() for r in (undisturbed, resumed)]
+    assert best[0] == best[1]
+    assert resumed.metrics() == undisturbed.metrics()
+
+
+def test_an_interrupted_validation_is_made_up_for(home, linear_dataset, monkeypatch):
+    undisturbed = fit_model(home, linear_dataset, tiny())
+    real = fit_module.Validator.__call__
+
+    def interrupted(self, model):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module.Validator, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny())
+    monkeypatch.setattr(fit_module.Validator, "__call__", real)
+    run = next(r for r in home.runs("model") if r.meta.status == "interrupted")
+    assert fit_model(home, linear_dataset, resume=run).metrics() == undisturbed.metrics()
+
+
+def test_a_killed_fit_resumes_from_its_last_state(home, linear_dataset):
+    """After kill -9 nothing is saved on the way out: the run still says running and logged past its last state."""
+    undisturbed = fit_model(home, linear_dataset, tiny())
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny(), interrupting(6))
+    run = next(r for r in home.runs("model") if r.meta.status == "interrupted")
+    run.update(status="running")
+    run.log(8, {"train/total": 99.0})
+    resumed = fit_model(home, linear_dataset, resume=run)
+    assert resumed.metrics() == undisturbed.metrics()
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights_of(undisturbed).values(), weights_of(resumed).values(), strict=True)
+    )
+
+
+def test_a_half_made_update_is_not_saved(home, linear_dataset, monkeypatch):
+    """Ctrl-C inside the optimiser leaves weights of no update; the periodic state stays."""
+    real, calls = torch.optim.Adam.step, []
+
+    def interrupted(self, *args):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny())
+    run = home.runs("model")[0]
+    assert torch.load(run.checkpoints / STATE_FILE, weights_only=True)["fit"]["step"] == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit_and_keeps_the_last_state(home, linear_dataset, monkeypatch):
+    real = fit_module.ensemble_loss
+    calls = []
+
+    def spoiled(*args):
+        calls.append(1)
+        terms = real(*args)
+        return terms if len(calls) < 5 else type(terms)(*[terms.total * math.nan] * 6)
+
+    monkeypatch.setattr(fit_module, "ensemble_loss", spoiled)
+    with pytest.raises(RwmError, match=r"At update 5 the loss is nan.*last good state is update 3"):
+        fit_model(home, linear_dataset, tiny())
+    run = home.runs("model")[0]
+    assert run.meta.status == "failed" and "update 5" in run.meta.error
+    assert all(torch.isfinite(w).all() for w in weights_of(run).values())
+
+
+def test_patience_stops_a_fit_that_no_longer_improves(home, linear_dataset):
+    run = fit_model(home, linear_dataset, tiny(lr=1e-12, updates=60, val_interval=2, patience=3))
+    assert run.meta.summary["stopped"] == "patience" and run.meta.summary["updates"] < 60
+
+
+def test_a_resumed_fit_keeps_its_configuration_and_dataset(home, linear_dataset):
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny(), interrupting(2))
+    run = home.runs("model")[0]
+    with pytest.raises(RwmError, match="these differ: members"):
+        fit_model(home, linear_dataset, tiny(members=3), resume=run)
+    run.update(parents={"dataset": "other"})
+    with pytest.raises(RwmError, match="fitted on 'other'"):
+        fit_model(home, linear_dataset, resume=run)
+
+
+def test_a_finished_fit_is_not_resumed(fitted, linear_dataset, home):
+    with pytest.raises(RwmError, match="is finished"):
+        fit_model(home, linear_dataset, resume=fitted[0])
+
+
+def test_episodes_shorter_than_a_window_are_named(home, linear_dataset):
+    with pytest.raises(RwmError, match=r"train split of 'linear' has the 70 rows.*longest of 60 rows"):
+        fit_model(home, linear_dataset, tiny(history=60, forecast=10))
+    assert home.runs("model") == []
+
+
+def test_a_dataset_without_held_out_episodes_is_refused(home, linear_dataset):
+    with DatasetWriter(home.data_dir, "single", "toy", linear_dataset.schema, 50.0, {}) as writer:
+        writer.append_episode(linear_dataset.matrix()[:60], truncated=True)
+        dataset = writer.commit()
+    with pytest.raises(RwmError, match="No episode in the val split of 'single'"):
+        fit_model(home, dataset, tiny())
+
+
+def test_presets_can_be_changed_and_mistakes_are_listed():
+    assert FitConfig.preset("paper", members=1).batch == 1024 and FitConfig.preset("paper").weight_decay == 1e-5
+    assert FitConfig.preset("laptop") == FitConfig()
+    with pytest.raises(RwmError, match="smoke, laptop, paper"):
+        FitConfig.preset("huge")
+    with pytest.raises(RwmError, match="membres.*") as caught:
+        FitConfig.preset("smoke", membres=3, lr=-1)
+    assert "lr" in str(caught.value)
