@@ -59,12 +59,11 @@ def demo(
     json_output: JsonOption = False,
 ) -> None:
     """Export, validate, fit, train a policy in imagination and evaluate, at laptop size."""
+    from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
     from rwmdata.validate import validate
     from rwmmodel.fit import fit_model, fit_preset
     from rwmrl.export import ExportConfig, export_dataset
     from rwmrl.offline import policy_preset, train_policy
-
-    from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
 
     where, size = home_of(home), SIZES["smoke" if smoke else "laptop"]
     stages: list[Stage] = []

@@ -7,13 +7,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rwmdata.windows import gather, window_starts
-from rwmmodel.ensemble import DynamicsEnsemble
 from torch import Tensor
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
+from rwmdata.windows import gather, window_starts
+from rwmmodel.ensemble import DynamicsEnsemble
 
 Mode = Literal["mean", "sampled_member"]
 MODES: tuple[Mode, ...] = ("mean", "sampled_member")

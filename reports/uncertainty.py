@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from rwmmodel.checkpoint import load_model
-from rwmmodel.devices import resolve_device
 
 from reports.rollouts import MODES, Mode, Rollout, held_out_windows, roll_out
 from reports.statistics import pearson, ratio_interval, remove_step_and_trajectory_means
@@ -19,6 +17,8 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen
 from rwmdata.runs import Run
+from rwmmodel.checkpoint import load_model
+from rwmmodel.devices import resolve_device
 
 SUMMARY_VERSION = 1
 HORIZONS = (1, 8, 32, 100, 200, 368)

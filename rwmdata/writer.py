@@ -113,6 +113,11 @@ class DatasetWriter:
         """Rows taken so far."""
         return self._rows
 
+    @property
+    def terminated(self) -> list[bool]:
+        """Whether each episode taken so far ended in a terminal state."""
+        return self._table.terminated
+
     def append_episode(
         self,
         rows: np.ndarray,

@@ -64,7 +64,9 @@ class MujocoEnv(VecEnv):
         self.generator = torch.Generator().manual_seed(c.seed)
         self._rng = np.random.default_rng(c.seed)
         self._base = load_model(robot)
-        models = randomized_models(robot, self._base, RANDOMIZED_MODELS, self._rng) if c.randomize else [self._base.model]
+        models = (
+            randomized_models(robot, self._base, RANDOMIZED_MODELS, self._rng) if c.randomize else [self._base.model]
+        )
         self._models = [models[i % len(models)] for i in range(c.num_envs)]
         self._pool = reset_pool(robot, self._base, self._rng)
         self._commands = CommandSampler(c.num_envs, c.command, self.control_dt_s, self.generator, self.device)
@@ -221,8 +223,7 @@ class MujocoEnv(VecEnv):
 
 
 def _write_base(rows: np.ndarray, schema: Schema, quaternion: np.ndarray, qvel: np.ndarray) -> None:
-    """Write base velocities and projected gravity; MuJoCo's linear velocity is in the world, the angular one in the
-    base frame."""
+    """Write base velocities and projected gravity from MuJoCo's velocities (world linear, base angular)."""
     rows[:, schema.group("base_lin_vel")] = to_base_frame(quaternion, qvel[:, :3])
     rows[:, schema.group("base_ang_vel")] = qvel[:, 3:6]
     down = np.broadcast_to(np.array([0.0, 0.0, -1.0]), (len(quaternion), 3))
