@@ -55,9 +55,9 @@ class RowStore:
         self._buffer = torch.empty(0, device=device)
 
     def windows(self, starts: np.ndarray, length: int) -> Windows:
-        """Gather the windows of ``length`` rows at ``starts (Bt,)``; valid until the next call of this length.
+        """Gather the windows of ``length`` rows at ``starts (Bt,)``.
 
-        The result is a view into one buffer that the next call of the same shape overwrites.
+        The result is a view into one buffer, which the next call of the same shape overwrites.
         """
         width = self.rows.shape[1]
         shape = (len(starts), length * width)

@@ -74,7 +74,7 @@ def _config_of(run: Run, dataset: Dataset, config: FitConfig | None) -> FitConfi
         raise RwmError(f"Run {run.id} is finished; there is nothing left to resume.", "rwm fit")
     if run.meta.parents.get("dataset") != dataset.name:
         raise RwmError(f"Run {run.id} was fitted on '{run.meta.parents.get('dataset')}', not on '{dataset.name}'.")
-    stored = FitConfig(**run.meta.config)
+    stored = FitConfig.preset("laptop", **run.meta.config)
     changed = [k for k, v in stored if config is not None and getattr(config, k) != v]
     if changed:
         raise RwmError(f"A resumed fit keeps its configuration, but these differ: {', '.join(changed)}.", "rwm fit")

@@ -1,124 +1,192 @@
-"""A robot's MuJoCo model: its MJCF plus the drives and sensors that follow from ``robot.yaml``."""
+"""From a robot's folder to MuJoCo models: MJCF + ``robot.yaml`` -> drives, ground, sensors, solver, randomisation."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
 from rwmdata.errors import RwmError
-from rwmdata.robots import RobotSpec
+from rwmdata.robots import DriveSpec, RobotSpec
 
-CONTACT_FORCE_N = 1.0
-"""A body counts as in contact above this ground force."""
-RESET_POOL = 512
+GROUND = "ground"
+CONTACT_SOFTNESS = (0.02, 1.0)
+"""MuJoCo ``solref``: time constant (s) and damping ratio of the ground contact."""
+IMPRATIO = 100.0
+"""Stiffness of friction relative to the normal direction. At MuJoCo's default of 1 a standing robot's feet creep
+apart by centimetres a second; at 100 they stay, as they do in PhysX."""
+PGS_ITERATIONS = 50
 
 
 @dataclass(frozen=True)
-class RobotModel:
-    """A compiled model and where to find things in its arrays.
+class ModelLayout:
+    """Where things are in a physics state row (time, qpos, qvel) and in the sensor array.
 
-    Sensors stand in one array: joint torques ``(J,)`` first, then the ground force ``(3,)`` of every thigh, every
-    foot and the base, in the world frame.
+    Per-joint indices follow ``robot.joints``; per-leg blocks follow ``robot.legs``.
     """
 
-    model: mujoco.MjModel
-    qpos_index: np.ndarray
-    """Joint positions in qpos, ``(J,)``, in the robot's joint order."""
-    qvel_index: np.ndarray
-    """Joint velocities in qvel, ``(J,)``."""
+    position: slice
+    """Base position, world frame, m."""
+    quaternion: slice
+    """Base orientation, (w, x, y, z)."""
+    lin_vel_w: slice
+    """Velocity of the base frame's origin, world frame, m/s."""
+    ang_vel_b: slice
+    """Angular velocity, base frame, rad/s."""
+    joint_pos: np.ndarray
+    joint_vel: np.ndarray
+    width: int
+    torque: slice
+    """Applied drive torques, N m."""
+    contact: slice
+    """Ground contact forces as xyz triples: thighs, feet, base; N."""
+    foot_pos: slice
+    """Positions of the feet as xyz triples, world frame, m."""
+    foot_radius: float
 
 
-def load_model(robot: RobotSpec) -> RobotModel:
-    """Compile the robot's MJCF with position drives and contact sensors added.
+def load_model(robot: RobotSpec, visual: bool = False) -> mujoco.MjModel:
+    """Compile the robot's MJCF with everything ``robot.yaml`` says.
+
+    Args:
+        robot: The robot.
+        visual: Keep the geoms that are only there for looks; slower to step.
 
     Raises:
-        RwmError: The MJCF is missing, does not compile, or lacks a joint or body that robot.yaml names.
+        RwmError: The robot has no MJCF, it does not compile, or a joint or body of ``robot.yaml`` is not in it.
     """
-    path = robot.mjcf_path
     try:
-        root = ET.parse(path).getroot()
-        _check_names(robot, root)
-        _add_drives(robot, root)
-        _add_sensors(robot, root)
-        option = root.find("option")
-        if option is None:
-            option = ET.SubElement(root, "option")
-        option.set("timestep", repr(robot.physics_dt_s))
-        model = mujoco.MjModel.from_xml_string(ET.tostring(root, encoding="unicode"))
-    except (OSError, ET.ParseError, ValueError) as exc:
-        raise RwmError(f"{path} is not a usable MJCF: {' '.join(str(exc).split())}.") from exc
-    qpos = np.array([model.joint(j).qposadr[0] for j in robot.joints])
-    qvel = np.array([model.joint(j).dofadr[0] for j in robot.joints])
-    return RobotModel(model, qpos, qvel)
+        spec = mujoco.MjSpec.from_file(str(robot.mjcf_path))
+        _check_names(robot, spec)
+        spec.compiler.discardvisual = not visual
+        _set_options(spec, robot.physics_dt_s)
+        _add_ground(spec, robot.randomization.friction)
+        _add_drives(spec, robot)
+        _add_sensors(spec, robot)
+        return spec.compile()
+    except (ValueError, mujoco.FatalError) as exc:
+        raise RwmError(f"{robot.mjcf_path} does not compile: {' '.join(str(exc).split())}.") from exc
 
 
-def _check_names(robot: RobotSpec, root: ET.Element) -> None:
-    joints = {e.get("name") for e in root.iter("joint")}
-    bodies = {e.get("name") for e in root.iter("body")}
-    missing = [f"joint {j}" for j in robot.joints if j not in joints]
-    missing += [f"body {b}" for b in (robot.base_body, *robot.thigh_bodies, *robot.foot_bodies) if b not in bodies]
+def _check_names(robot: RobotSpec, spec: mujoco.MjSpec) -> None:
+    bodies = [robot.base_body, *robot.thigh_bodies, *robot.foot_bodies]
+    missing = [f"joint {j}" for j in robot.joints if spec.joint(j) is None]
+    missing += [f"body {b}" for b in bodies if spec.body(b) is None]
     if missing:
-        raise ValueError(f"robot.yaml names {', '.join(missing)}, which it does not have")
+        raise RwmError(f"{robot.mjcf_path} has no {', no '.join(missing)}, named by {robot.name}'s robot.yaml.")
 
 
-def _add_drives(robot: RobotSpec, root: ET.Element) -> None:
-    drive, actuator = robot.drive, ET.SubElement(root, "actuator")
-    for joint in robot.joints:
-        ET.SubElement(
-            actuator, "position", name=joint, joint=joint, kp=repr(drive.stiffness), kv=repr(drive.damping),
-            forcerange=f"{-drive.effort_limit} {drive.effort_limit}",
-        )  # fmt: skip
+def _set_options(spec: mujoco.MjSpec, physics_dt_s: float) -> None:
+    """Set solver and integrator: measured as the fastest that stands without creeping feet."""
+    option = spec.option
+    option.timestep = physics_dt_s
+    option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    option.impratio = IMPRATIO
+    # A few contacts are a small dual problem: half the time of Newton, which needs many steps at this impratio.
+    option.solver = mujoco.mjtSolver.mjSOL_PGS
+    option.iterations = PGS_ITERATIONS
+    option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
+    # A simulation that blows up must be seen, not silently started anew.
+    option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
 
 
-def _add_sensors(robot: RobotSpec, root: ET.Element) -> None:
-    sensor = ET.SubElement(root, "sensor")
-    for joint in robot.joints:
-        ET.SubElement(sensor, "actuatorfrc", actuator=joint)
-    for body in (*robot.thigh_bodies, *robot.foot_bodies, robot.base_body):
-        ET.SubElement(sensor, "contact", body1=body, body2="world", data="force", reduce="netforce", num="1")
+def _add_ground(spec: mujoco.MjSpec, friction: float) -> None:
+    spec.worldbody.add_geom(
+        name=GROUND, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], contype=1, conaffinity=0,
+        rgba=[0.92, 0.92, 0.9, 1],
+    )  # fmt: skip
+    spec.worldbody.add_light(pos=[0, 0, 4], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+    for geom in spec.geoms:
+        geom.solref = CONTACT_SOFTNESS
+        geom.friction[0] = friction
 
 
-def randomized_models(robot: RobotSpec, base: RobotModel, count: int, rng: np.random.Generator) -> list[mujoco.MjModel]:
-    """Return ``count`` copies of the model with the base's mass and centre of mass drawn anew.
+def _add_drives(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
+    for name, limits in zip(robot.joints, robot.joint_pos_limits, strict=True):
+        spec.joint(name).range = limits
+        spec.joint(name).limited = mujoco.mjtLimited.mjLIMITED_TRUE
+        _add_drive(spec, name, robot.drive)
 
-    The base's inertia is scaled with its mass.
+
+def _add_drive(spec: mujoco.MjSpec, joint: str, drive: DriveSpec) -> None:
+    """Add one PD position drive behind a DC motor's torque-speed line.
+
+    torque = clip(kp (target - q) - kd qd, +-effort_limit, saturation (+-1 - qd / velocity_limit)), exactly: a motor
+    of constant 1 and resistance R = velocity_limit / saturation, driven by a voltage that is clipped at
+    +-velocity_limit, gives torque = (voltage - qd) / R; the controller's derivative gain takes the back-EMF out.
     """
-    ranges, models = robot.randomization, []
-    body = base.model.body(robot.base_body).id
+    resistance = drive.velocity_limit / drive.saturation_effort
+    actuator = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+    actuator.set_to_dcmotor(
+        motorconst=[1.0, 1.0],
+        resistance=resistance,
+        saturation=[0.0, 0.0, drive.velocity_limit],
+        controller=[drive.stiffness * resistance, 0.0, drive.damping * resistance - 1.0, 0, 0, drive.velocity_limit],
+        input_mode=1,
+    )
+    actuator.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
+    actuator.forcerange = [-drive.effort_limit, drive.effort_limit]
+
+
+def _add_sensors(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
+    kind, obj = mujoco.mjtSensor, mujoco.mjtObj
+    for joint in robot.joints:
+        spec.add_sensor(name=f"torque_{joint}", type=kind.mjSENS_ACTUATORFRC, objtype=obj.mjOBJ_ACTUATOR, objname=joint)
+    net_force = [1 << mujoco.mjtConDataField.mjCONDATA_FORCE.value, 3, 1]
+    for body in (*robot.thigh_bodies, *robot.foot_bodies, robot.base_body):
+        spec.add_sensor(
+            name=f"contact_{body}", type=kind.mjSENS_CONTACT, objtype=obj.mjOBJ_BODY, objname=body,
+            reftype=obj.mjOBJ_GEOM, refname=GROUND, intprm=net_force,
+        )  # fmt: skip
+    for body in robot.foot_bodies:
+        spec.add_sensor(name=f"position_{body}", type=kind.mjSENS_FRAMEPOS, objtype=obj.mjOBJ_XBODY, objname=body)
+
+
+def layout_of(robot: RobotSpec, model: mujoco.MjModel) -> ModelLayout:
+    """Return where ``robot``'s quantities are in the state and sensor rows of its ``model``.
+
+    Raises:
+        RwmError: The model's first joint is not a free joint, or it has states this toolkit does not carry.
+    """
+    width = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
+    if model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE or width != 1 + model.nq + model.nv:
+        raise RwmError(f"{robot.mjcf_path} must have a free base and joints without hidden state.")
+    joints, legs = [model.joint(j) for j in robot.joints], len(robot.legs)
+    velocity, forces, feet = 1 + model.nq, len(joints), len(joints) + 3 * (2 * legs + 1)
+    foot_bodies = [model.body(b).id for b in robot.foot_bodies]
+    return ModelLayout(
+        position=slice(1, 4),
+        quaternion=slice(4, 8),
+        lin_vel_w=slice(velocity, velocity + 3),
+        ang_vel_b=slice(velocity + 3, velocity + 6),
+        joint_pos=np.array([1 + j.qposadr[0] for j in joints]),
+        joint_vel=np.array([velocity + j.dofadr[0] for j in joints]),
+        width=width,
+        torque=slice(0, forces),
+        contact=slice(forces, feet),
+        foot_pos=slice(feet, feet + 3 * legs),
+        foot_radius=float(model.geom_rbound[np.isin(model.geom_bodyid, foot_bodies)].max()),
+    )
+
+
+def randomized_models(
+    base: mujoco.MjModel, robot: RobotSpec, count: int, rng: np.random.Generator
+) -> Sequence[mujoco.MjModel]:
+    """Return ``count`` copies of ``base`` whose trunk differs in mass and centre of mass (uniform in robot.yaml's
+    ranges; inertia scales with mass).
+    """
+    ranges, body = robot.randomization, base.body(robot.base_body).id
+    models = []
     for _ in range(count):
-        model = base.model.__copy__()
-        mass = model.body_mass[body] + rng.uniform(*ranges.base_mass_kg)
-        model.body_inertia[body] *= mass / model.body_mass[body]
-        model.body_mass[body] = mass
-        model.body_ipos[body] += rng.uniform(-1, 1, 3) * ranges.base_com_m
+        model = copy.copy(base)
+        scale = 1.0 + rng.uniform(*ranges.base_mass_kg) / base.body_mass[body]
+        model.body_mass[body] *= scale
+        model.body_inertia[body] *= scale
+        model.body_ipos[body] += rng.uniform(-1.0, 1.0, 3) * ranges.base_com_m
         mujoco.mj_setConst(model, mujoco.MjData(model))
         models.append(model)
     return models
-
-
-@dataclass(frozen=True)
-class ResetPool:
-    """Joint positions to start from, ``(P, J)`` rad, with the base height that keeps them above ground, ``(P,)`` m."""
-
-    joint_pos: np.ndarray
-    height: np.ndarray
-
-
-def reset_pool(robot: RobotSpec, base: RobotModel, rng: np.random.Generator) -> ResetPool:
-    """Draw start poses (default times a factor within the reset range) and lift those that reach into the ground."""
-    model, data = base.model, mujoco.MjData(base.model)
-    default = np.array(robot.default_joint_pos)
-    joint_pos = default * rng.uniform(*robot.reset.joint_scale, size=(RESET_POOL, len(default)))
-    height = np.full(RESET_POOL, robot.base_height_m)
-    feet = [model.body(b).id for b in robot.foot_bodies]
-    radius = max(model.geom_size[g, 0] for b in feet for g in range(model.ngeom) if model.geom_bodyid[g] == b)
-    for i, pose in enumerate(joint_pos):
-        data.qpos[:] = model.qpos0
-        data.qpos[base.qpos_index] = pose
-        mujoco.mj_kinematics(model, data)
-        lowest = data.xpos[feet, 2].min() - data.qpos[2] - radius
-        height[i] = max(height[i], -lowest)
-    return ResetPool(joint_pos, height)

@@ -1,0 +1,115 @@
+"""Offline training: a policy that has only ever lived inside the model (MOPO-PPO, arXiv:2504.16680)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import Frozen, load_robot, one_line
+from rwmdata.runs import Run
+from rwmmodel.checkpoint import load_model
+from rwmmodel.devices import resolve_device
+from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
+from rwmrl.ppo import PPOConfig, Runner, first_and_last
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"iterations": 4, "num_envs": 64, "checkpoint_interval": 2},
+    "demo": {"iterations": 60, "num_envs": 512, "checkpoint_interval": 20},
+    "laptop": {"iterations": 500, "num_envs": 1024},
+    "paper": {"iterations": 2500, "num_envs": 4096, "num_steps": 100},
+}
+SHOWN = ("imagined/reward", "imagined/epistemic", "episode/length")
+
+
+class PolicyConfig(Frozen):
+    """Options of :func:`train_policy`."""
+
+    iterations: int = Field(500, ge=1)
+    imagination: ImaginationConfig = ImaginationConfig()
+    ppo: PPOConfig = PPOConfig()
+    seed: int = 0
+    device: str = "auto"
+
+    @classmethod
+    def preset(cls, name: str = "laptop", **overrides: Any) -> PolicyConfig:
+        """Return a preset (smoke, demo, laptop or paper) with some values changed.
+
+        Overrides are fields of this class, of :class:`ImaginationConfig` (``lam``, ``rollout``, ``num_envs``, ...) or
+        of :class:`PPOConfig` (``lr``, ``entropy_coef``, ...), by their own names.
+
+        Raises:
+            RwmError: The preset or a name is unknown, or a value is not valid.
+        """
+        if name not in PRESETS:
+            raise RwmError(f"Unknown policy preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
+        values = {**PRESETS[name], **overrides}
+        seed = values.get("seed", 0)
+        parts: list[tuple[str, type[Frozen]]] = [("imagination", ImaginationConfig), ("ppo", PPOConfig)]
+        try:
+            nested = {
+                key: part(**{"seed": seed} if key == "imagination" else {}, **_take(values, part))
+                for key, part in parts
+            }
+            return cls(**nested, **values)
+        except ValidationError as exc:
+            raise RwmError(f"The policy configuration is not valid: {one_line(exc)}.") from exc
+
+
+def _take(values: dict[str, Any], part: type[Frozen]) -> dict[str, Any]:
+    """Remove and return the entries of ``values`` that are fields of ``part``, the seed aside."""
+    return {k: values.pop(k) for k in list(values) if k in part.model_fields and k != "seed"}
+
+
+def train_policy(
+    home: Home,
+    dataset: Dataset,
+    model_run: Run,
+    config: PolicyConfig | None = None,
+    progress: Progress | None = None,
+    resume: Run | None = None,
+) -> Run:
+    """Train a policy inside a model.
+
+    The run gets ``checkpoints/policy.safetensors`` (newest) and ``checkpoints/state.pt`` (what a resume starts from).
+
+    Raises:
+        RwmError: Model, dataset and robot do not fit together, or rsl-rl-lib is missing.
+        KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
+    """
+    config = PolicyConfig(**resume.meta.config) if resume else config or PolicyConfig.preset()
+    model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
+    if model.info is not None and model.info.robot != dataset.robot:
+        raise RwmError(
+            f"Model {model_run.id} was fitted on '{model.info.robot}', dataset '{dataset.name}' is of "
+            f"'{dataset.robot}'.",
+            f"rwm fit {dataset.name}",
+        )
+    env = ImaginationEnv(model, dataset, load_robot(dataset.robot), config.imagination)
+    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
+    run = resume or Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
+    with run.running():
+        Runner(env, config.ppo, run, dataset.robot, config.seed, progress, SHOWN).train(config.iterations)
+        run.finish(_summary(run, config, dataset.robot))
+    return run
+
+
+def _summary(run: Run, config: PolicyConfig, robot: str) -> dict[str, Any]:
+    first, last = first_and_last(run, "imagined/reward")
+    first_penalised, last_penalised = first_and_last(run, "imagined/penalised_reward")
+    return {
+        "robot": robot,
+        "lam": config.imagination.lam,
+        "iterations": config.iterations,
+        "first_mean_reward": first,
+        "mean_reward": last,
+        "first_mean_penalised_reward": first_penalised,
+        "mean_penalised_reward": last_penalised,
+        "epistemic": first_and_last(run, "imagined/epistemic")[1],
+        "episode_length": first_and_last(run, "episode/length")[1],
+        "steps_per_second": first_and_last(run, "perf/steps_per_second")[1],
+    }

@@ -1,0 +1,58 @@
+"""Model-free training: plain PPO in a simulator (task Init-v0)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import Frozen, load_robot
+from rwmdata.runs import Run
+from rwmrl.backends import make_env
+from rwmrl.ppo import PPOConfig, Runner, first_and_last
+from rwmrl.tasks import get_task
+
+
+class TrainConfig(Frozen):
+    """Options of :func:`train_in_simulator`."""
+
+    task: str = "Init-v0"
+    robot: str = "anymal_d"
+    backend: str = "auto"
+    num_envs: int = Field(4096, ge=1)
+    iterations: int = Field(300, ge=1)
+    ppo: PPOConfig = PPOConfig()
+    seed: int = 0
+
+
+def train_in_simulator(
+    home: Home, config: TrainConfig, progress: Progress | None = None, resume: Run | None = None
+) -> Run:
+    """Train a policy by PPO in a simulator.
+
+    Raises:
+        RwmError: Unknown task, robot or backend, or rsl-rl-lib is missing.
+        KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
+    """
+    config = TrainConfig(**resume.meta.config) if resume else config
+    robot, task = load_robot(config.robot), get_task(config.task)
+    env = make_env(config.backend, task, robot, config.num_envs, config.seed)
+    run = resume or Run.create(home, "train", config.model_dump(mode="json"), {}, config.seed)
+    with run.running():
+        Runner(env, config.ppo, run, robot.name, config.seed, progress).train(config.iterations)
+        run.finish(_summary(run, config))
+    return run
+
+
+def _summary(run: Run, config: TrainConfig) -> dict[str, Any]:
+    return {
+        "robot": config.robot,
+        "task": config.task,
+        "iterations": config.iterations,
+        "steps": config.iterations * config.num_envs * config.ppo.num_steps,
+        "episode_return": first_and_last(run, "episode/return")[1],
+        "episode_length": first_and_last(run, "episode/length")[1],
+        "steps_per_second": first_and_last(run, "perf/steps_per_second")[1],
+    }

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from rwmmodel.data import RowStore
+from rwmmodel.normalizer import Normalizer
+
+MEAN = np.arange(13, dtype=np.float32)
+STD = np.arange(1, 14, dtype=np.float32)
+
+
+def test_windows_are_normalised_rows_in_order(linear_dataset):
+    rows = linear_dataset.matrix()
+    store = RowStore(linear_dataset, Normalizer(12, 1, MEAN, STD), torch.device("cpu"))
+    windows = store.windows(np.array([70, 3]), 5)
+    for got, start in ((0, 70), (1, 3)):
+        expected = rows[start : start + 5]
+        np.testing.assert_allclose(windows.states[got], (expected[:, :12] - MEAN[:12]) / STD[:12], atol=1e-6)
+        np.testing.assert_allclose(windows.actions[got], (expected[:, 12:13] - MEAN[12]) / STD[12], atol=1e-6)
+        np.testing.assert_array_equal(windows.contact[got], expected[:, 13:15])
+        np.testing.assert_array_equal(windows.termination[got], expected[:, 15:])
+    assert windows.extension.shape == (2, 5, 0)
+
+
+def test_the_last_window_ends_with_the_last_row(linear_dataset):
+    store = RowStore(linear_dataset, Normalizer(12, 1), torch.device("cpu"))
+    windows = store.windows(np.array([linear_dataset.rows - 4]), 4)
+    np.testing.assert_array_equal(windows.contact[0], linear_dataset.matrix()[-4:, 13:15])
+
+
+def test_windows_of_one_shape_share_a_buffer(linear_dataset):
+    store = RowStore(linear_dataset, Normalizer(12, 1), torch.device("cpu"))
+    first = store.windows(np.array([0, 1]), 4).states.data_ptr()
+    assert store.windows(np.array([5, 6]), 4).states.data_ptr() == first
