@@ -61,9 +61,10 @@ def demo(
     """Export, validate, fit, train a policy in imagination and evaluate, at laptop size."""
     from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
     from rwmdata.validate import validate
-    from rwmmodel.fit import fit_model, fit_preset
+    from rwmmodel.fit import fit_model
+    from rwmmodel.fit_config import fit_preset
     from rwmrl.export import ExportConfig, export_dataset
-    from rwmrl.offline import policy_preset, train_policy
+    from rwmrl.offline import PolicyConfig, train_policy
 
     where, size = home_of(home), SIZES["smoke" if smoke else "laptop"]
     stages: list[Stage] = []
@@ -88,9 +89,9 @@ def demo(
         raise RwmError(f"The exported dataset is not valid: {errors[0].message}", f"rwm data validate {dataset.name}")
     fit = fit_preset(size.preset, seed=seed, device=device)
     model = stage("fit", lambda p: fit_model(where, dataset, fit, p), lambda r: (
-        f"model {r.id}", f"held-out relative L1 at h = 32: {r.meta.summary['val_relative_l1_h32']:.3f}", r.path
+        f"model {r.id}", f"held-out relative L1 at h = 32: {r.meta.summary['val/relative_l1_h32']:.3f}", r.path
     ))  # fmt: skip
-    train = policy_preset(size.preset, lam=1.0, seed=seed, device=device)
+    train = PolicyConfig.preset(size.preset, lam=1.0, seed=seed, device=device)
     stage("policy", lambda p: train_policy(where, dataset, model, train, p), describe_policy)
     evaluation = UncertaintyConfig(windows=size.windows, steps=size.steps, seed=seed, device=device)
     stage("uncertainty", lambda p: evaluate_uncertainty(where, dataset, model, evaluation, p), describe_uncertainty)

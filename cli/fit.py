@@ -22,7 +22,7 @@ from cli.common import (
 
 def fit(
     dataset: DatasetArgument = None,
-    preset: Annotated[str, typer.Option("--preset", help="smoke, laptop, reference or paper.")] = "laptop",
+    preset: Annotated[str, typer.Option("--preset", help="smoke, demo, laptop or paper.")] = "laptop",
     updates: Annotated[int | None, typer.Option("--updates", min=1, help="Optimiser steps.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Windows per update.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
@@ -39,7 +39,8 @@ def fit(
     json_output: JsonOption = False,
 ) -> None:
     """Fit the ensemble dynamics model; held-out episodes choose the weights that are kept."""
-    from rwmmodel.fit import fit_model, fit_preset
+    from rwmmodel.fit import fit_model
+    from rwmmodel.fit_config import fit_preset
 
     overrides: dict[str, Any] = given(
         updates=updates, batch=batch, lr=lr, base=base, members=members, loss=loss, precision=precision,

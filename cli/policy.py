@@ -29,7 +29,7 @@ def policy(
     rollout: Annotated[
         str | None, typer.Option("--rollout", help="member or mean: which prediction is followed.")
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="smoke, laptop or paper.")] = "laptop",
+    preset: Annotated[str, typer.Option("--preset", help="smoke, demo, laptop or paper.")] = "laptop",
     iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="PPO iterations.")] = None,
     num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Imagined robots side by side.")] = None,
     home: HomeOption = ".",
@@ -38,11 +38,11 @@ def policy(
     json_output: JsonOption = False,
 ) -> None:
     """Train a policy purely inside the model, rewards penalised by lambda * epistemic uncertainty."""
-    from rwmrl.offline import policy_preset, train_policy
+    from rwmrl.offline import PolicyConfig, train_policy
 
     where = home_of(home)
     overrides: dict[str, Any] = given(rollout=rollout, iterations=iterations, num_envs=num_envs)
-    config = policy_preset(preset, lam=lam, seed=seed, device=device, **overrides)
+    config = PolicyConfig.preset(preset, lam=lam, seed=seed, device=device, **overrides)
     run = pick_run(where, "model", model, json_output)
     source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
     with progress_bar("policy", json_output) as progress:

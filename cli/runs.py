@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cli.common import DeviceOption, HomeOption, JsonOption, home_of, out, print_json, print_table, progress_bar, say
+from cli.common import HomeOption, JsonOption, home_of, out, print_json, print_table, progress_bar, say
 from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
 from rwmdata.runs import KINDS, Run
 
 app = typer.Typer(help="List, show and resume runs.", no_args_is_help=True)
@@ -62,9 +64,7 @@ def show(run_id: RunArgument = None, home: HomeOption = ".", json_output: JsonOp
 
 
 @app.command("resume")
-def resume(
-    run_id: RunArgument = None, home: HomeOption = ".", device: DeviceOption = "auto", json_output: JsonOption = False
-) -> None:
+def resume(run_id: RunArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
     """Go on with a run where it stopped (the newest unfinished one when left out)."""
     where = home_of(home)
     run = where.run(None, run_id) if run_id else newest_unfinished(where.runs())
@@ -73,24 +73,34 @@ def resume(
     else:
         say(f"resuming {run.kind} {run.id}", json_output)
         with progress_bar(run.kind, json_output) as progress:
-            if run.kind == "model":
-                from rwmmodel.fit import resume_fit
-
-                run = resume_fit(where, run, device, progress)
-            elif run.kind == "policy":
-                from rwmrl.offline import resume_policy
-
-                run = resume_policy(where, run, device, progress)
-            elif run.kind == "train":
-                from rwmrl.train import resume_training
-
-                run = resume_training(where, run, device, progress)
-            else:
-                raise RwmError(f"An evaluation is not resumed but run again: {run.id}.", "rwm eval uncertainty")
+            run = continue_run(where, run, progress)
     if json_output:
         print_json(run.meta.summary | {"run": run.id, "path": run.path})
     else:
         out.print(f"{run.kind} {run.id} {run.meta.status}: {run.path}", highlight=False)
+
+
+def continue_run(home: Home, run: Run, progress: Progress) -> Run:
+    """Go on with an unfinished run, whatever its kind.
+
+    Raises:
+        RwmError: It is an evaluation, or its parents are gone.
+    """
+    parents = run.meta.parents
+    if run.kind == "model":
+        from rwmmodel.fit import fit_model
+
+        return fit_model(home, home.dataset(parents["dataset"]), progress=progress, resume=run)
+    if run.kind == "policy":
+        from rwmrl.offline import train_policy
+
+        model = home.run("model", parents["model"])
+        return train_policy(home, home.dataset(parents["dataset"]), model, progress=progress, resume=run)
+    if run.kind == "train":
+        from rwmrl.train import train_in_simulator
+
+        return train_in_simulator(home, progress=progress, resume=run)
+    raise RwmError(f"An evaluation is not resumed but run again: {run.id}.", "rwm eval uncertainty")
 
 
 def newest_unfinished(runs: list[Run]) -> Run:

@@ -3,8 +3,8 @@
 from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.devices import Precision, resolve_device
 from rwmmodel.ensemble import Carry, DynamicsEnsemble, EnsembleConfig, ModelInfo, Prediction
-from rwmmodel.fit import fit_model
-from rwmmodel.fit_config import FitConfig
+from rwmmodel.fit import fit_model, resume_fit
+from rwmmodel.fit_config import FitConfig, fit_preset
 from rwmmodel.loss import LossConfig, LossTerms, draw_bootstrap, draw_noise, ensemble_loss
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.validation import roll_mean
@@ -24,8 +24,10 @@ __all__ = [
     "draw_noise",
     "ensemble_loss",
     "fit_model",
+    "fit_preset",
     "load_model",
     "resolve_device",
+    "resume_fit",
     "roll_mean",
     "save_model",
 ]

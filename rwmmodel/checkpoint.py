@@ -22,7 +22,8 @@ from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 FORMAT = "rwm-dynamics-ensemble-1"
 METADATA_KEY = "rwm_model"
 LFS_MARK = b"version https://git-lfs"
-POLICY_PREFIXES = ("actor.", "critic.")
+POLICY_PREFIXES = ("actor.", "critic.", "rwm_policy")
+"""Of the keys in the authors' policies, in rsl_rl's and in ours."""
 WANTED = "a checkpoints/model.safetensors written by 'rwm fit'"
 
 
@@ -50,14 +51,14 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Dynamics
     _refuse_non_files(path)
     try:
         with safe_open(path, framework="pt") as file:
-            description = (file.metadata() or {}).get(METADATA_KEY)
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as exc:
         raise _explain_foreign(path) from exc
-    if description is None:
-        raise RwmError(f"{path} {_describe(tensors)}.", WANTED)
+    if METADATA_KEY not in metadata:
+        raise RwmError(f"{path} {_describe({**metadata, **tensors})}.", WANTED)
     try:
-        model = _build(json.loads(description))
+        model = _build(json.loads(metadata[METADATA_KEY]))
         model.load_state_dict(tensors)
     except (ValidationError, KeyError, TypeError, ValueError) as exc:
         raise RwmError(f"The description inside {path} is damaged: {one_line(exc)}.", WANTED) from exc
@@ -97,7 +98,7 @@ def _describe(tensors: dict[str, Any]) -> str:
     nested = tensors.get("model_state_dict")
     keys = nested if isinstance(nested, dict) else tensors
     if any(str(key).startswith(POLICY_PREFIXES) for key in keys):
-        return "holds a policy (keys actor.*, critic.*), but a world model is expected here"
+        return "holds a policy, but a world model is expected here"
     return f"is not a world model of this toolkit (first keys: {', '.join(sorted(map(str, tensors))[:3]) or 'none'})"
 
 

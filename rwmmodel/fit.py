@@ -19,7 +19,7 @@ from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_m
 from rwmmodel.data import RowStore
 from rwmmodel.devices import require_precision, resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
-from rwmmodel.fit_config import FitConfig
+from rwmmodel.fit_config import FitConfig, fit_preset
 from rwmmodel.loss import LossTerms, draw_bootstrap, draw_noise, ensemble_loss
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.validation import Validator, split_starts
@@ -45,7 +45,7 @@ def fit_model(
     Args:
         home: Where the run goes.
         dataset: What is fitted.
-        config: The fit; the laptop preset when absent. A resumed fit takes its own.
+        config: The fit; the laptop preset when absent. A resumed fit takes its own; only the device may differ.
         progress: Told the update, the loss and the newest held-out numbers.
         resume: An unfinished run of a fit on the same dataset.
 
@@ -57,7 +57,9 @@ def fit_model(
         KeyboardInterrupt: Passed on after the state was saved.
     """
     if resume is not None:
-        config = _config_of(resume, dataset, config)
+        config = _config_of(resume, config)
+        if resume.meta.parents["dataset"] != dataset.name:
+            raise RwmError(f"Run {resume.id} was fitted on '{resume.meta.parents['dataset']}', not '{dataset.name}'.")
     config = config or FitConfig()
     fit = _Fit(dataset, config)
     run = resume or Run.create(home, "model", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
@@ -66,19 +68,29 @@ def fit_model(
     return run
 
 
-def _config_of(run: Run, dataset: Dataset, config: FitConfig | None) -> FitConfig:
-    """Return the configuration a resumed run was started with, after checking that this is a continuation."""
+def resume_fit(home: Home, run: Run, device: str = "auto", progress: Progress | None = None) -> Run:
+    """Go on with an unfinished fit on its own dataset, with its own configuration but for the device.
+
+    Raises:
+        RwmError: The run is finished or no fit, or its dataset is gone.
+    """
+    config = _config_of(run, None).model_copy(update={"device": device})
+    return fit_model(home, home.dataset(run.meta.parents["dataset"]), config, progress, resume=run)
+
+
+def _config_of(run: Run, config: FitConfig | None) -> FitConfig:
+    """Return the configuration a resumed run goes on with: its own, on another device where that is asked for."""
     if run.kind != "model":
         raise RwmError(f"Run {run.id} is a {run.kind} run, not a fit.", "rwm runs ls --kind model")
     if run.meta.status == "finished":
         raise RwmError(f"Run {run.id} is finished; there is nothing left to resume.", "rwm fit")
-    if run.meta.parents.get("dataset") != dataset.name:
-        raise RwmError(f"Run {run.id} was fitted on '{run.meta.parents.get('dataset')}', not on '{dataset.name}'.")
-    stored = FitConfig.preset("laptop", **run.meta.config)
-    changed = [k for k, v in stored if config is not None and getattr(config, k) != v]
+    stored = fit_preset(**run.meta.config)
+    if config is None:
+        return stored
+    changed = [k for k, v in stored if k != "device" and getattr(config, k) != v]
     if changed:
         raise RwmError(f"A resumed fit keeps its configuration, but these differ: {', '.join(changed)}.", "rwm fit")
-    return stored
+    return config
 
 
 class _Fit:

@@ -19,7 +19,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "val_windows": 64,
     },
     "laptop": {},
-    # RWM-U, Table S10: 2500 iterations of 20 mini-batches.
+    # Both: 2500 iterations of 20 mini-batches.
+    "reference": {
+        "batch": 5000, "updates": 50_000, "val_interval": 500, "checkpoint_interval": 500, "val_windows": 1024,
+    },
     "paper": {
         "batch": 1024, "updates": 50_000, "lr": 1e-4, "weight_decay": 1e-5, "val_interval": 500,
         "checkpoint_interval": 500, "val_windows": 1024,
@@ -56,22 +59,26 @@ class FitConfig(Architecture):
     patience: int | None = Field(None, ge=1)
     """Stop after this many validations without a new best loss; None never stops early."""
 
-    @classmethod
-    def preset(cls, name: str = "laptop", **overrides: Any) -> FitConfig:
-        """Return a preset (``smoke``, ``laptop`` or ``paper``) with some of its values changed.
-
-        Raises:
-            RwmError: The preset is unknown, or a value is not valid (every fault is listed).
-        """
-        if name not in PRESETS:
-            raise RwmError(f"Unknown fit preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
-        try:
-            return cls(**{**PRESETS[name], **overrides})
-        except ValidationError as exc:
-            raise RwmError(f"The fit configuration is not valid: {one_line(exc)}.") from exc
-
     def ensemble(self, dataset: Dataset) -> EnsembleConfig:
         """Return the architecture for a dataset's columns."""
         chosen = {name: getattr(self, name) for name in Architecture.model_fields}
         dims = {f"{part}_dim": size for part, size in dataset.schema.dims.items() if part != "termination"}
         return EnsembleConfig(**chosen, **dims)
+
+
+def fit_preset(name: str = "laptop", **changes: Any) -> FitConfig:
+    """Return a preset with some of its values changed.
+
+    Args:
+        name: ``smoke``, ``laptop``, ``reference`` (the authors' code) or ``paper`` (RWM-U, Table S10).
+        changes: Fields of :class:`FitConfig`.
+
+    Raises:
+        RwmError: The preset is unknown, or a value is not valid (every fault is listed).
+    """
+    if name not in PRESETS:
+        raise RwmError(f"Unknown fit preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
+    try:
+        return FitConfig(**{**PRESETS[name], **changes})
+    except ValidationError as exc:
+        raise RwmError(f"The fit configuration is not valid: {one_line(exc)}.") from exc

@@ -8,11 +8,11 @@ and only the fed-back steps, which differ by member, run with the members folded
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rwmdata.errors import RwmError
@@ -35,6 +35,12 @@ class LossConfig(Frozen):
     extension_weight: float = 1.0
     contact_weight: float = 1.0
     termination_weight: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_kind(cls, value: Any) -> Any:
+        """Take the name of a kind alone for that kind with the default weights."""
+        return {"kind": value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

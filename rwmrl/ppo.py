@@ -123,7 +123,7 @@ class RunLogger(Logger):
     progress: Progress | None = None
     shown: tuple[str, ...] = ()
 
-    def log(self, it: int, start_it: int, total_it: int, **numbers: Any) -> None:  # type: ignore[override]
+    def log(self, it: int, start_it: int, total_it: int, **numbers: Any) -> None:
         """Log one iteration; its text goes to ``train.log``."""
         metrics = {f"loss/{k}": float(v) for k, v in numbers["loss_dict"].items()}
         keys = dict.fromkeys(k for extras in self.ep_extras for k in extras)
@@ -134,7 +134,7 @@ class RunLogger(Logger):
             metrics["episode/return"] = sum(self.rewbuffer) / len(self.rewbuffer)
             metrics["episode/length"] = sum(self.lenbuffer) / len(self.lenbuffer)
         seconds = numbers["collect_time"] + numbers["learn_time"]
-        metrics["policy/std"] = float(numbers["action_std"].mean())
+        metrics["policy/std"] = float(numbers["action_std"].detach().mean())
         metrics["policy/learning_rate"] = float(numbers["learning_rate"])
         metrics["perf/steps_per_second"] = self.cfg["num_steps_per_env"] * self.num_envs / seconds
         metrics["perf/collect_s"], metrics["perf/learn_s"] = numbers["collect_time"], numbers["learn_time"]

@@ -28,7 +28,7 @@ class TrainConfig(Frozen):
 
 
 def train_in_simulator(
-    home: Home, config: TrainConfig, progress: Progress | None = None, resume: Run | None = None
+    home: Home, config: TrainConfig | None = None, progress: Progress | None = None, resume: Run | None = None
 ) -> Run:
     """Train a policy by PPO in a simulator.
 
@@ -36,7 +36,7 @@ def train_in_simulator(
         RwmError: Unknown task, robot or backend, or rsl-rl-lib is missing.
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
-    config = TrainConfig(**resume.meta.config) if resume else config
+    config = TrainConfig(**resume.meta.config) if resume else config or TrainConfig()
     robot, task = load_robot(config.robot), get_task(config.task)
     env = make_env(config.backend, task, robot, config.num_envs, config.seed)
     run = resume or Run.create(home, "train", config.model_dump(mode="json"), {}, config.seed)

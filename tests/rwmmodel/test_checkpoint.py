@@ -53,7 +53,7 @@ def test_a_git_lfs_pointer_is_recognised(tmp_path):
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_policy_is_not_taken_for_a_world_model(tmp_path, nested):
     torch.save({"model_state_dict": POLICY, "iter": 3} if nested else POLICY, tmp_path / "policy.pt")
-    save_file(POLICY, tmp_path / "policy.safetensors", {"format": "rwm-policy-1"})
+    save_file({"mlp.0.weight": torch.zeros(2)}, tmp_path / "policy.safetensors", {"rwm_policy": "{}"})
     assert "holds a policy" in refused(tmp_path / "policy.pt")
     assert "holds a policy" in refused(tmp_path / "policy.safetensors")
 

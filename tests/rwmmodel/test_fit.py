@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from rwmdata.writer import DatasetWriter
 from rwmmodel import fit as fit_module
 from rwmmodel.checkpoint import load_model
 from rwmmodel.data import RowStore
-from rwmmodel.fit import MODEL_FILE, STATE_FILE, fit_model
-from rwmmodel.fit_config import FitConfig
+from rwmmodel.fit import MODEL_FILE, STATE_FILE, fit_model, resume_fit
+from rwmmodel.fit_config import FitConfig, fit_preset
+from rwmmodel.loss import LossConfig
 
 NOISE_STD = 0.3
 """Of the linear system in conftest.py."""
@@ -190,6 +192,16 @@ def test_a_resumed_fit_keeps_its_configuration_and_dataset(home, linear_dataset)
         fit_model(home, linear_dataset, resume=run)
 
 
+def test_a_fit_is_resumed_by_its_run_alone(home, linear_dataset):
+    shutil.copytree(linear_dataset.path, home.data_dir / "linear")
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny(), interrupting(2))
+    resumed = resume_fit(home, home.runs("model")[0], device="cpu")
+    assert resumed.meta.status == "finished" and resumed.meta.summary["updates"] == 12
+    with pytest.raises(RwmError, match="is finished"):
+        resume_fit(home, resumed)
+
+
 def test_a_finished_fit_is_not_resumed(fitted, linear_dataset, home):
     with pytest.raises(RwmError, match="is finished"):
         fit_model(home, linear_dataset, resume=fitted[0])
@@ -210,10 +222,12 @@ def test_a_dataset_without_held_out_episodes_is_refused(home, linear_dataset):
 
 
 def test_presets_can_be_changed_and_mistakes_are_listed():
-    assert FitConfig.preset("paper", members=1).batch == 1024 and FitConfig.preset("paper").weight_decay == 1e-5
-    assert FitConfig.preset("laptop") == FitConfig()
-    with pytest.raises(RwmError, match="smoke, laptop, paper"):
-        FitConfig.preset("huge")
+    paper = fit_preset("paper", members=1)
+    assert (paper.batch, paper.lr, paper.weight_decay, paper.members) == (1024, 1e-4, 1e-5, 1)
+    assert fit_preset("laptop") == FitConfig()
+    assert fit_preset("smoke", loss="nll").loss == LossConfig(kind="nll")
+    with pytest.raises(RwmError, match="smoke, laptop, reference, paper"):
+        fit_preset("huge")
     with pytest.raises(RwmError, match="membres.*") as caught:
-        FitConfig.preset("smoke", membres=3, lr=-1)
+        fit_preset("smoke", membres=3, lr=-1)
     assert "lr" in str(caught.value)

@@ -1,0 +1,84 @@
+"""Finding episode ends that a recording does not mark.
+
+Time-outs leave no trace in the termination column. What they do leave is a first row that physics cannot have
+produced from the row before it: joints that moved further than their velocities allow, gravity that turned faster
+than the base, and an action that is exactly zero between actions that are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rwmdata.schema import Schema
+
+JOINT_JUMP_RAD = 0.25
+"""Largest joint step the velocities at both ends do not explain, and ..."""
+JOINT_JUMP_SUM_RAD = 0.8
+"""... the least sum of such steps over the joints: a reset moves the whole pose, an impact few joints."""
+GRAVITY_JUMP = 0.25
+"""Least change of projected gravity beyond what the angular velocity explains."""
+RESET_JUMP = 0.05
+"""Beside an all-zero action a much smaller unexplained step decides (rad summed over joints, or gravity)."""
+
+
+@dataclass(frozen=True)
+class EpisodeStart:
+    """A row that begins a new episode, 0-based, and why."""
+
+    row: int
+    reason: str
+    marked: bool
+    """The row before carries the termination mark."""
+
+
+def find_episode_starts(rows: np.ndarray, schema: Schema, control_dt_s: float) -> list[EpisodeStart]:
+    """Return every row but the first that begins a new episode.
+
+    Args:
+        rows: ``(R, width)`` of one recording, in order.
+        schema: Its column layout.
+        control_dt_s: Time between rows, s.
+    """
+    if len(rows) < 2:
+        return []
+    marked = rows[:-1, -1] > 0.5
+    joints = _joint_jump(rows, schema, control_dt_s)
+    gravity = _gravity_jump(rows, schema, control_dt_s)
+    pose = (joints.max(axis=1) > JOINT_JUMP_RAD) & (joints.sum(axis=1) > JOINT_JUMP_SUM_RAD)
+    turned = gravity > GRAVITY_JUMP
+    moved = (joints.sum(axis=1) > RESET_JUMP) | (gravity > RESET_JUMP)
+    zeroed = _zero_action_after_motion(rows, schema) & moved
+    reasons = (
+        (marked, "termination in the row before"),
+        (zeroed, "an all-zero action and a jump in pose"),
+        (pose, "joint positions jump beyond velocity * dt"),
+        (turned, "projected gravity jumps beyond angular velocity * dt"),
+    )
+    found = np.logical_or.reduce([flag for flag, _ in reasons]).nonzero()[0]
+    return [
+        EpisodeStart(int(i) + 1, " and ".join(text for flag, text in reasons if flag[i]), bool(marked[i]))
+        for i in found
+    ]
+
+
+def _joint_jump(rows: np.ndarray, schema: Schema, dt: float) -> np.ndarray:
+    """Return |joint step - trapezoid of the joint velocities|, ``(R - 1, J)``, rad."""
+    position = rows[:, schema.group("joint_pos")]
+    velocity = rows[:, schema.group("joint_vel")]
+    return np.abs(np.diff(position, axis=0) - 0.5 * dt * (velocity[1:] + velocity[:-1]))
+
+
+def _gravity_jump(rows: np.ndarray, schema: Schema, dt: float) -> np.ndarray:
+    """Return |change of gravity + w x g dt| with trapezoid means, ``(R - 1,)``: dg/dt = -w x g in the base frame."""
+    gravity = rows[:, schema.group("projected_gravity")]
+    rate = rows[:, schema.group("base_ang_vel")]
+    turn = np.cross(0.5 * (rate[1:] + rate[:-1]), 0.5 * (gravity[1:] + gravity[:-1]))
+    return np.linalg.norm(np.diff(gravity, axis=0) + dt * turn, axis=1)
+
+
+def _zero_action_after_motion(rows: np.ndarray, schema: Schema) -> np.ndarray:
+    """Return whether row i + 1 has an exactly zero action and row i has not, ``(R - 1,)``."""
+    zero = (rows[:, schema.action] == 0).all(axis=1)
+    return zero[1:] & ~zero[:-1]

@@ -1,0 +1,135 @@
+"""Is a dataset what it says it is? One pass, every fault at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rwmdata.alignment import check_alignment
+from rwmdata.catalog import Dataset, checksum, read_shard
+from rwmdata.episode_ends import find_episode_starts
+from rwmdata.errors import RwmError
+
+GRAVITY_TOLERANCE = 1e-3
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong."""
+
+    severity: Literal["error", "warning"]
+    check: str
+    where: str
+    message: str
+
+
+def validate(dataset: Dataset) -> list[Fault]:
+    """Return all faults of a dataset, errors first; an empty list means it is sound.
+
+    Checked: shards (present, whole, checksum, rows, columns), episode bookkeeping against the manifest, finiteness,
+    unit gravity, binary contacts, terminations inside episodes, splices, and the alignment of the actions.
+    """
+    faults = list(_check_shards(dataset))
+    if not faults:
+        matrix = dataset.matrix()
+        faults += [*_check_bookkeeping(dataset), *_check_values(dataset, matrix), *_check_episodes(dataset, matrix)]
+        if not any(f.check == "finite" for f in faults):
+            faults += _check_alignment(dataset, matrix)
+    return sorted(faults, key=lambda f: f.severity)
+
+
+def _check_shards(dataset: Dataset) -> Iterator[Fault]:
+    for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
+        where = shard.file
+        if not path.is_file():
+            yield Fault("error", "shard", where, "the file is missing")
+            continue
+        if checksum(path) != shard.sha256:
+            yield Fault("error", "checksum", where, "the content is not what was written (half-written or changed)")
+        try:
+            found = read_shard(path, dataset.schema, np.empty((shard.rows, dataset.schema.width), np.float32))
+        except RwmError as exc:
+            yield Fault("error", "shard", where, exc.message)
+            continue
+        if found != shard.rows:
+            yield Fault("error", "rows", where, f"holds {found} rows, the manifest says {shard.rows}")
+    total = sum(s.rows for s in dataset.manifest.shards)
+    if total != dataset.rows:
+        yield Fault("error", "rows", "dataset.json", f"says {dataset.rows} rows, its shards hold {total}")
+
+
+def _check_bookkeeping(dataset: Dataset) -> Iterator[Fault]:
+    episodes = dataset.episodes
+    ends = episodes.start + episodes.length
+    if (
+        len(episodes) == 0
+        or episodes.start[0] != 0
+        or (episodes.start[1:] != ends[:-1]).any()
+        or ends[-1] != dataset.rows
+    ):
+        yield Fault("error", "episodes", "dataset.json", "episode bounds do not cover the rows without gap or overlap")
+        return
+    at_rest = dataset.scan().select("episode", "step").collect()
+    expected_episode = np.repeat(np.arange(len(episodes)), episodes.length)
+    expected_step = np.arange(dataset.rows) - np.repeat(episodes.start, episodes.length)
+    for name, expected in (("episode", expected_episode), ("step", expected_step)):
+        wrong = (at_rest[name].to_numpy() != expected).nonzero()[0]
+        if len(wrong):
+            yield Fault("error", "episodes", f"row {wrong[0]}", f"{name} is not what the manifest's bounds imply")
+    ids = sorted(i for split in dataset.manifest.splits.values() for i in split)
+    if ids != list(range(len(episodes))):
+        yield Fault("error", "splits", "dataset.json", "the splits do not hold every episode exactly once")
+
+
+def _check_values(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
+    schema, names = dataset.schema, dataset.schema.csv_names
+    bad = np.argwhere(~np.isfinite(matrix))
+    for row, column in bad[:SHOWN]:
+        yield Fault("error", "finite", f"row {row}, column {names[column]}", f"is {matrix[row, column]}")
+    if len(bad) > SHOWN:
+        yield Fault("error", "finite", "dataset", f"{len(bad)} values are not finite in all")
+    norm = np.linalg.norm(matrix[:, schema.group("projected_gravity")], axis=1)
+    off = (np.abs(norm - 1) > GRAVITY_TOLERANCE).nonzero()[0]
+    if len(off):
+        text = f"projected gravity has length {norm[off[0]]:.4f}, expected 1 ({len(off)} rows)"
+        yield Fault("error", "gravity", f"row {off[0]}", text)
+    contact = matrix[:, schema.contact]
+    wrong = np.argwhere((contact != 0) & (contact != 1))
+    if len(wrong):
+        row, column = wrong[0]
+        name = names[schema.contact.start + column]
+        yield Fault("error", "contact", f"row {row}, column {name}", f"is {contact[row, column]}, expected 0 or 1")
+
+
+def _check_episodes(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
+    episodes = dataset.episodes
+    last = np.zeros(dataset.rows, bool)
+    last[episodes.start + episodes.length - 1] = True
+    inside = ((matrix[:, -1] > 0.5) & ~last).nonzero()[0]
+    if len(inside):
+        text = f"terminated before the episode's last row ({len(inside)} rows)"
+        yield Fault("error", "termination", f"row {inside[0]}", text)
+    first = set(episodes.start.tolist())
+    splices = [s for s in find_episode_starts(matrix, dataset.schema, 1 / dataset.control_hz) if s.row not in first]
+    for splice in splices[:SHOWN]:
+        yield Fault("error", "splice", f"row {splice.row}", f"a new episode begins inside one: {splice.reason}")
+    if len(splices) > SHOWN:
+        yield Fault("error", "splice", "dataset", f"{len(splices)} splices in all")
+    short = int((episodes.length < 2).sum())
+    if short:
+        yield Fault("warning", "length", "dataset", f"{short} episodes have a single row and teach no transition")
+
+
+def _check_alignment(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
+    result = check_alignment(dataset, matrix)
+    if result is not None and not result.aligned:
+        shift, share = result.best, result.explained
+        yield Fault(
+            "warning", "alignment", "action columns",
+            f"the action {abs(shift)} row {'later' if shift > 0 else 'earlier'} explains the next state better "
+            f"({share[shift]:.2f} of the variance against {share[0]:.2f}); shift the action columns by {-shift}",
+        )  # fmt: skip

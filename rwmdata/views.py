@@ -1,0 +1,124 @@
+"""DuckDB views over the files of a home: the query surface. No server, no lock, built on open."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.robots import one_line
+from rwmdata.runs import Run
+
+PARENTS = ("dataset", "model", "policy")
+VIEWS = ("datasets", "episodes", "transitions", "runs", "metrics", "evaluations")
+DATASETS = {"name": pl.String, "robot": pl.String, "rows": pl.Int64, "episodes": pl.Int64, "control_hz": pl.Float64,
+            "created": pl.String, "path": pl.String}  # fmt: skip
+EPISODES = {"dataset": pl.String, "episode": pl.Int64, "start": pl.Int64, "length": pl.Int64,
+            "terminated": pl.Boolean, "behaviour": pl.String, "split": pl.String}  # fmt: skip
+RUNS = {"id": pl.String, "kind": pl.String, "status": pl.String, "created": pl.String, "finished": pl.String,
+        "seed": pl.Int64, "dataset": pl.String, "model": pl.String, "policy": pl.String, "path": pl.String,
+        "config": pl.String, "summary": pl.String}  # fmt: skip
+EVALUATIONS = {"run": pl.String, "dataset": pl.String, "model": pl.String, "policy": pl.String,
+               "evaluation": pl.String, "metric": pl.String, "mode": pl.String, "horizon": pl.Int64,
+               "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}  # fmt: skip
+
+
+def open_views(home: Home) -> duckdb.DuckDBPyConnection:
+    """Return an in-memory DuckDB connection with the six views over the files of ``home``.
+
+    Small things (datasets, episodes, runs, evaluations) are read from their manifests; ``transitions`` and
+    ``metrics`` are scanned where they lie. The connection can read files of this home only.
+    """
+    connection = duckdb.connect()
+    datasets, runs = home.datasets(), home.runs()
+    _register(connection, "datasets", DATASETS, [
+        (d.name, d.robot, d.rows, len(d.episodes), d.control_hz, d.manifest.created, str(d.path)) for d in datasets
+    ])  # fmt: skip
+    _register(connection, "episodes", EPISODES, [row for d in datasets for row in _episode_rows(d)])
+    _register(connection, "runs", RUNS, [_run_row(r) for r in runs])
+    _register(connection, "evaluations", EVALUATIONS, [row for r in runs for row in _evaluation_rows(r)])
+    _create_transitions(connection, datasets)
+    _create_metrics(connection, runs)
+    connection.execute(f"set allowed_directories = [{_literal(str(home.root.resolve()) + '/')}]")
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+    return connection
+
+
+def run_sql(home: Home, query: str) -> pl.DataFrame:
+    """Run one query over the views.
+
+    Raises:
+        RwmError: DuckDB refuses it; the error names the views.
+    """
+    with open_views(home) as connection:
+        try:
+            relation = connection.sql(query)
+            if relation is None:
+                raise RwmError("That statement returns no rows; ask for some with select.")
+            return pl.DataFrame(pl.from_arrow(relation.to_arrow_table()))
+        except duckdb.Error as exc:
+            raise RwmError(f"The query failed: {one_line(exc)}.", f"the views are {', '.join(VIEWS)}") from exc
+
+
+def _register(
+    connection: duckdb.DuckDBPyConnection, name: str, schema: dict[str, Any], rows: list[tuple[Any, ...]]
+) -> None:
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    connection.register(f"{name}_frame", frame.to_arrow())
+    connection.execute(f"create view {name} as select * from {name}_frame")
+
+
+def _episode_rows(dataset: Dataset) -> list[tuple[Any, ...]]:
+    split = {e: name for name, ids in dataset.manifest.splits.items() for e in ids}
+    t = dataset.manifest.episodes
+    columns = zip(t.start, t.length, t.terminated, t.behaviour, strict=True)
+    return [(dataset.name, e, *row, split.get(e)) for e, row in enumerate(columns)]
+
+
+def _run_row(run: Run) -> tuple[Any, ...]:
+    m, parents = run.meta, run.meta.parents
+    return (m.id, m.kind, m.status, m.created, m.finished, m.seed, *(parents.get(k) for k in PARENTS), str(run.path),
+            json.dumps(m.config), json.dumps(m.summary))  # fmt: skip
+
+
+def _evaluation_rows(run: Run) -> list[tuple[Any, ...]]:
+    summary, parents = run.meta.summary, run.meta.parents
+    head = (run.id, *(parents.get(k) for k in PARENTS), summary.get("evaluation"))
+    keys = ("metric", "mode", "horizon", "value", "low", "high")
+    return [(*head, *(scalar.get(k) for k in keys)) for scalar in summary.get("scalars", [])]
+
+
+def _create_transitions(connection: duckdb.DuckDBPyConnection, datasets: list[Dataset]) -> None:
+    """Scan the shards of every dataset where they lie; columns a robot does not have are null."""
+    parts = [
+        f"select {_literal(d.name)} as dataset, * from read_parquet([{', '.join(_literal(p) for p in d.shard_paths)}])"
+        for d in datasets
+    ]
+    empty = "select null::varchar as dataset, null::integer as episode, null::integer as step where false"
+    connection.execute("create view transitions as " + " union all by name ".join(parts or [empty]))
+
+
+def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run]) -> None:
+    """Scan every run's rows; a line torn by a crash is skipped."""
+    files = [run.path / "metrics.jsonl" for run in runs if (run.path / "metrics.jsonl").exists()]
+    empty = "select null::varchar as run, null::varchar as kind, null::bigint as step, null::varchar as metric, "
+    query = empty + "null::double as value where false"
+    if files:
+        query = (
+            "select parse_path(filename)[-2] as run, parse_path(filename)[-3] as kind, step, metric, value "
+            f"from read_json([{', '.join(_literal(f) for f in files)}], format = 'newline_delimited', "
+            "columns = {step: 'bigint', metric: 'varchar', value: 'double'}, ignore_errors = true, filename = true) "
+            "where metric is not null"
+        )
+    connection.execute(f"create view metrics as {query}")
+
+
+def _literal(value: object) -> str:
+    """Quote a string for SQL."""
+    return "'" + str(value).replace("'", "''") + "'"
