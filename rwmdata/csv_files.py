@@ -111,10 +111,10 @@ def read_csv(file: Path, schema: Schema) -> np.ndarray:
     names = list(schema.csv_names)
     try:
         frame = pl.read_csv(file, has_header=False, schema=dict.fromkeys(names, pl.Float32), glob=False)
-    except pl.exceptions.NoDataError as exc:
-        raise RwmError(f"{file} is empty; expected rows of {schema.width} numbers.") from exc
     except (pl.exceptions.PolarsError, OSError) as exc:
         raise _first_faults(file, schema) or RwmError(f"{file} cannot be read as CSV: {exc}.") from exc
+    if frame.height == 0:
+        raise RwmError(f"{file} is empty; expected rows of {schema.width} numbers.")
     if frame.width != schema.width or any(frame.null_count().row(0)):
         raise _first_faults(file, schema) or RwmError(f"{file} cannot be read as CSV.")
     rows = np.ascontiguousarray(frame.to_numpy())

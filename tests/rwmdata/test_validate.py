@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rwmdata.alignment import check_alignment
+from rwmdata.catalog import Dataset
+from rwmdata.validate import validate
+
+
+@pytest.fixture
+def parts(episodes):
+    return episodes(6, 200)
+
+
+def found(dataset):
+    return {(f.severity, f.check) for f in validate(dataset)}
+
+
+def test_a_sound_dataset_has_no_fault(make_dataset, parts):
+    assert validate(make_dataset(parts)) == []
+
+
+def test_every_fault_is_told_at_once(make_dataset, parts, schema):
+    parts[0][5, schema.group("projected_gravity")] *= 1.1
+    parts[1][7, schema.contact.start] = 0.5
+    parts[2][9, -1] = 1
+    parts[3][100:] = parts[4][:100]
+    faults = validate(make_dataset(parts))
+    by_check = {f.check: f for f in faults}
+    assert by_check["gravity"].where == "row 5" and "1.1000" in by_check["gravity"].message
+    assert by_check["contact"].where == "row 207, column thigh_contact_LF"
+    assert by_check["termination"].where == "row 409"
+    assert {f.where for f in faults if f.check == "splice"} == {"row 410", "row 700"}
+    assert all(f.severity == "error" for f in faults)
+
+
+def test_a_changed_truncated_or_missing_shard_is_named(make_dataset, parts):
+    dataset = make_dataset(parts)
+    shard = dataset.shard_paths[0]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert ("error", "checksum") in found(dataset)
+    shard.write_bytes(whole[: len(whole) // 2])
+    assert found(dataset) == {("error", "checksum"), ("error", "shard")}
+    shard.unlink()
+    (fault,) = validate(dataset)
+    assert (fault.where, fault.message) == ("shard-00000.parquet", "the file is missing")
+
+
+def test_a_manifest_that_disagrees_is_an_error(make_dataset, parts):
+    dataset = make_dataset(parts)
+    wrong = dataset.manifest.model_copy(deep=True)
+    wrong.episodes.length[0], wrong.episodes.length[1], wrong.episodes.start[1] = 150, 250, 150
+    wrong.splits["train"] = wrong.splits["train"][1:]
+    checks = found(Dataset(dataset.path, wrong))
+    assert {("error", "episodes"), ("error", "splits")} <= checks
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_shifted_action_column_is_caught_with_its_fix(make_dataset, parts, schema, shift):
+    for rows in parts:
+        rows[1:-1, schema.action] = np.roll(rows[:, schema.action], shift, axis=0)[1:-1]
+    (fault,) = [f for f in validate(make_dataset(parts)) if f.check == "alignment"]
+    assert fault.severity == "warning" and f"shift the action columns by {-shift}" in fault.message
+
+
+def test_the_right_alignment_explains_most(make_dataset, parts):
+    dataset = make_dataset(parts)
+    result = check_alignment(dataset, dataset.matrix())
+    assert result.best == 0 and result.aligned
+    assert result.explained[0] > max(result.explained[1], result.explained[-1]) + 0.1
+
+
+def test_alignment_says_nothing_without_actions(make_dataset, parts, schema):
+    for rows in parts:
+        rows[:, schema.action] = 0
+    dataset = make_dataset(parts)
+    assert check_alignment(dataset, dataset.matrix()) is None
