@@ -18,7 +18,10 @@ from rwmdata.catalog import Dataset
 from rwmdata.home import Home
 from rwmdata.runs import Run
 
-out = Console(soft_wrap=True)
+PIPE_WIDTH = 200
+"""Columns of a table that no terminal shows: ids and paths stay whole."""
+
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, soft_wrap=True)
 
 HomeOption = Annotated[str, typer.Option("--home", envvar="RWM_HOME", help="Folder that holds data/ and runs/.")]

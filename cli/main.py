@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# Read by torch's thread pool when it is loaded: waiting threads give way. On a machine that is also doing something
+# else, threads that spin made a fit ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 

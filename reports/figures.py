@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from rwmdata.atomic import commit_file
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 14,
     "axes.titlesize": 15,
     "axes.labelsize": 14,

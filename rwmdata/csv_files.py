@@ -188,7 +188,8 @@ def write_csv(dataset: Dataset, folder: Path, rows_per_file: int = 10_000) -> li
         raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--out FOLDER") from exc
     if any(FILE_PATTERN.search(f.name) for f in folder.iterdir()):
         raise RwmError(f"Folder {folder} holds state_action_data files already; nothing was written.", "--out FOLDER")
-    rows, files = dataset.matrix(), []
+    rows = dataset.matrix()
+    files: list[Path] = []
     for start, stop in _file_bounds(dataset, rows_per_file):
         frame = pl.DataFrame(rows[start:stop], schema=list(dataset.schema.csv_names))
         file = folder / f"state_action_data_{len(files)}.csv"

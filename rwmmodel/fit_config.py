@@ -18,6 +18,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden": 64, "head_hidden": 64, "members": 3, "batch": 64, "updates": 60, "val_interval": 30,
         "val_windows": 64,
     },
+    "demo": {
+        "hidden": 128, "head_hidden": 64, "updates": 500, "val_interval": 100, "checkpoint_interval": 100,
+    },
     "laptop": {},
     # Both: 2500 iterations of 20 mini-batches.
     "reference": {
@@ -70,7 +73,7 @@ def fit_preset(name: str = "laptop", **changes: Any) -> FitConfig:
     """Return a preset with some of its values changed.
 
     Args:
-        name: ``smoke``, ``laptop``, ``reference`` (the authors' code) or ``paper`` (RWM-U, Table S10).
+        name: ``smoke``, ``demo``, ``laptop``, ``reference`` (the authors' code) or ``paper`` (RWM-U, Table S10).
         changes: Fields of :class:`FitConfig`.
 
     Raises:

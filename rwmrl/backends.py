@@ -1,53 +1,72 @@
-"""Simulators by name."""
+"""Which simulator runs a task."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmrl.envs.base import VecEnv
-from rwmrl.tasks import TaskConfig, reward_weights
+from rwmrl.tasks import get_task
 
-BACKENDS = ("mujoco", "isaaclab", "mjlab")
+BACKENDS = ("auto", "mujoco", "isaaclab", "mjlab")
+EMBEDDED = "mujoco"
 
 
 def resolve_backend(name: str) -> str:
-    """Return the simulator ``name`` stands for; ``auto`` is the embedded MuJoCo.
+    """Return the backend that ``name`` stands for on this machine (``auto`` is the embedded simulator).
 
     Raises:
-        RwmError: The name is unknown, or its package is not installed.
+        RwmError: There is no such backend, or this machine cannot run it.
     """
-    if name not in ("auto", *BACKENDS):
-        raise RwmError(f"Unknown backend '{name}'; backends: auto, {', '.join(BACKENDS)}.", "--backend mujoco")
-    chosen = "mujoco" if name == "auto" else name
-    if find_spec(chosen) is None:
-        raise RwmError(
-            f"Backend '{chosen}' is not available: the package {chosen} is not installed.",
-            f"pip install 'rwm[{chosen}]'",
-        )
-    return chosen
+    if name not in BACKENDS:
+        raise RwmError(f"Unknown backend '{name}'; backends: {', '.join(BACKENDS)}.", f"--backend {EMBEDDED}")
+    if name in ("auto", EMBEDDED):
+        if find_spec("mujoco") is None:
+            raise RwmError("The simulator needs the package mujoco, which is not installed.", "pip install rwm[mujoco]")
+        return EMBEDDED
+    why = f"package {name} is not installed" if find_spec(name) is None else "this version has no adapter for it"
+    raise RwmError(f"Backend '{name}' is not available here: {why}.", f"--backend {EMBEDDED}")
 
 
-def make_env(backend: str, task: TaskConfig, robot: RobotSpec, num_envs: int, seed: int, **options: Any) -> VecEnv:
-    """Build a simulated environment.
+def make_env(
+    backend: str,
+    task: str,
+    robot: RobotSpec,
+    num_envs: int,
+    seed: int = 0,
+    episode_length_s: float | None = None,
+    pushes: bool | None = None,
+    noise: bool | None = None,
+    randomize: bool | None = None,
+) -> VecEnv:
+    """Return the environment of a task.
 
     Args:
-        backend: ``auto``, ``mujoco``, ``isaaclab`` or ``mjlab``.
-        task: Decides the reward weights.
+        backend: One of ``BACKENDS``.
+        task: One of ``rwmrl.tasks.TASKS``.
         robot: The robot.
-        num_envs: Robots side by side.
-        seed: Seed of everything random in it.
-        options: Further fields of the backend's configuration.
+        num_envs: Robots simulated side by side.
+        seed: The same seed gives the same motion.
+        episode_length_s: Time limit of an episode; the robot's own when None.
+        pushes: Kick the base; as the task has it when None.
+        noise: Add observation noise; as the task has it when None.
+        randomize: Vary the robots; as the task has it when None.
 
     Raises:
-        RwmError: The backend is unknown or not available here.
+        RwmError: Backend or task is unknown, or the backend cannot run here.
     """
-    chosen = resolve_backend(backend)
-    if chosen == "mujoco":
-        from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
+    resolve_backend(backend)
+    chosen = get_task(task)
+    from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 
-        weights = reward_weights(task, robot)
-        return MujocoEnv(robot, MujocoEnvConfig(num_envs=num_envs, seed=seed, reward_weights=weights, **options))
-    raise RwmError(f"Backend '{chosen}' cannot be driven yet.", "--backend mujoco")
+    config = MujocoEnvConfig(
+        num_envs=num_envs,
+        seed=seed,
+        episode_length_s=episode_length_s,
+        reward_weights=chosen.reward_weights,
+        pushes=chosen.pushes if pushes is None else pushes,
+        noise=chosen.noise if noise is None else noise,
+        randomize=chosen.randomize if randomize is None else randomize,
+    )
+    return MujocoEnv(robot, config)

@@ -1,9 +1,10 @@
-"""Behaviours that collect data: what acts while rollouts are recorded."""
+"""Behaviours that act in an environment to collect data, and the registry they are chosen from by name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,124 +15,204 @@ from rwmdata.robots import RobotSpec
 from rwmrl.envs.base import Observations
 
 COMMAND = slice(9, 12)
-"""Where the command stands in the policy observation."""
+"""Columns of the command in the ``policy`` observation."""
 
 
 class Behaviour(Protocol):
-    """Acts for E environments and says, per environment, what its current episode should be called."""
+    """Something that acts for E environments."""
 
-    labels: list[str]
-    """Name of each environment's behaviour in its current episode."""
+    name: str
 
     def reset(self, env_ids: Tensor) -> None:
-        """Start new episodes in ``env_ids``."""
+        """Start new episodes in ``env_ids (n,)``."""
 
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""
 
+    def names(self) -> list[str]:
+        """Return what acts in each environment's current episode, E names."""
 
-class ScriptedTrot:
-    """An open-loop trot whose strides follow the command.
 
-    Diagonal legs swing together. A leg's stride is the hip's velocity under the command (v + yaw rate x position)
-    held for one stance; a swinging leg is lifted by bending knee and hip towards the side they are bent to by default.
+@dataclass(frozen=True)
+class Setting:
+    """What a behaviour needs to know about the environment it acts in."""
 
-    Args:
-        robot: Joints grouped by kind (abduction, flexion, knee), each in leg order.
-        num_envs: E.
-        frequency_hz: Strides per second.
-        lift_rad: Extra hip flexion at the top of a swing; the knee gets twice as much.
-    """
+    robot: RobotSpec
+    num_envs: int
+    generator: torch.Generator
+    """All draws come from here."""
 
-    def __init__(self, robot: RobotSpec, num_envs: int, frequency_hz: float = 2.0, lift_rad: float = 0.3) -> None:
-        self.robot, self.frequency_hz, self.lift_rad = robot, frequency_hz, lift_rad
-        self.phase = torch.zeros(num_envs)
-        legs = len(robot.legs)
-        # Legs 0 and 3 are one diagonal, 1 and 2 the other, in both usual leg orders.
-        self.offset = torch.tensor([0.0, math.pi, math.pi, 0.0])[:legs]
-        self.position = torch.tensor(robot.leg_positions_m)
-        self.bend = torch.sign(torch.tensor(robot.default_joint_pos)).view(3, legs)
-
-    def act(self, command: Tensor) -> Tensor:
-        """Advance one control step and return actions ``(E, 3 L)`` for ``command (E, 3)``."""
-        self.phase = (self.phase + 2 * math.pi * self.frequency_hz * self.robot.control_dt_s) % (2 * math.pi)
-        phase = self.phase[:, None] + self.offset
-        lift, swing = torch.sin(phase).clamp(min=0), torch.cos(phase)
-        half_stride = 1.0 / (4 * self.frequency_hz * self.robot.base_height_m)
-        forward = (command[:, :1] - command[:, 2:] * self.position[:, 1]) * half_stride
-        sideways = (command[:, 1:2] + command[:, 2:] * self.position[:, 0]) * half_stride
-        abduction = -sideways * swing
-        flexion = forward * swing + self.lift_rad * lift * self.bend[1]
-        knee = 2 * self.lift_rad * lift * self.bend[2]
-        return torch.cat((abduction, flexion, knee), dim=-1) / self.robot.action_scale
+    def uniform(self, count: int, low: float, high: float) -> Tensor:
+        """Draw ``(count, 1)`` numbers from [low, high)."""
+        return low + (high - low) * torch.rand(count, 1, generator=self.generator)
 
 
 class SmoothedRandom:
-    """Actions that wander: an Ornstein-Uhlenbeck process of unit variance per joint."""
+    """Actions that wander: an Ornstein-Uhlenbeck process per joint.
 
-    def __init__(self, num_envs: int, num_actions: int, correlation: float, generator: torch.Generator) -> None:
-        self.generator, self.correlation = generator, correlation
-        self.value = torch.zeros(num_envs, num_actions)
-
-    def act(self) -> Tensor:
-        """Advance one control step and return ``(E, A)``."""
-        fresh = torch.randn(self.value.shape, generator=self.generator)
-        self.value = self.correlation * self.value + math.sqrt(1 - self.correlation**2) * fresh
-        return self.value
-
-
-class ScriptedMixture:
-    """Per episode a trot, a disturbed trot or smoothed random actions, so that data steps, stumbles and falls.
-
-    Args:
-        robot: The robot.
-        num_envs: E.
-        seed: Seed of the draws.
+    Strength and memory are drawn per episode; the stationary standard deviation is the strength.
     """
 
-    KINDS = ("trot", "disturbed_trot", "random")
-    SHARES = (0.4, 0.35, 0.25)
-    NOISE = ((0.0, 0.1), (0.2, 0.6), (0.4, 1.2))
-    """Range of the noise's standard deviation in actions, per kind."""
-
-    def __init__(self, robot: RobotSpec, num_envs: int, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.trot = ScriptedTrot(robot, num_envs)
-        self.noise = SmoothedRandom(num_envs, len(robot.joints), correlation=0.9, generator=self.generator)
-        self.trot_gain = torch.zeros(num_envs, 1)
-        self.noise_std = torch.zeros(num_envs, 1)
-        self.labels = [""] * num_envs
-        self.reset(torch.arange(num_envs))
+    def __init__(self, setting: Setting, strength: tuple[float, float], name: str = "random") -> None:
+        self.name, self.strength, self._setting = name, strength, setting
+        envs, actions = setting.num_envs, len(setting.robot.joints)
+        self.action = torch.zeros(envs, actions)
+        self._keep = torch.zeros(envs, 1)
+        self._std = torch.zeros(envs, 1)
+        self.reset(torch.arange(envs))
 
     def reset(self, env_ids: Tensor) -> None:
-        """Draw kind, noise and phase of new episodes in ``env_ids``."""
+        """Start from zero with a new strength and memory (time constant 0.04-0.4 s)."""
         count = len(env_ids)
-        kind = torch.multinomial(torch.tensor(self.SHARES), max(count, 1), True, generator=self.generator)[:count]
-        low, high = torch.tensor(self.NOISE)[kind].unbind(-1)
-        unit = torch.rand(3, count, generator=self.generator)
-        self.noise_std[env_ids, 0] = low + unit[0] * (high - low)
-        self.trot_gain[env_ids, 0] = torch.where(kind == 2, 0.0, 0.8 + 0.4 * unit[1])
-        self.trot.phase[env_ids] = unit[2] * 2 * math.pi
-        self.noise.value[env_ids] = 0.0
-        for env, k in zip(env_ids.tolist(), kind.tolist(), strict=True):
-            self.labels[env] = self.KINDS[k]
+        time_constant_s = self._setting.uniform(count, 0.04, 0.4)
+        self._keep[env_ids] = torch.exp(-self._setting.robot.control_dt_s / time_constant_s)
+        self._std[env_ids] = self._setting.uniform(count, *self.strength)
+        self.action[env_ids] = 0.0
 
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""
-        command = observations["policy"][:, COMMAND]
-        return self.trot_gain * self.trot.act(command) + self.noise_std * self.noise.act()
+        noise = torch.randn(self.action.shape, generator=self._setting.generator)
+        self.action = self._keep * self.action + self._std * (1 - self._keep.square()).sqrt() * noise
+        return self.action
+
+    def names(self) -> list[str]:
+        """Return the behaviour's name E times."""
+        return [self.name] * len(self.action)
 
 
-BEHAVIOURS: dict[str, Callable[[RobotSpec, int, int], Behaviour]] = {"scripted": ScriptedMixture}
-"""Behaviours by name: built from (robot, number of environments, seed)."""
+class ScriptedTrot:
+    """An open-loop trot: diagonal legs swing together, the stride follows the command.
+
+    Works for any quadruped whose joints are listed hip roll, hip pitch, knee, leg by leg, with hip roll about +x and
+    hip pitch about +y. Phase, frequency, lift and stride are drawn per episode, around values found by a search on
+    ANYmal D and scaled by the robot's height.
+    """
+
+    name = "trot"
+    lead_rad = 0.9
+    """The stride runs ahead of the lift by this much of the cycle, for the lag of the drives."""
+    stance_share = 0.2
+    """A leg lifts while the sine of its phase exceeds this: longer stance than swing."""
+    push = 0.1
+    """Stretch of a stance leg, rad: two legs carry what four did, and the drives give way."""
+
+    def __init__(self, setting: Setting) -> None:
+        robot, legs = setting.robot, setting.robot.legs
+        if len(robot.joints) != 3 * len(legs):
+            raise RwmError(f"The scripted trot needs three joints per leg; {robot.name} has {len(robot.joints)}.")
+        self._setting = setting
+        front = torch.tensor(["F" in leg for leg in legs])
+        left = torch.tensor(["L" in leg for leg in legs])
+        self._offset = torch.where(front == left, 0.0, math.pi)
+        height = robot.base_height_m
+        # Where a foot stands relative to the base, m: roughly two thirds and half of the robot's height.
+        self._foot_x, self._foot_y = (front.float() * 2 - 1) * height * 0.67, (left.float() * 2 - 1) * height * 0.5
+        self._bend = torch.sign(torch.tensor(robot.default_joint_pos).unflatten(0, (3, -1))[1:])
+        self._phase, self._frequency, self._lift, self._stride = (torch.zeros(setting.num_envs, 1) for _ in range(4))
+        self.reset(torch.arange(setting.num_envs))
+
+    def reset(self, env_ids: Tensor) -> None:
+        """Draw phase, frequency (about 2.5 Hz at 0.6 m), lift (rad) and stride (s of commanded velocity)."""
+        draw, count, height = self._setting.uniform, len(env_ids), self._setting.robot.base_height_m
+        self._phase[env_ids] = draw(count, 0.0, 2 * math.pi)
+        self._frequency[env_ids] = draw(count, 0.57, 0.70) * math.sqrt(9.81 / height)
+        self._lift[env_ids] = draw(count, 0.25, 0.4)
+        self._stride[env_ids] = draw(count, 1.0, 1.8) / (4 * self._frequency[env_ids])
+
+    def act(self, observations: Observations) -> Tensor:
+        """Return actions ``(E, A)``."""
+        robot = self._setting.robot
+        turn = 2 * math.pi * self._frequency * robot.control_dt_s
+        self._phase = torch.remainder(self._phase + turn, 2 * math.pi)
+        phase = self._phase + self._offset
+        command_x, command_y, yaw_rate = observations["policy"][:, COMMAND].unsqueeze(-1).unbind(dim=1)
+        # Speed of the ground under each foot; a foot swings ahead to meet it.
+        forward = command_x - yaw_rate * self._foot_y
+        sideways = command_y + yaw_rate * self._foot_x
+        swing = -torch.cos(phase + self.lead_rad) * self._stride / robot.base_height_m
+        height = torch.sin(phase)
+        lift = (height - self.stance_share).clamp(min=0) / (1 - self.stance_share) * self._lift
+        lift = lift + (height + self.stance_share).clamp(max=0) * self.push
+        roll, pitch, knee = swing * sideways, lift * self._bend[0] - swing * forward, 2 * lift * self._bend[1]
+        return torch.cat((roll, pitch, knee), dim=1) / robot.action_scale
+
+    def names(self) -> list[str]:
+        """Return the behaviour's name E times."""
+        return [self.name] * self._setting.num_envs
 
 
-def make_behaviour(name: str, robot: RobotSpec, num_envs: int, seed: int) -> Behaviour:
-    """Build a behaviour by name.
+class Noisy:
+    """A behaviour plus smoothed random actions."""
+
+    def __init__(self, base: Behaviour, noise: SmoothedRandom, name: str) -> None:
+        self.base, self.noise, self.name = base, noise, name
+
+    def reset(self, env_ids: Tensor) -> None:
+        """Start new episodes in ``env_ids (n,)``."""
+        self.base.reset(env_ids)
+        self.noise.reset(env_ids)
+
+    def act(self, observations: Observations) -> Tensor:
+        """Return actions ``(E, A)``."""
+        return self.base.act(observations) + self.noise.act(observations)
+
+    def names(self) -> list[str]:
+        """Return the behaviour's name E times."""
+        return [self.name] * len(self.noise.action)
+
+
+class Mixture:
+    """Draws one of several behaviours for every episode."""
+
+    name = "mixture"
+
+    def __init__(self, parts: Sequence[Behaviour], shares: Sequence[float], setting: Setting) -> None:
+        self.parts, self._shares, self._setting = list(parts), torch.tensor(shares), setting
+        self.choice = torch.zeros(setting.num_envs, dtype=torch.int64)
+        self.reset(torch.arange(setting.num_envs))
+
+    def reset(self, env_ids: Tensor) -> None:
+        """Draw a behaviour for each of ``env_ids (n,)`` and start it."""
+        if len(env_ids) == 0:
+            return
+        draw = torch.multinomial(self._shares, len(env_ids), replacement=True, generator=self._setting.generator)
+        self.choice[env_ids] = draw
+        for part in self.parts:
+            part.reset(env_ids)
+
+    def act(self, observations: Observations) -> Tensor:
+        """Return actions ``(E, A)``."""
+        actions = torch.stack([part.act(observations) for part in self.parts])
+        return actions[self.choice, torch.arange(len(self.choice))]
+
+    def names(self) -> list[str]:
+        """Return what acts in each environment, E names."""
+        return [self.parts[i].name for i in self.choice.tolist()]
+
+
+def scripted(setting: Setting) -> Behaviour:
+    """Return the mixture that steps, stumbles and falls: trots with little and with much noise, and noise alone."""
+    parts = (
+        Noisy(ScriptedTrot(setting), SmoothedRandom(setting, (0.0, 0.3)), "trot"),
+        Noisy(ScriptedTrot(setting), SmoothedRandom(setting, (0.25, 0.75)), "stumble"),
+        SmoothedRandom(setting, (0.1, 1.0), "random"),
+    )
+    return Mixture(parts, (0.6, 0.25, 0.15), setting)
+
+
+BEHAVIOURS: dict[str, Callable[[Setting], Behaviour]] = {
+    "scripted": scripted,
+    "random": lambda setting: SmoothedRandom(setting, (0.1, 1.0)),
+}
+"""Behaviours by the name ``--policy`` takes."""
+
+
+def make_behaviour(name: str, setting: Setting) -> Behaviour:
+    """Return the behaviour called ``name``.
 
     Raises:
-        RwmError: There is no behaviour of that name.
+        RwmError: There is no such behaviour.
     """
     if name not in BEHAVIOURS:
         raise RwmError(f"Unknown policy '{name}'; policies: {', '.join(BEHAVIOURS)}.", "--policy scripted")
-    return BEHAVIOURS[name](robot, num_envs, seed)
+    return BEHAVIOURS[name](setting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rwmdata.robots import Frozen
@@ -19,13 +20,21 @@ class CommandConfig(Frozen):
     """m/s"""
     ang_vel_z: tuple[float, float] = (-1.0, 1.0)
     """rad/s"""
-    standing_share: float = 0.02
+    standing_share: float = Field(0.02, ge=0, le=1)
     """Share of the draws that command standing still."""
     resample_s: tuple[float, float] = (10.0, 10.0)
     """A command is held for a time drawn from this range."""
     heading: bool = False
     """Draw a heading and steer to it: yaw rate = clip(stiffness * heading error, ang_vel_z)."""
     heading_stiffness: float = 0.5
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> CommandConfig:
+        ranges = {k: getattr(self, k) for k in ("lin_vel_x", "lin_vel_y", "ang_vel_z", "resample_s")}
+        faults = [f"{name} begins at {low}, above its end {high}" for name, (low, high) in ranges.items() if low > high]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 class CommandSampler:

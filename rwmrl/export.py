@@ -1,8 +1,10 @@
-"""Rollouts of a behaviour in a simulator, written as a dataset."""
+"""Roll a behaviour out in a simulator and write the rollouts as a dataset."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -11,119 +13,186 @@ from pydantic import Field
 from rwmdata.catalog import Dataset
 from rwmdata.home import Home
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen, load_robot
-from rwmdata.runs import git_state, versions
+from rwmdata.robots import Frozen, RobotSpec, load_robot
+from rwmdata.runs import versions
 from rwmdata.writer import DatasetWriter
 from rwmrl.backends import make_env, resolve_backend
-from rwmrl.behaviours import Behaviour, make_behaviour
-from rwmrl.envs.base import VecEnv
-from rwmrl.tasks import get_task
+from rwmrl.behaviours import Behaviour, Setting, make_behaviour
+from rwmrl.envs.base import Step, VecEnv
+from rwmrl.tasks import TaskConfig, get_task
 
-MAX_ENVS = 1024
+ROWS_PER_ENV = 800
+"""How many rows one environment is asked for when the number of environments is left open."""
+ENVS = (64, 1024)
+"""Fewest and most environments used then."""
 
 
 class ExportConfig(Frozen):
-    """Options of :func:`export_dataset`."""
+    """What to roll out, and how much of it."""
 
     task: str = "Pretrain-v0"
     robot: str = "anymal_d"
     backend: str = "auto"
     policy: str = "scripted"
-    transitions: int = Field(200_000, ge=1)
-    """Rows to write, exactly; an episode's first row, the state after the reset, is one of them."""
-    num_envs: int | None = Field(None, ge=1)
-    """Robots side by side; when absent as many as fill the rows with whole episodes, up to 1024."""
+    """Behaviour that acts; a name in ``rwmrl.behaviours.BEHAVIOURS``."""
+    transitions: Annotated[int, Field(ge=1)] = 200_000
+    """Rows in the dataset, exactly."""
     seed: int = 0
+    num_envs: Annotated[int, Field(ge=1)] | None = None
+    """Robots side by side; about one per 800 rows when None."""
     name: str | None = None
-    """Dataset name; made from robot, task and time when absent."""
+    """Dataset name; made from task, policy and time when None."""
+    episode_length_s: Annotated[float, Field(gt=0)] | None = None
+    """Time limit of an episode; the robot's own when None."""
+
+    def resolve_envs(self) -> int:
+        """Return the number of environments."""
+        wanted = self.num_envs or min(max(self.transitions // ROWS_PER_ENV, ENVS[0]), ENVS[1])
+        return min(wanted, self.transitions)
 
 
 def export_dataset(home: Home, config: ExportConfig, progress: Progress | None = None) -> Dataset:
-    """Roll a behaviour out and write exactly ``config.transitions`` rows as a dataset.
+    """Roll ``config.policy`` out and write exactly ``config.transitions`` rows.
 
-    An episode begins with the row of the reset (action zero) and has one row per control step after it. Episodes
-    still running at the end are cut and marked as truncated.
+    An episode is the row of its start (its action is zero) and one row per step after it. Episodes still open at the
+    end are cut and marked as truncated. Episodes whose simulation blew up are left out and counted in the provenance.
 
     Raises:
-        RwmError: Unknown task, robot, backend, policy or a taken name; nothing is written then.
+        RwmError: Robot, task, backend or policy is unknown or cannot run here, or the dataset's name is taken.
     """
-    task, robot = get_task(config.task), load_robot(config.robot)
-    backend = resolve_backend(config.backend)
-    rows_per_episode = round(robot.episode_length_s / robot.control_dt_s) + 1
-    num_envs = config.num_envs or min(MAX_ENVS, -(-config.transitions // rows_per_episode))
-    behaviour = make_behaviour(config.policy, robot, num_envs, config.seed)
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = config.name or f"{robot.name}-{task.name.lower()}-{stamp}"
-    provenance = {
-        "source": "rwm data export", **config.model_dump(), "backend": backend, "num_envs": num_envs,
-        "versions": versions(), "git": git_state(),
-    }  # fmt: skip
-    env = make_env(backend, task, robot, num_envs, config.seed)
-    writer = DatasetWriter(home.data_dir, name, robot.name, env.schema, 1 / env.control_dt_s, provenance, config.seed)
-    with writer:
-        Recorder(env, behaviour, writer, config.transitions).run(progress)
+    robot, task, backend = load_robot(config.robot), get_task(config.task), resolve_backend(config.backend)
+    envs = config.resolve_envs()
+    generator = torch.Generator().manual_seed(config.seed)
+    behaviour = make_behaviour(config.policy, Setting(robot, envs, generator))
+    env = make_env(backend, config.task, robot, envs, config.seed, config.episode_length_s)
+    name = config.name or f"{config.task}-{config.policy}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}".lower()
+    origin = provenance(config, robot, task, backend, envs)
+    hz = round(1.0 / env.control_dt_s, 6)
+    with DatasetWriter(home.data_dir, name, robot.name, env.schema, hz, origin, config.seed) as writer:
+        recorder = Recorder(env, writer, config.transitions)
+        collect(env, behaviour, recorder, progress)
+        writer.provenance["dropped_unstable_episodes"] = recorder.dropped
         return writer.commit()
 
 
+def collect(env: VecEnv, behaviour: Behaviour, recorder: Recorder, progress: Progress | None = None) -> None:
+    """Step ``env`` under ``behaviour`` until the recorder is full."""
+    started, reported = time.perf_counter(), 0.0
+    observations = env.reset()
+    everyone = torch.arange(env.num_envs)
+    behaviour.reset(everyone)
+    recorder.start(everyone.numpy(), behaviour.names())
+    while not recorder.full:
+        recorder.command = env.command.numpy().copy()
+        step = env.step(behaviour.act(observations))
+        observations = step.observations
+        recorder.add(step)
+        done = step.done.nonzero().squeeze(-1)
+        if len(done):
+            behaviour.reset(done)
+            recorder.turn_over(step, done.numpy(), behaviour.names())
+        now = time.perf_counter()
+        if progress and (now - reported > 0.1 or recorder.full):
+            reported = now
+            rows = min(recorder.rows, recorder.limit)
+            progress(rows, recorder.limit, {"rows/s": rows / (now - started)})
+    recorder.finish()
+
+
 class Recorder:
-    """Steps environments and hands whole episodes to a writer until it has enough rows."""
+    """Collects the rows of running episodes and hands whole episodes to the writer.
 
-    def __init__(self, env: VecEnv, behaviour: Behaviour, writer: DatasetWriter, transitions: int) -> None:
-        self.env, self.behaviour, self.writer, self.transitions = env, behaviour, writer, transitions
-        shape = (env.num_envs, env.max_episode_length + 1)
-        self.rows = np.empty((*shape, env.schema.width), np.float32)
-        self.command = np.empty((*shape, 3), np.float32)
-        self.reward = np.empty(shape, np.float32)
-        self.length = np.zeros(env.num_envs, np.int64)
-        self.unstable = 0
+    Attributes:
+        rows: Rows taken so far, those of running episodes included.
+        limit: Rows to take.
+        dropped: Episodes left out because their simulation blew up.
+        command: The commands ``(E, 3)`` the next step is made under.
+    """
 
-    def run(self, progress: Progress | None) -> None:
-        """Record until ``transitions`` rows are written, the last episodes cut to fit."""
-        env = self.env
-        observations = env.get_observations()
-        self._begin(np.arange(env.num_envs))
-        while self.writer.rows + self.length.sum() < self.transitions:
-            command = env.command.cpu().numpy().copy()
-            with torch.no_grad():
-                step = env.step(self.behaviour.act(observations).to(env.device))
-            observations = step.observations
-            at = np.arange(env.num_envs), self.length
-            self.rows[at] = step.transition.cpu().numpy()
-            self.command[at], self.reward[at] = command, step.reward.cpu().numpy()
-            self.length += 1
-            self._end(step.done.cpu().numpy().nonzero()[0])
-            if progress:
-                done = min(self.writer.rows + int(self.length.sum()), self.transitions)
-                progress(done, self.transitions, {"falls": float(sum(self.writer.terminated))})
-        for e in range(env.num_envs):
-            self._write(e, min(int(self.length[e]), self.transitions - self.writer.rows))
-        if self.unstable:
-            self.writer.provenance["notes"] = [f"{self.unstable} episodes ended in unstable physics; cut before it"]
+    def __init__(self, env: VecEnv, writer: DatasetWriter, limit: int) -> None:
+        self.rows, self.limit, self.dropped = 0, limit, 0
+        self.command = env.command.numpy().copy()
+        self._env, self._writer = env, writer
+        longest = min(env.max_episode_length + 1, limit)
+        self._buffer = np.empty((env.num_envs, longest, env.schema.width + 4), np.float32)
+        self._length = np.zeros(env.num_envs, np.int64)
+        self._names = [""] * env.num_envs
+        self._everyone = np.arange(env.num_envs)
 
-    def _begin(self, ids: np.ndarray) -> None:
-        """Record the row of the reset in ``ids``."""
-        self.rows[ids, 0] = self.env.current_rows()[ids].cpu().numpy()
-        self.command[ids, 0] = self.env.command[ids].cpu().numpy()
-        self.reward[ids, 0] = np.nan
-        self.length[ids] = 1
+    @property
+    def full(self) -> bool:
+        """Enough rows have been taken."""
+        return self.rows >= self.limit
 
-    def _end(self, ids: np.ndarray) -> None:
-        if len(ids) == 0:
+    def start(self, env_ids: np.ndarray, names: list[str]) -> None:
+        """Begin episodes in ``env_ids (n,)`` with the row they start from; no more of them than there is room for."""
+        env_ids = env_ids[: self.limit - self.rows]
+        rows = self._env.current_rows()[torch.from_numpy(env_ids)].numpy()
+        self._length[env_ids] = 0
+        self._put(env_ids, rows, self._env.command.numpy()[env_ids], np.zeros(len(env_ids), np.float32))
+        for i in env_ids:
+            self._names[i] = names[i]
+
+    def add(self, step: Step) -> None:
+        """Take the rows of one step."""
+        self._put(self._everyone, step.transition.numpy(), self.command, step.reward.numpy())
+
+    def turn_over(self, step: Step, done: np.ndarray, names: list[str]) -> None:
+        """Hand over the episodes in ``done (n,)`` that ended with ``step`` and begin the next ones.
+
+        Once full, running episodes are left as they are: :meth:`finish` cuts them.
+        """
+        unstable = step.log.get("unstable")
+        if isinstance(unstable, torch.Tensor):
+            blown_up = unstable.nonzero().squeeze(-1).numpy()
+            self.dropped += len(blown_up)
+            self.rows -= int(self._length[blown_up].sum())
+            self._length[blown_up] = 0
+        if self.full:
             return
-        unstable = getattr(self.env, "unstable", None)
-        for e in ids:
-            broken = unstable is not None and bool(unstable[e])
-            self.unstable += broken
-            self._write(e, int(self.length[e]) - broken)
-        self.behaviour.reset(torch.from_numpy(ids))
-        self._begin(ids)
+        for i in done:
+            self._hand_over(i)
+        self.start(done, names)
 
-    def _write(self, env: int, count: int) -> None:
-        count = min(count, self.transitions - self.writer.rows)
-        if count <= 0:
+    def finish(self) -> None:
+        """Cut the running episodes so that exactly ``limit`` rows have been taken, and hand them over."""
+        surplus = self.rows - self.limit
+        cut = np.flatnonzero(self._length)[-surplus:] if surplus > 0 else np.empty(0, np.int64)
+        self._length[cut] -= 1
+        for i in self._everyone:
+            self._hand_over(i)
+        self.rows = self.limit
+
+    def _put(self, env_ids: np.ndarray, rows: np.ndarray, command: np.ndarray, reward: np.ndarray) -> None:
+        at, width = self._length[env_ids], rows.shape[1]
+        block = np.concatenate((rows, command, reward[:, None]), axis=1)
+        assert block.shape[1] == width + 4
+        self._buffer[env_ids, at] = block
+        self._length[env_ids] += 1
+        self.rows += len(env_ids)
+
+    def _hand_over(self, env_id: int) -> None:
+        length, width = self._length[env_id], self._env.schema.width
+        if length == 0:
             return
-        rows = self.rows[env, :count].copy()
-        self.writer.append_episode(
-            rows, truncated=bool(rows[-1, -1] < 0.5), command=self.command[env, :count].copy(),
-            reward=self.reward[env, :count].copy(), behaviour=self.behaviour.labels[env],
-        )  # fmt: skip
+        block = self._buffer[env_id, :length].copy()
+        rows, command, reward = block[:, :width], block[:, width:-1], block[:, -1]
+        self._writer.append_episode(rows, rows[-1, -1] < 0.5, command, reward, self._names[env_id])
+        self._length[env_id] = 0
+
+
+def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend: str, envs: int) -> dict[str, Any]:
+    """Return where the rows come from, for the dataset's manifest."""
+    return {
+        "source": "simulation",
+        "backend": backend,
+        "task": task.name,
+        "policy": config.policy,
+        "seed": config.seed,
+        "num_envs": envs,
+        "control_dt_s": robot.control_dt_s,
+        "randomization": robot.randomization.model_dump() if task.randomize else None,
+        "config": config.model_dump(),
+        "task_config": task.model_dump(),
+        "versions": versions(),
+    }

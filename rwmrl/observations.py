@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rwmdata.schema import Schema
+from rwmdata.schema import COMMAND_COLUMNS, Schema
 
 NOISE = {"base_lin_vel": 0.1, "base_ang_vel": 0.2, "projected_gravity": 0.05, "joint_pos": 0.01, "joint_vel": 1.5}
 """Half width of the uniform observation noise per group, in the group's unit."""
@@ -29,6 +29,14 @@ def policy_observation(state: Tensor, command: Tensor, last_action: Tensor, sche
     base = state[:, : schema.group("projected_gravity").stop]
     joints = state[:, schema.group("joint_pos").start : schema.group("joint_vel").stop]
     return torch.cat((base, command, joints, last_action), dim=-1)
+
+
+def observation_names(schema: Schema) -> tuple[str, ...]:
+    """Return what each entry of :func:`policy_observation` is, ``12 + 3 J`` names in its order."""
+    names = schema.names
+    base = names[: schema.group("projected_gravity").stop]
+    joints = names[schema.group("joint_pos").start : schema.group("joint_vel").stop]
+    return (*base, *COMMAND_COLUMNS, *joints, *(f"last_{name}" for name in names[schema.action]))
 
 
 def noise_scale(schema: Schema, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
-from rwmrl.ppo import PPOConfig, Runner, first_and_last
+from rwmrl.ppo import PPOConfig, Runner, series
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"iterations": 4, "num_envs": 64, "checkpoint_interval": 2},
@@ -89,27 +89,29 @@ def train_policy(
             f"'{dataset.robot}'.",
             f"rwm fit {dataset.name}",
         )
-    env = ImaginationEnv(model, dataset, load_robot(dataset.robot), config.imagination)
+    robot = load_robot(dataset.robot)
+    env = ImaginationEnv(model, dataset, robot, config.imagination)
     parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
     run = resume or Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
     with run.running():
-        Runner(env, config.ppo, run, dataset.robot, config.seed, progress, SHOWN).train(config.iterations)
+        Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN).train(config.iterations)
         run.finish(_summary(run, config, dataset.robot))
     return run
 
 
 def _summary(run: Run, config: PolicyConfig, robot: str) -> dict[str, Any]:
-    first, last = first_and_last(run, "imagined/reward")
-    first_penalised, last_penalised = first_and_last(run, "imagined/penalised_reward")
+    found = series(run)
+    reward, penalised = found["imagined/reward"], found["imagined/penalised_reward"]
     return {
         "robot": robot,
         "lam": config.imagination.lam,
         "iterations": config.iterations,
-        "first_mean_reward": first,
-        "mean_reward": last,
-        "first_mean_penalised_reward": first_penalised,
-        "mean_penalised_reward": last_penalised,
-        "epistemic": first_and_last(run, "imagined/epistemic")[1],
-        "episode_length": first_and_last(run, "episode/length")[1],
-        "steps_per_second": first_and_last(run, "perf/steps_per_second")[1],
+        "first_mean_reward": reward[0],
+        "mean_reward": reward[-1],
+        "first_mean_penalised_reward": penalised[0],
+        "mean_penalised_reward": penalised[-1],
+        "epistemic": found["imagined/epistemic"][-1],
+        "episode_length": found["episode/length"][-1] if "episode/length" in found else None,
+        "unsound_predictions": sum(v or 0.0 for v in found["imagined/unsound_count"]),
+        "steps_per_second": found["perf/steps_per_second"][-1],
     }

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
-from rwmdata.robots import Frozen, one_line
+from rwmdata.robots import Frozen, RobotSpec, load_robot, one_line
+from rwmdata.schema import Schema
+from rwmrl.observations import observation_names
 
 FORMAT = "rwm-policy-1"
 METADATA_KEY = "rwm_policy"
@@ -22,15 +24,31 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "tanh
 
 
 class PolicyInfo(Frozen):
-    """What a policy file says of itself."""
+    """What a policy file says of itself: enough to act with it on its robot."""
 
     robot: str
-    observation_dim: int
-    action_dim: int
+    observations: tuple[str, ...]
+    """What each entry of the observation is, in order."""
+    joints: tuple[str, ...]
+    """Joint each action moves, in order."""
+    action_scale: float
+    """Target joint position = default + action_scale * action, rad per unit action."""
+    control_hz: float
     hidden_dims: tuple[int, ...]
     activation: str = "elu"
     source: str = ""
     """Run the policy comes from."""
+
+    @classmethod
+    def of(
+        cls, robot: RobotSpec, hidden_dims: tuple[int, ...], activation: str = "elu", source: str = ""
+    ) -> PolicyInfo:
+        """Describe a policy for ``robot``."""
+        return cls(
+            robot=robot.name, observations=observation_names(Schema.from_robot(robot)), joints=tuple(robot.joints),
+            action_scale=robot.action_scale, control_hz=round(1 / robot.control_dt_s, 6), hidden_dims=hidden_dims,
+            activation=activation, source=source,
+        )  # fmt: skip
 
 
 class MlpPolicy(nn.Module):
@@ -45,13 +63,13 @@ class MlpPolicy(nn.Module):
     def __init__(self, info: PolicyInfo) -> None:
         super().__init__()
         self.info = info
-        self.register_buffer("mean", torch.zeros(info.observation_dim))
-        self.register_buffer("scale", torch.ones(info.observation_dim))
-        sizes = (info.observation_dim, *info.hidden_dims)
+        sizes = (len(info.observations), *info.hidden_dims)
+        self.register_buffer("mean", torch.zeros(sizes[0]))
+        self.register_buffer("scale", torch.ones(sizes[0]))
         layers: list[nn.Module] = []
         for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[info.activation]()]
-        self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], info.action_dim))
+        self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], len(info.joints)))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return the mean action ``(E, A)`` for ``observation (E, O)``."""
@@ -70,40 +88,50 @@ def load_policy(path: str | Path, robot: str | None = None) -> MlpPolicy:
 
     Args:
         path: The file.
-        robot: Refuse a policy of another robot.
+        robot: Refuse a policy of another robot, or one that sees or moves other things than this robot has.
 
     Raises:
-        RwmError: The file is missing, foreign or damaged, or of another robot.
+        RwmError: The file is missing, foreign or damaged, or does not fit the robot.
     """
     path = Path(path)
     if not path.is_file():
         raise RwmError(f"There is no policy file {path}.", "rwm policy, or rwm runs ls --kind policy")
     try:
         with safe_open(path, framework="pt") as file:
-            description = (file.metadata() or {}).get(METADATA_KEY)
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as exc:
         raise _foreign(path) from exc
-    if description is None:
-        raise _foreign(path)
+    if METADATA_KEY not in metadata:
+        raise _foreign(path, "holds a world model, but a policy is expected here" if "rwm_model" in metadata else None)
     try:
-        raw: dict[str, Any] = json.loads(description)
+        raw: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        if raw["format"] != FORMAT:
+            raise ValueError(f"format '{raw['format']}', expected '{FORMAT}'")
         policy = MlpPolicy(PolicyInfo(**raw["info"]))
         policy.load_state_dict(tensors)
     except (ValidationError, KeyError, TypeError, ValueError, RuntimeError) as exc:
         raise RwmError(f"The policy inside {path} is damaged: {one_line(exc)}.") from exc
-    if robot is not None and policy.info.robot != robot:
-        raise RwmError(
-            f"{path} is a policy of '{policy.info.robot}', not of '{robot}'.", f"--robot {policy.info.robot}"
-        )
+    if robot is not None:
+        _refuse_other_robot(path, policy.info, load_robot(robot))
     return policy.eval()
 
 
-def _foreign(path: Path) -> RwmError:
+def _refuse_other_robot(path: Path, info: PolicyInfo, robot: RobotSpec) -> None:
+    if info.robot != robot.name:
+        raise RwmError(f"{path} is a policy of '{info.robot}', not of '{robot.name}'.", f"--robot {info.robot}")
+    wanted = PolicyInfo.of(robot, ())
+    for what in ("observations", "joints", "action_scale", "control_hz"):
+        if getattr(info, what) != getattr(wanted, what):
+            raise RwmError(f"{path} was trained on other {what} than robot '{robot.name}' has now.", "rwm policy")
+
+
+def _foreign(path: Path, what: str | None = None) -> RwmError:
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
         return RwmError(f"{path} is a Git LFS pointer, not the policy itself.", f"git lfs pull --include {path.name}")
     return RwmError(
-        f"{path} is not a policy file of this toolkit.", "the checkpoints/policy.safetensors of a policy or train run"
+        f"{path} {what or 'is not a policy file of this toolkit'}.",
+        "the checkpoints/policy.safetensors of a policy or train run",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen
+from rwmdata.robots import Frozen, RobotSpec
 from rwmdata.runs import Run
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
@@ -29,8 +30,6 @@ except ImportError as exc:
 STATE_FILE = "state.pt"
 """Networks, optimiser and iteration: what a resumed run starts from."""
 POLICY_FILE = "policy.safetensors"
-NORMALIZER_EPS = 1e-2
-"""What rsl_rl's empirical normalisation adds to the standard deviation it divides by."""
 
 
 class PPOConfig(Frozen):
@@ -40,16 +39,16 @@ class PPOConfig(Frozen):
     """Steps per environment and iteration."""
     epochs: int = Field(5, ge=1)
     mini_batches: int = Field(4, ge=1)
-    clip: float = 0.2
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    value_coef: float = 1.0
-    entropy_coef: float = 0.005
-    lr: float = 1e-3
+    clip: float = Field(0.2, gt=0)
+    gamma: float = Field(0.99, ge=0, le=1)
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    value_coef: float = Field(1.0, ge=0)
+    entropy_coef: float = Field(0.005, ge=0)
+    lr: float = Field(1e-3, gt=0)
     schedule: Literal["adaptive", "fixed"] = "adaptive"
-    desired_kl: float = 0.01
-    max_grad_norm: float = 1.0
-    hidden_dims: tuple[int, ...] = (128, 128, 128)
+    desired_kl: float = Field(0.01, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    hidden_dims: tuple[int, ...] = Field((128, 128, 128), min_length=1)
     activation: Literal["elu", "relu", "tanh"] = "elu"
     init_std: float = Field(1.0, gt=0)
     obs_normalization: bool = True
@@ -117,32 +116,65 @@ class RslVecEnv:
 
 
 class RunLogger(Logger):
-    """rsl_rl's logger (TensorBoard), which also writes each iteration's numbers to the run and to the progress bar."""
+    """rsl_rl's logger (TensorBoard), which also writes each iteration's numbers to the run and to the progress bar.
 
-    run: Run
-    progress: Progress | None = None
-    shown: tuple[str, ...] = ()
+    What the environment logs in an iteration is averaged; names ending in ``_max`` and ``_count`` give the largest
+    value and the sum.
+
+    Args:
+        run: Where metrics and TensorBoard files go.
+        progress: Told each iteration.
+        shown: Metrics the progress shows.
+        options: rsl_rl's own arguments.
+    """
+
+    def __init__(self, run: Run, progress: Progress | None, shown: tuple[str, ...], **options: Any) -> None:
+        super().__init__(log_dir=str(run.path / "tensorboard"), **options)
+        self.run, self.progress, self.shown = run, progress, shown
+        self.git_status_repos: list[str] = []
+
+    def init_logging_writer(self) -> None:
+        """Open TensorBoard's file."""
+        with quiet(self.run.path):
+            super().init_logging_writer()
 
     def log(self, it: int, start_it: int, total_it: int, **numbers: Any) -> None:
-        """Log one iteration; its text goes to ``train.log``."""
+        """Log one iteration; its text goes to ``train.log``.
+
+        Raises:
+            RwmError: A loss or the exploration is not finite.
+        """
         metrics = {f"loss/{k}": float(v) for k, v in numbers["loss_dict"].items()}
-        keys = dict.fromkeys(k for extras in self.ep_extras for k in extras)
-        for key in keys:
-            values = [torch.as_tensor(e[key], dtype=torch.float32).mean() for e in self.ep_extras if key in e]
-            metrics[key] = float(torch.stack(values).mean())
+        metrics["policy/std"] = float(numbers["action_std"].detach().mean())
+        metrics["policy/learning_rate"] = float(numbers["learning_rate"])
+        broken = [f"{k} is {v}" for k, v in metrics.items() if not math.isfinite(v)]
+        for key in dict.fromkeys(k for step in self.ep_extras for k in step):
+            metrics[key] = _reduce(key, [step[key] for step in self.ep_extras if key in step])
         if self.rewbuffer:
             metrics["episode/return"] = sum(self.rewbuffer) / len(self.rewbuffer)
             metrics["episode/length"] = sum(self.lenbuffer) / len(self.lenbuffer)
         seconds = numbers["collect_time"] + numbers["learn_time"]
-        metrics["policy/std"] = float(numbers["action_std"].detach().mean())
-        metrics["policy/learning_rate"] = float(numbers["learning_rate"])
         metrics["perf/steps_per_second"] = self.cfg["num_steps_per_env"] * self.num_envs / seconds
         metrics["perf/collect_s"], metrics["perf/learn_s"] = numbers["collect_time"], numbers["learn_time"]
         with quiet(self.run.path):
             super().log(it, start_it, total_it, **numbers)
         self.run.log(it + 1, metrics)
+        if broken:
+            raise _diverged("; ".join(broken))
         if self.progress:
             self.progress(it + 1, total_it, {k.split("/")[-1]: metrics[k] for k in self.shown if k in metrics})
+
+
+def _diverged(how: str) -> RwmError:
+    return RwmError(f"PPO diverged: {how}. The last checkpoint stays.", "a lower learning rate")
+
+
+def _reduce(key: str, values: list[float | Tensor]) -> float:
+    """Bring one iteration's values of a logged number, each a scalar or ``(n,)``, down to one."""
+    joined = torch.cat([torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in values])
+    if key.endswith("_max"):
+        return float(joined.max())
+    return float(joined.sum() if key.endswith("_count") else joined.mean())
 
 
 class Runner(OnPolicyRunner):
@@ -152,10 +184,13 @@ class Runner(OnPolicyRunner):
         env: The environment.
         config: PPO settings.
         run: Where metrics, checkpoints and TensorBoard files go.
-        robot: Robot's name, for the policy file.
+        robot: Described in the policy file.
         seed: Seed of networks and exploration.
         progress: Told each iteration.
         shown: Metrics the progress shows.
+
+    Attributes:
+        completed: Iterations in the newest checkpoint.
     """
 
     def __init__(
@@ -163,31 +198,41 @@ class Runner(OnPolicyRunner):
         env: VecEnv,
         config: PPOConfig,
         run: Run,
-        robot: str,
+        robot: RobotSpec,
         seed: int,
         progress: Progress | None = None,
         shown: tuple[str, ...] = ("episode/return", "episode/length"),
     ) -> None:
         self.run, self.ppo, self.robot, self.seed = run, config, robot, seed
+        self.completed = 0
         torch.manual_seed(seed)
         with quiet(run.path):
-            super().__init__(RslVecEnv(env), to_rsl_rl(config), str(run.path / "tensorboard"), str(env.device))
-        self.logger.__class__ = RunLogger
-        self.logger.run, self.logger.progress, self.logger.shown = run, progress, shown
-        self.logger.git_status_repos = []
-        self.completed = 0
+            super().__init__(RslVecEnv(env), to_rsl_rl(config), device=str(env.device))
+        self.logger = RunLogger(
+            run, progress, shown, cfg=self.cfg, env_cfg=self.env.cfg, num_envs=self.env.num_envs,
+            is_distributed=self.is_distributed, gpu_world_size=self.gpu_world_size,
+            gpu_global_rank=self.gpu_global_rank, device=self.device,
+        )  # fmt: skip
 
     def train(self, iterations: int) -> None:
-        """Train until ``iterations`` are done in all, from the last checkpoint if the run has one."""
+        """Train until ``iterations`` are done in all, from the last checkpoint if the run has one.
+
+        Raises:
+            RwmError: The checkpoint cannot be read, or PPO diverged; the last checkpoint stays.
+        """
         self._restore()
         self.run.truncate_metrics(self.completed)
         if self.completed >= iterations:
             return
         torch.manual_seed(self.seed + self.completed)
-        with quiet(self.run.path):
-            self.logger.init_logging_writer()
-        self.logger.init_logging_writer = lambda: None
-        self.learn(iterations - self.completed)
+        # Random ages at the start: otherwise all environments would time out in the same step, again and again.
+        try:
+            self.learn(iterations - self.completed, init_at_random_ep_len=True)
+        except (RuntimeError, ValueError) as exc:
+            networks = (self.alg.actor, self.alg.critic)
+            if all(torch.isfinite(p).all() for network in networks for p in network.parameters()):
+                raise
+            raise _diverged("the networks are not finite") from exc
 
     def save(self, path: str, infos: dict | None = None) -> None:
         """Write the newest state and policy; ``path`` is rsl_rl's own choice and not used."""
@@ -199,19 +244,16 @@ class Runner(OnPolicyRunner):
     def policy(self) -> MlpPolicy:
         """Return the current mean policy, its normaliser included."""
         actor = self.alg.get_policy()
-        info = PolicyInfo(
-            robot=self.robot, observation_dim=actor.obs_dim, action_dim=self.env.num_actions,
-            hidden_dims=self.ppo.hidden_dims, activation=self.ppo.activation, source=f"{self.run.kind} {self.run.id}",
-        )  # fmt: skip
-        policy = MlpPolicy(info)
+        source = f"{self.run.kind} {self.run.id}"
+        policy = MlpPolicy(PolicyInfo.of(self.robot, self.ppo.hidden_dims, self.ppo.activation, source))
         linear = [m for m in policy.mlp if isinstance(m, torch.nn.Linear)]
-        source = [m for m in actor.mlp if isinstance(m, torch.nn.Linear)]
+        trained = [m for m in actor.mlp if isinstance(m, torch.nn.Linear)]
         with torch.no_grad():
-            for ours, theirs in zip(linear, source, strict=True):
+            for ours, theirs in zip(linear, trained, strict=True):
                 ours.load_state_dict(theirs.state_dict())
             if self.ppo.obs_normalization:
                 policy.mean.copy_(actor.obs_normalizer.mean)
-                policy.scale.copy_(actor.obs_normalizer.std + NORMALIZER_EPS)
+                policy.scale.copy_(actor.obs_normalizer.std + actor.obs_normalizer.eps)
         return policy
 
     def _restore(self) -> None:
@@ -233,7 +275,9 @@ def quiet(folder: Path) -> Iterator[None]:
         yield
 
 
-def first_and_last(run: Run, metric: str) -> tuple[float | None, float | None]:
-    """Return a metric's value at the first and at the last iteration that has it."""
-    values = [m["value"] for m in run.metrics() if m["metric"] == metric]
-    return (values[0], values[-1]) if values else (None, None)
+def series(run: Run) -> dict[str, list[float | None]]:
+    """Return every metric's values in the order of the iterations; None where one was not finite."""
+    found: dict[str, list[float | None]] = {}
+    for row in run.metrics():
+        found.setdefault(row["metric"], []).append(row["value"])
+    return found

@@ -75,6 +75,9 @@ class RewardModel:
         device: Where the tensors live.
         weights: Overrides of the robot's weights by term name.
 
+    Attributes:
+        episode_sums: Each weighted term times dt, summed over the running episode, ``(E,)``.
+
     Raises:
         RwmError: A weight's name is not a reward term.
     """
@@ -92,6 +95,7 @@ class RewardModel:
         if unknown:
             raise RwmError(f"Unknown reward term {', '.join(unknown)}; terms: {', '.join(TERMS)}.")
         self.schema, self.dt = schema, robot.control_dt_s
+        self.episode_sums = {k: torch.zeros(num_envs, device=device) for k, w in self.weights.items() if w != 0.0}
         self.air_time = FeetAirTime(num_envs, len(robot.legs), self.dt, device)
         self.joint_vel = torch.zeros(num_envs, len(robot.joints), device=device)
         self.action = torch.zeros(num_envs, len(robot.joints), device=device)
@@ -111,6 +115,8 @@ class RewardModel:
         self.joint_vel[env_ids] = state[:, self.schema.group("joint_vel")]
         self.action[env_ids] = 0.0 if action is None else action
         self.air_time.reset(env_ids)
+        for total in self.episode_sums.values():
+            total[env_ids] = 0.0
 
     def compute(
         self, state: Tensor, contact: Tensor, action: Tensor, command: Tensor
@@ -127,10 +133,14 @@ class RewardModel:
             The reward ``(E,)`` and each weighted term times dt, ``(E,)``; terms of weight 0 are left out.
         """
         values = self._terms(state, contact, action, command)
-        terms = {k: values[k] * (w * self.dt) for k, w in self.weights.items() if w != 0.0}
+        terms = {k: values[k] * (self.weights[k] * self.dt) for k in self.episode_sums}
+        reward = state.new_zeros(len(state))
+        for name, term in terms.items():
+            self.episode_sums[name] += term
+            reward += term
         self.joint_vel = state[:, self.schema.group("joint_vel")].clone()
         self.action = action.clone()
-        return torch.stack(list(terms.values())).sum(dim=0), terms
+        return reward, terms
 
     def _terms(self, state: Tensor, contact: Tensor, action: Tensor, command: Tensor) -> dict[str, Tensor]:
         part = {g: state[:, self.schema.group(g)] for g in self.schema.groups[:6]}

@@ -1,25 +1,39 @@
-"""The four tasks of the method, by the names its users know."""
+"""The tasks: one robot, one reward, different circumstances."""
 
 from __future__ import annotations
 
 from rwmdata.errors import RwmError
-from rwmdata.robots import Frozen, RobotSpec
+from rwmdata.robots import Frozen
 
 
 class TaskConfig(Frozen):
-    """What a task means for the simulator."""
+    """What a task changes about the plain velocity-tracking environment."""
 
     name: str
     purpose: str
+    reward_weights: dict[str, float] = {}
+    """Overrides of the robot's reward weights."""
+    noise: bool = True
+    """Observation noise."""
+    pushes: bool = True
+    """Kicks of the base."""
+    randomize: bool = True
+    """Domain randomisation."""
 
 
 TASKS = {
     task.name: task
     for task in (
-        TaskConfig(name="Init-v0", purpose="model-free PPO in the simulator"),
-        TaskConfig(name="Pretrain-v0", purpose="data and world-model fit on a policy's rollouts"),
-        TaskConfig(name="Finetune-v0", purpose="policy and world model fine-tuned together"),
-        TaskConfig(name="Visualize-v0", purpose="real rollouts beside imagined ones"),
+        TaskConfig(
+            name="Init-v0",
+            purpose="train a first policy from nothing, with a more forgiving reward",
+            reward_weights={"flat_orientation_l2": 0.0, "dof_torques_l2": -1.0e-5, "feet_air_time": 0.125},
+        ),
+        TaskConfig(name="Pretrain-v0", purpose="collect the data a world model is fitted to"),
+        TaskConfig(name="Finetune-v0", purpose="improve a policy on one robot as it is", randomize=False),
+        TaskConfig(
+            name="Visualize-v0", purpose="look at a policy undisturbed", noise=False, pushes=False, randomize=False
+        ),
     )
 }
 
@@ -28,13 +42,8 @@ def get_task(name: str) -> TaskConfig:
     """Return a task by name.
 
     Raises:
-        RwmError: There is no task of that name.
+        RwmError: There is no such task.
     """
     if name not in TASKS:
         raise RwmError(f"Unknown task '{name}'; tasks: {', '.join(TASKS)}.", "--task Pretrain-v0")
     return TASKS[name]
-
-
-def reward_weights(task: TaskConfig, robot: RobotSpec) -> dict[str, float]:
-    """Return the robot's overrides of its reward weights for a task."""
-    return dict(robot.task_reward_weights.get(task.name, {}))

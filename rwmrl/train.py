@@ -11,8 +11,7 @@ from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, load_robot
 from rwmdata.runs import Run
 from rwmrl.backends import make_env
-from rwmrl.ppo import PPOConfig, Runner, first_and_last
-from rwmrl.tasks import get_task
+from rwmrl.ppo import PPOConfig, Runner, series
 
 
 class TrainConfig(Frozen):
@@ -37,22 +36,26 @@ def train_in_simulator(
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
     config = TrainConfig(**resume.meta.config) if resume else config or TrainConfig()
-    robot, task = load_robot(config.robot), get_task(config.task)
-    env = make_env(config.backend, task, robot, config.num_envs, config.seed)
+    robot = load_robot(config.robot)
+    env = make_env(config.backend, config.task, robot, config.num_envs, config.seed)
     run = resume or Run.create(home, "train", config.model_dump(mode="json"), {}, config.seed)
-    with run.running():
-        Runner(env, config.ppo, run, robot.name, config.seed, progress).train(config.iterations)
-        run.finish(_summary(run, config))
+    try:
+        with run.running():
+            Runner(env, config.ppo, run, robot, config.seed, progress).train(config.iterations)
+            run.finish(_summary(run, config))
+    finally:
+        env.close()
     return run
 
 
 def _summary(run: Run, config: TrainConfig) -> dict[str, Any]:
+    found = series(run)
     return {
         "robot": config.robot,
         "task": config.task,
         "iterations": config.iterations,
         "steps": config.iterations * config.num_envs * config.ppo.num_steps,
-        "episode_return": first_and_last(run, "episode/return")[1],
-        "episode_length": first_and_last(run, "episode/length")[1],
-        "steps_per_second": first_and_last(run, "perf/steps_per_second")[1],
+        "episode_return": found["episode/return"][-1] if "episode/return" in found else None,
+        "episode_length": found["episode/length"][-1] if "episode/length" in found else None,
+        "steps_per_second": found["perf/steps_per_second"][-1],
     }

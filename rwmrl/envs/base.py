@@ -70,4 +70,10 @@ class VecEnv(ABC):
 
     @abstractmethod
     def current_rows(self) -> Tensor:
-        """Return the row of the current state, ``(E, width)``; right after a reset its action is zero."""
+        """Return the row of the current state, ``(E, width)``; right after a reset its action is the one before it.
+
+        That action is zero in a simulator; in imagination it is the last of the recorded window.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Release threads and processes; most environments hold none."""

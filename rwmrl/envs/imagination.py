@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from rwmdata.catalog import Dataset
@@ -19,6 +19,9 @@ from rwmrl.commands import CommandConfig, CommandSampler
 from rwmrl.envs.base import Observations, Step, VecEnv
 from rwmrl.observations import add_noise, noise_scale, policy_observation
 from rwmrl.rewards import RewardModel
+
+SOUND_LIMIT = 1.0e4
+"""No normalised state comes near this; a prediction that does is as broken as one that is not a number."""
 
 
 class ImaginationConfig(Frozen):
@@ -38,7 +41,22 @@ class ImaginationConfig(Frozen):
     push_velocity: float = Field(0.5, ge=0)
     """Half width of the change of the base's x and y velocity, m/s; 0 pushes never."""
     push_interval_steps: tuple[int, int] = (48, 96)
+    """Fewest and most control steps between two pushes."""
     seed: int = 0
+
+    @field_validator("push_interval_steps")
+    @classmethod
+    def _check_interval(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= value[0] <= value[1]:
+            raise ValueError(f"{value} is not a range of at least one step")
+        return value
+
+    @field_validator("command")
+    @classmethod
+    def _check_command(cls, value: CommandConfig) -> CommandConfig:
+        if value.heading:
+            raise ValueError("a predicted state has no heading to steer to; command yaw rates instead")
+        return value
 
 
 class ImaginationEnv(VecEnv):
@@ -46,8 +64,11 @@ class ImaginationEnv(VecEnv):
 
     A new episode starts from a window of recorded rows: the model reads its whole history, and the last row's action
     is the policy's last action. Per step: reward of the predicted state (the simulator's own reward terms), minus
-    ``lam * epistemic * dt``; predicted contacts and termination are sigmoids rounded. An environment whose prediction
-    is not finite is reset, gets no reward and is counted in ``log["non_finite"]``.
+    ``lam * epistemic * dt``; predicted contacts and termination are sigmoids rounded. Then new commands, then pushes:
+    they change the state that the policy sees next and the model goes on from.
+
+    An unsound prediction (not finite, or beyond ``SOUND_LIMIT``) ends its episode as truncated with reward 0. Its
+    transition repeats the last sound state, and ``log["imagined/unsound_count"]`` counts it.
 
     Args:
         model: The ensemble; it is put in evaluation mode and never trained here.
@@ -56,19 +77,22 @@ class ImaginationEnv(VecEnv):
         config: Options.
 
     Raises:
-        RwmError: Model and dataset do not fit, or no episode is as long as the model's history.
+        RwmError: Model, dataset and robot do not fit, the model is broken, or no episode is as long as its history.
     """
 
     def __init__(
         self, model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec, config: ImaginationConfig | None = None
     ) -> None:
         c = self.config = config or ImaginationConfig()
+        _refuse_mismatch(model, dataset, robot)
         self.model = model.eval().requires_grad_(False)
         self.device = next(model.parameters()).device
         self.schema, self.num_envs = dataset.schema, c.num_envs
-        self.num_actions, self.control_dt_s = self.schema.dims["action"], 1 / dataset.control_hz
+        self.num_actions, self.control_dt_s = self.schema.dims["action"], robot.control_dt_s
         self.max_episode_length = c.episode_steps
         self.generator = torch.Generator(self.device).manual_seed(c.seed)
+        # Noise has its own stream: switching it off, or looking twice, does not change what is dreamt.
+        self._noise_generator = torch.Generator(self.device).manual_seed(c.seed + 1)
         self._starts = _start_sets(dataset, model.config.history, self.device)
         self._store = RowStore(dataset, model.normalizer, self.device)
         self._commands = CommandSampler(c.num_envs, c.command, self.control_dt_s, self.generator, self.device)
@@ -103,7 +127,7 @@ class ImaginationEnv(VecEnv):
         state, action = self._rows[:, s.state], self._rows[:, s.action]
         policy = policy_observation(state, self.command, action, s)
         if self.config.noise:
-            policy = add_noise(policy, self._noise_scale, self.generator)
+            policy = add_noise(policy, self._noise_scale, self._noise_generator)
         return {
             "policy": policy,
             "system_state": state.clone(),
@@ -113,56 +137,63 @@ class ImaginationEnv(VecEnv):
         }
 
     def current_rows(self) -> Tensor:
-        """Return the row of the current state, ``(E, width)``, physical units."""
+        """Return the row of the current state, ``(E, width)``, physical units; a push is part of it.
+
+        Right after a reset its action is the last one of the recorded window.
+        """
         return self._rows.clone()
 
     @torch.no_grad()
     def step(self, actions: Tensor) -> Step:
         """Predict one step under ``actions (E, A)``; environments that are done start from new recorded windows."""
-        self._push()
         action = actions.to(self.device, torch.float32)
         members = self.member_ids if self.config.rollout == "member" else None
-        prediction, self._carry = self.model.step(
-            self._state, self.model.normalizer.action(action), self._carry, members
-        )
-        bad = self._take_in(prediction, action)
+        normalised = self.model.normalizer.action(action)
+        prediction, self._carry = self.model.step(self._state, normalised, self._carry, members)
+        sound = self._take_in(prediction, action)
+        epistemic = prediction.epistemic.masked_fill(~sound, 0.0)
         self.episode_length_buf += 1
-        self._commands.advance()
         rows, s = self._rows, self.schema
         reward, terms = self.rewards.compute(rows[:, s.state], rows[:, s.contact], action, self.command)
-        penalty = self.config.lam * prediction.epistemic * self.control_dt_s
-        penalised = torch.where(bad, torch.zeros_like(reward), reward - penalty)
-        terminated = (rows[:, -1] > 0.5) & ~bad
-        truncated = ((self.episode_length_buf >= self.max_episode_length) & ~terminated) | bad
+        reward = reward.masked_fill(~sound, 0.0)
+        penalised = reward - self.config.lam * epistemic * self.control_dt_s
+        terminated = (rows[:, -1] > 0.5) & sound
+        timed_out = (self.episode_length_buf >= self.max_episode_length) & sound & ~terminated
+        ended = (terminated | timed_out | ~sound).nonzero().squeeze(-1)
         log: dict[str, float | Tensor] = {f"reward/{k}": v.mean() for k, v in terms.items()}
         log |= {
             "imagined/reward": reward.mean(),
             "imagined/penalised_reward": penalised.mean(),
-            "imagined/epistemic": prediction.epistemic.mean(),
-            "imagined/epistemic_max": prediction.epistemic.max(),
+            "imagined/epistemic": epistemic.mean(),
+            "imagined/epistemic_max": epistemic.max(),
             "imagined/ended_by_prediction": terminated.float().mean(),
-            "imagined/ended_by_time": truncated.float().mean(),
-            "imagined/non_finite": bad.float().sum(),
+            "imagined/ended_by_time": timed_out.float().mean(),
+            "imagined/unsound_count": (~sound).float().sum(),
         }
+        if len(ended):
+            log |= {f"episode_sum/{k}": v[ended] for k, v in self.rewards.episode_sums.items()}
         transition = rows.clone()
-        self._reset((terminated | truncated).nonzero().squeeze(-1))
-        return Step(self.get_observations(), penalised, terminated, truncated, transition, log)
+        self._commands.advance()
+        self._push()
+        self._reset(ended)
+        return Step(self.get_observations(), penalised, terminated, timed_out | ~sound, transition, log)
 
     def _take_in(self, prediction: Prediction, action: Tensor) -> Tensor:
-        """Make the prediction the current state; return which environments' prediction is not finite, ``(E,)``."""
-        if prediction.contact is None or prediction.termination is None:
+        """Make the prediction the current state where it is sound; return where that is, ``(E,)`` bool."""
+        contact, termination = prediction.contact, prediction.termination
+        if contact is None or termination is None:
             raise RwmError("The model gave no contact and termination; imagination needs its auxiliary outputs.")
         s, rows = self.schema, self._rows
-        bad = ~torch.isfinite(prediction.state).all(dim=-1) | ~torch.isfinite(prediction.epistemic)
-        self._state = torch.where(bad[:, None], self._state, prediction.state)
+        outputs = torch.cat((prediction.state, contact, termination, prediction.epistemic[:, None]), dim=-1)
+        sound = outputs.abs().amax(dim=-1) < SOUND_LIMIT  # False for NaN too
+        self._state = torch.where(sound[:, None], prediction.state, self._state)
         rows[:, s.state] = self.model.normalizer.denorm_state(self._state)
         rows[:, s.action] = action
-        rows[:, s.contact] = (prediction.contact > 0).float()  # sigmoid(x) rounds to 1 exactly where x > 0
-        rows[:, s.termination] = (prediction.termination > 0).float()
+        rows[:, s.contact] = (contact > 0).float()  # a sigmoid rounds to 1 where its argument is positive
+        rows[:, s.termination] = (termination > 0).float()
         if prediction.extension is not None:
             rows[:, s.extension] = prediction.extension
-        prediction.epistemic.masked_fill_(bad, 0.0)
-        return bad
+        return sound
 
     def _draw_windows(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised states and actions ``(n, M, ...)`` and contacts of the last row of recorded windows."""
@@ -196,7 +227,7 @@ class ImaginationEnv(VecEnv):
         self.rewards.reset(env_ids, state, action)
 
     def _push(self) -> None:
-        """Change the predicted base's horizontal velocity where a push is due, before it is fed back."""
+        """Change the predicted base's horizontal velocity where a push is due."""
         if self.config.push_velocity == 0:
             return
         self._push_left -= 1
@@ -214,10 +245,38 @@ class ImaginationEnv(VecEnv):
         return torch.randint(low, high + 1, (count,), generator=self.generator, device=self.device)
 
 
+def _refuse_mismatch(model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec) -> None:
+    """Raise one error that names everything about model, dataset and robot that does not fit."""
+    c, schema = model.config, dataset.schema
+    sizes = {"state": c.state_dim, "action": c.action_dim, "extension": c.extension_dim, "contact": c.contact_dim}
+    faults = [
+        f"the dataset has {schema.dims[k]} {k} columns, the model {n}"
+        for k, n in sizes.items() if schema.dims[k] != n
+    ]  # fmt: skip
+    if not faults and model.info is not None and model.info.columns != schema.csv_names:
+        faults.append("the model's columns have other names than the dataset's")
+    if schema.joints != tuple(robot.joints) or schema.legs != tuple(robot.legs):
+        faults.append(f"the dataset's joints or legs are not those of '{robot.name}'")
+    if abs(dataset.control_hz * robot.control_dt_s - 1) > 1e-3:
+        faults.append(
+            f"the dataset has {dataset.control_hz:g} rows a second, '{robot.name}' {1 / robot.control_dt_s:g}"
+        )
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        faults.append("the model has parameters that are not finite")
+    if faults:
+        raise RwmError(
+            f"Nothing can be imagined with this model on '{dataset.name}': {'; '.join(faults)}.",
+            f"rwm fit {dataset.name}",
+        )
+
+
 def _start_sets(dataset: Dataset, history: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the starts of windows at episode beginnings, and of all windows, both from the train split."""
+    """Return the starts of windows at episode beginnings, and of all windows, both from the train split.
+
+    A window whose last row is a fall is not among them: nothing is left to do after it.
+    """
     train, episodes = dataset.split("train"), dataset.episodes
-    anywhere = window_starts(episodes.start, episodes.length, history, train)
+    anywhere = window_starts(episodes.start, episodes.length - episodes.terminated, history, train)
     if len(anywhere) == 0:
         raise RwmError(
             f"No training episode of '{dataset.name}' has the {history} rows a start needs.",

@@ -1,237 +1,233 @@
-"""The embedded simulator: E robots stepped together by MuJoCo's threaded rollout."""
+"""The embedded simulator: a vectorised velocity-tracking task on MuJoCo."""
 
 from __future__ import annotations
 
-import os
+from typing import Annotated
 
-import mujoco
 import numpy as np
 import torch
-from mujoco.rollout import Rollout
+from pydantic import Field
 from torch import Tensor
 
 from rwmdata.robots import Frozen, RobotSpec
 from rwmdata.schema import Schema
 from rwmrl.commands import CommandConfig, CommandSampler
 from rwmrl.envs.base import Observations, Step, VecEnv
-from rwmrl.envs.mujoco_model import CONTACT_FORCE_N, load_model, randomized_models, reset_pool
+from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.observations import add_noise, noise_scale, policy_observation
 from rwmrl.rewards import RewardModel
 
-STATE_SPEC = mujoco.mjtState.mjSTATE_FULLPHYSICS
-TIME, QPOS = 0, 1
-"""Where the time and the first position stand in a physics state."""
-RANDOMIZED_MODELS = 64
+CONTACT_FORCE_N = 1.0
+"""A body touches the ground where the net force on it exceeds this."""
+PUSH_INTERVAL_S = (10.0, 15.0)
+PUSH_VELOCITY = 0.5
+"""A push changes the base's x and y velocity (world frame) by up to this, m/s."""
+SOUND_LIMIT = 1.0e4
+"""No state of a legged robot in SI units comes near this; a simulation that does has blown up."""
 
 
 class MujocoEnvConfig(Frozen):
-    """Options of :class:`MujocoEnv`."""
+    """Settings of the MuJoCo environment."""
 
-    num_envs: int = 1024
+    num_envs: Annotated[int, Field(ge=1)] = 1024
     seed: int = 0
-    threads: int | None = None
-    """Simulation threads; all cores when absent. The result does not depend on it."""
     noise: bool = True
+    """Add observation noise to the ``policy`` group."""
     pushes: bool = True
+    """Kick the base every 10-15 s."""
     randomize: bool = True
-    """Draw base mass and centre of mass per environment."""
-    push_velocity: float = 0.5
-    """Half width of the change of the base's x and y velocity, m/s."""
-    push_interval_s: tuple[float, float] = (10.0, 15.0)
-    command: CommandConfig = CommandConfig(heading=True)
+    """Vary the trunk's mass and centre of mass between environments."""
+    variants: Annotated[int, Field(ge=1)] = 64
+    """Randomised models that the environments share."""
+    episode_length_s: Annotated[float, Field(gt=0)] | None = None
+    """The robot's own when None."""
+    threads: Annotated[int, Field(ge=0)] | None = None
+    """Physics threads; 0 steps on the calling thread, None takes the cores this process may use."""
     reward_weights: dict[str, float] = {}
-    """Overrides of the robot's weights."""
+    """Overrides of the robot's reward weights."""
+    command: CommandConfig = CommandConfig(heading=True)
 
 
 class MujocoEnv(VecEnv):
-    """A flat-ground velocity task on MuJoCo (arXiv:2504.16680; Isaac Lab's velocity task).
+    """E robots on flat ground, simulated by MuJoCo on the CPU.
 
-    A control step is ``decimation`` physics steps towards the target ``default + action_scale * action``. The base
-    touching the ground with more than 1 N ends an episode; so does the time limit, as a truncation. An environment
-    whose physics becomes unstable is reset and counted in ``log["unstable"]``; its step is marked in
-    :attr:`unstable` and must not be used as data.
+    One step: actions become joint targets; physics; pushes; rows, rewards and ends of episodes; resets; new commands.
+    A row is what the robot looks like after the push, that is, what the policy sees next. Base velocity, orientation
+    and joints are those at the end of the control step; forces and torques are those of its last physics step.
 
-    Attributes:
-        unstable: ``(E,)`` bool: the last step's row is not physical.
+    A simulation that blows up ends its episode as truncated with reward 0. Its transition repeats the last sound row,
+    and ``Step.log["unstable"]`` ``(E,)`` is 1 there, so that such an episode can be left out of a dataset.
     """
 
-    def __init__(self, robot: RobotSpec, config: MujocoEnvConfig | None = None) -> None:
-        c = self.config = config or MujocoEnvConfig()
-        self.robot, self.num_envs, self.num_actions = robot, c.num_envs, len(robot.joints)
-        self.schema, self.control_dt_s = Schema.from_robot(robot), robot.control_dt_s
-        self.device = torch.device("cpu")
-        self.max_episode_length = round(robot.episode_length_s / self.control_dt_s)
-        self.generator = torch.Generator().manual_seed(c.seed)
-        self._rng = np.random.default_rng(c.seed)
-        self._base = load_model(robot)
-        models = (
-            randomized_models(robot, self._base, RANDOMIZED_MODELS, self._rng) if c.randomize else [self._base.model]
+    def __init__(self, robot: RobotSpec, config: MujocoEnvConfig) -> None:
+        self.robot, self.config = robot, config
+        self.schema = Schema.from_robot(robot)
+        self.num_envs, self.num_actions = config.num_envs, len(robot.joints)
+        self.control_dt_s, self.device = robot.control_dt_s, torch.device("cpu")
+        self.max_episode_length = max(1, round((config.episode_length_s or robot.episode_length_s) / robot.control_dt_s))
+        self.episode_length_buf = torch.zeros(self.num_envs, dtype=torch.int64)
+        self.physics = BatchPhysics(
+            robot, self.num_envs, config.variants if config.randomize else 0, config.threads, config.seed
         )
-        self._models = [models[i % len(models)] for i in range(c.num_envs)]
-        self._pool = reset_pool(robot, self._base, self._rng)
-        self._commands = CommandSampler(c.num_envs, c.command, self.control_dt_s, self.generator, self.device)
-        self.rewards = RewardModel(robot, self.schema, c.num_envs, self.device, c.reward_weights)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        # Noise has its own stream: switching it off does not change the motion.
+        self._noise_generator = torch.Generator().manual_seed(config.seed + 1)
         self._noise_scale = noise_scale(self.schema, self.device)
-        self._default = np.array(robot.default_joint_pos)
-        self._allocate()
+        self._default = torch.tensor(robot.default_joint_pos, dtype=torch.float64)
+        self._commands = CommandSampler(
+            self.num_envs, config.command, self.control_dt_s, self._generator, self.device
+        )
+        self._rewards = RewardModel(robot, self.schema, self.num_envs, self.device, config.reward_weights)
+        self._push_steps_left = torch.zeros(self.num_envs, dtype=torch.int64)
+        self._columns = {name: self.schema.group(name) for name in self.schema.groups}
+        self._rows = torch.zeros(self.num_envs, self.schema.width)
         self.reset()
-
-    def _allocate(self) -> None:
-        model, envs, steps = self._base.model, self.num_envs, self.robot.decimation
-        threads = self.config.threads or os.cpu_count() or 1
-        self._rollout = Rollout(nthread=threads)
-        self._data = [mujoco.MjData(model) for _ in range(threads)]
-        self._physics = np.zeros((envs, mujoco.mj_stateSize(model, STATE_SPEC)))
-        self._states = np.zeros((envs, steps, self._physics.shape[1]))
-        self._sensors = np.zeros((envs, steps, model.nsensordata))
-        self._control = np.zeros((envs, steps, model.nu))
-        self._rows = torch.zeros(envs, self.schema.width)
-        self._push_left = np.zeros(envs, np.int64)
-        self.episode_length_buf = torch.zeros(envs, dtype=torch.int64)
-        self.unstable = torch.zeros(envs, dtype=torch.bool)
-        qvel = QPOS + model.nq
-        self._qvel = slice(qvel, qvel + model.nv)
-        self._joint_pos = QPOS + self._base.qpos_index
-        self._joint_vel = qvel + self._base.qvel_index
 
     @property
     def command(self) -> Tensor:
-        """Commanded x and y velocity (m/s) and yaw rate (rad/s), ``(E, 3)``."""
+        """Commanded x and y velocity (m/s) and yaw rate (rad/s), base frame, ``(E, 3)``."""
         return self._commands.command
 
     @property
-    def base_position(self) -> np.ndarray:
-        """Position of the base in the world, ``(E, 3)``, m."""
-        return self._physics[:, QPOS : QPOS + 3]
+    def base_position(self) -> Tensor:
+        """Position of the base in the world, m, ``(E, 3)`` float64."""
+        return torch.from_numpy(self.physics.state[:, self.physics.layout.position].copy())
 
     @property
-    def base_quaternion(self) -> np.ndarray:
-        """Orientation of the base in the world, ``(E, 4)``, w first."""
-        return self._physics[:, QPOS + 3 : QPOS + 7]
+    def base_quaternion(self) -> Tensor:
+        """Orientation of the base in the world, (w, x, y, z), ``(E, 4)`` float64."""
+        return torch.from_numpy(self.physics.state[:, self.physics.layout.quaternion].copy())
+
+    def close(self) -> None:
+        """Stop the physics threads."""
+        self.physics.close()
 
     def reset(self) -> Observations:
         """Start a new episode in every environment."""
-        self._reset(np.arange(self.num_envs))
+        self._reset(torch.arange(self.num_envs))
         return self.get_observations()
 
-    def step(self, actions: Tensor) -> Step:
-        """Apply ``actions (E, A)`` for one control step; environments that are done start a new episode."""
-        self._push()
-        action = actions.detach().to(self.device, torch.float32)
-        self._control[:] = (self._default + self.robot.action_scale * action.numpy())[:, None]
-        before = self._physics[:, TIME].copy()
-        self._rollout.rollout(
-            self._models, self._data, initial_state=self._physics, control=self._control,
-            nstep=self.robot.decimation, state=self._states, sensordata=self._sensors, skip_checks=True,
-        )  # fmt: skip
-        self._physics[:] = self._states[:, -1]
-        elapsed = self._physics[:, TIME] - before
-        stable = np.isfinite(self._physics).all(axis=1) & (np.abs(elapsed - self.control_dt_s) < 1e-6)
-        self.unstable = torch.from_numpy(~stable)
-        self._read_rows(action)
-        self.episode_length_buf += 1
-        return self._finish_step(action)
-
-    def _finish_step(self, action: Tensor) -> Step:
-        rows, schema = self._rows, self.schema
-        self._commands.advance(torch.from_numpy(self._yaw()))
-        state, contact = rows[:, schema.state], rows[:, schema.contact]
-        reward, terms = self.rewards.compute(state, contact, action, self.command)
-        terminated = rows[:, -1] > 0.5
-        truncated = (self.episode_length_buf >= self.max_episode_length) & ~terminated
-        transition = rows.clone()
-        ended = terminated | truncated | self.unstable
-        reward = torch.where(self.unstable, torch.zeros_like(reward), reward)
-        log: dict[str, float | Tensor] = {f"reward/{k}": v.mean() for k, v in terms.items()}
-        log["unstable"] = float(self.unstable.sum())
-        self._reset(ended.numpy().nonzero()[0])
-        return Step(self.get_observations(), reward, terminated, truncated | self.unstable, transition, log)
-
     def get_observations(self) -> Observations:
-        """Return the five observation groups of the current state; only ``policy`` is noisy."""
-        s = self.schema
-        state, action = self._rows[:, s.state], self._rows[:, s.action]
-        policy = policy_observation(state, self.command, action, s)
+        """Return the observations of the current state; every call draws new noise."""
+        schema, rows = self.schema, self._rows
+        policy = policy_observation(rows[:, schema.state], self.command, rows[:, schema.action], schema)
         if self.config.noise:
-            policy = add_noise(policy, self._noise_scale, self.generator)
+            policy = add_noise(policy, self._noise_scale, self._noise_generator)
         return {
             "policy": policy,
-            "system_state": state.clone(),
-            "system_action": action.clone(),
-            "system_contact": self._rows[:, s.contact].clone(),
-            "system_termination": self._rows[:, s.termination].clone(),
+            "system_state": rows[:, schema.state],
+            "system_action": rows[:, schema.action],
+            "system_contact": rows[:, schema.contact],
+            "system_termination": rows[:, schema.termination],
         }
 
     def current_rows(self) -> Tensor:
-        """Return the row of the current state, ``(E, width)``."""
-        return self._rows.clone()
+        """Return the row of the current state, ``(E, width)``; right after a reset its action is zero."""
+        return self._rows
 
-    def _read_rows(self, action: Tensor) -> None:
-        """Fill the rows from the physics states and sensors of the last substep."""
-        rows, s = self._rows.numpy(), self.schema
-        _write_base(rows, s, self.base_quaternion, self._physics[:, self._qvel])
-        rows[:, s.group("joint_pos")] = self._physics[:, self._joint_pos] - self._default
-        rows[:, s.group("joint_vel")] = self._physics[:, self._joint_vel]
-        sensors, joints = self._sensors[:, -1], self.num_actions
-        rows[:, s.group("joint_torque")] = sensors[:, :joints]
-        force = sensors[:, joints:].reshape(self.num_envs, -1, 3)
-        rows[:, s.contact.start :] = np.square(force).sum(axis=-1) > CONTACT_FORCE_N**2
-        self._rows[:, s.action] = action
+    def step(self, actions: Tensor) -> Step:
+        """Apply ``actions (E, A)`` for one control step; environments that end are reset."""
+        actions = actions.detach().float()
+        sound = torch.from_numpy(self.physics.step(self._targets(actions)))
+        self._push()
+        rows = self._build_rows(self.physics.state, self.physics.sensors, actions)
+        sound &= rows.abs().amax(dim=1) < SOUND_LIMIT
+        rows = torch.where(sound[:, None], rows, self._rows)
+        reward, terms = self._rewards.compute(
+            rows[:, self.schema.state], rows[:, self.schema.contact], actions, self.command
+        )
+        self.episode_length_buf += 1
+        terminated = (rows[:, -1] > 0.5) & sound
+        truncated = ((self.episode_length_buf >= self.max_episode_length) | ~sound) & ~terminated
+        log: dict[str, float | Tensor] = {f"reward/{name}": value.mean() for name, value in terms.items()}
+        log["unstable"] = (~sound).float()
+        self._rows = rows.clone()
+        self._reset((terminated | truncated).nonzero().squeeze(-1))
+        self._commands.advance(self._yaw())
+        return Step(self.get_observations(), reward * sound, terminated, truncated, rows, log)
 
-    def _reset(self, ids: np.ndarray) -> None:
-        """Start new episodes in ``ids``: pose from the pool, place, heading and velocity drawn (method, reset)."""
-        if len(ids) == 0:
-            return
-        count, limits = len(ids), self.robot.reset
-        pose = self._rng.integers(len(self._pool.height), size=count)
-        yaw = self._rng.uniform(-np.pi, np.pi, count)
-        physics = np.zeros((count, self._physics.shape[1]))
-        physics[:, QPOS : QPOS + 2] = self._rng.uniform(-1, 1, (count, 2)) * limits.position_xy_m
-        physics[:, QPOS + 2] = self._pool.height[pose]
-        physics[:, QPOS + 3], physics[:, QPOS + 6] = np.cos(yaw / 2), np.sin(yaw / 2)
-        physics[:, self._joint_pos] = self._pool.joint_pos[pose]
-        physics[:, self._qvel.start : self._qvel.start + 6] = self._rng.uniform(-1, 1, (count, 6)) * limits.velocity
-        self._physics[ids] = physics
-        self._push_left[ids] = self._push_interval(count)
-        rows = np.zeros((count, self.schema.width), np.float32)
-        _write_base(rows, self.schema, self.base_quaternion[ids], physics[:, self._qvel])
-        rows[:, self.schema.group("joint_pos")] = self._pool.joint_pos[pose] - self._default
-        env_ids = torch.from_numpy(ids)
-        self._rows[env_ids] = torch.from_numpy(rows)
-        self.episode_length_buf[env_ids] = 0
-        self._commands.reset(env_ids, torch.from_numpy(self._yaw()))
-        self.rewards.reset(env_ids, self._rows[env_ids, : self.schema.state.stop])
+    def _targets(self, actions: Tensor) -> np.ndarray:
+        return (self._default + self.robot.action_scale * actions.double()).numpy()
+
+    def _build_rows(self, state: np.ndarray, sensors: np.ndarray, actions: Tensor) -> Tensor:
+        """Return the rows ``(n, width)`` of physics states ``(n, ...)``."""
+        columns, layout = self._columns, self.physics.layout
+        x, s = torch.from_numpy(state), torch.from_numpy(sensors)
+        rows = torch.empty(len(x), self.schema.width)
+        axes = rotation(x[:, layout.quaternion])
+        rows[:, columns["base_lin_vel"]] = (x[:, layout.lin_vel_w, None] * axes).sum(dim=1).float()
+        rows[:, columns["base_ang_vel"]] = x[:, layout.ang_vel_b].float()
+        rows[:, columns["projected_gravity"]] = -axes[:, 2].float()
+        rows[:, columns["joint_pos"]] = (x[:, layout.joint_pos] - self._default).float()
+        rows[:, columns["joint_vel"]] = x[:, layout.joint_vel].float()
+        rows[:, columns["joint_torque"]] = s[:, layout.torque].float()
+        rows[:, columns["action"]] = actions
+        force = s[:, layout.contact].unflatten(1, (-1, 3)).norm(dim=-1)
+        # Thighs, feet, base: the order of the contact columns and of the termination column behind them.
+        rows[:, columns["thigh_contact"].start :] = (force > CONTACT_FORCE_N).float()
+        return rows
 
     def _push(self) -> None:
-        """Change the base's horizontal velocity where a push is due."""
         if not self.config.pushes:
             return
-        self._push_left -= 1
-        due = (self._push_left <= 0).nonzero()[0]
+        self._push_steps_left -= 1
+        due = (self._push_steps_left <= 0).nonzero().squeeze(-1)
         if len(due):
-            kick = self._rng.uniform(-1, 1, (len(due), 2)) * self.config.push_velocity
-            self._physics[due, self._qvel.start : self._qvel.start + 2] += kick
-            self._push_left[due] = self._push_interval(len(due))
+            velocity = self.physics.layout.lin_vel_w.start
+            self.physics.state[due.numpy(), velocity : velocity + 2] += self._uniform(len(due), 2).numpy() * PUSH_VELOCITY
+            self._schedule_push(due)
 
-    def _push_interval(self, count: int) -> np.ndarray:
-        low, high = (round(s / self.control_dt_s) for s in self.config.push_interval_s)
-        return self._rng.integers(low, high + 1, count)
+    def _schedule_push(self, env_ids: Tensor) -> None:
+        low, high = (s / self.control_dt_s for s in PUSH_INTERVAL_S)
+        unit = (self._uniform(len(env_ids)) + 1) / 2
+        self._push_steps_left[env_ids] = (low + unit * (high - low)).long()
 
-    def _yaw(self) -> np.ndarray:
-        w, x, y, z = self.base_quaternion.T
-        return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)).astype(np.float32)
+    def _reset(self, env_ids: Tensor) -> None:
+        if len(env_ids) == 0:
+            return
+        ids, actions = env_ids.numpy(), torch.zeros(len(env_ids), self.num_actions)
+        self.physics.place(ids, self._start_states(len(ids)), self._targets(actions))
+        rows = self._build_rows(self.physics.state[ids], self.physics.sensors[ids], actions)
+        self._rows[env_ids] = rows
+        self._rewards.reset(env_ids, rows[:, self.schema.state])
+        self.episode_length_buf[env_ids] = 0
+        self._schedule_push(env_ids)
+        self._commands.reset(env_ids, self._yaw())
+
+    def _start_states(self, count: int) -> np.ndarray:
+        """Draw physics states to start from, ``(count, layout.width)``."""
+        spec, layout = self.robot.reset, self.physics.layout
+        states = np.zeros((count, layout.width))
+        states[:, layout.position][:, :2] = self._uniform(count, 2) * spec.position_xy_m
+        states[:, layout.position][:, 2] = self.robot.base_height_m
+        half_yaw = self._uniform(count) * (np.pi / 2)
+        states[:, layout.quaternion.start] = half_yaw.cos()
+        states[:, layout.quaternion.stop - 1] = half_yaw.sin()
+        states[:, layout.lin_vel_w] = self._uniform(count, 3) * spec.velocity
+        states[:, layout.ang_vel_b] = self._uniform(count, 3) * spec.velocity
+        low, high = spec.joint_scale
+        unit = (self._uniform(count, self.num_actions) + 1) / 2
+        states[:, layout.joint_pos] = self._default * (low + unit * (high - low))
+        return states
+
+    def _uniform(self, *shape: int) -> Tensor:
+        """Draw from [-1, 1)."""
+        return 2 * torch.rand(shape, generator=self._generator, dtype=torch.float64) - 1
+
+    def _yaw(self) -> Tensor:
+        """Return the heading of every base, rad, ``(E,)``."""
+        w, x, y, z = torch.from_numpy(self.physics.state[:, self.physics.layout.quaternion]).unbind(dim=1)
+        return torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)).float()
 
 
-def _write_base(rows: np.ndarray, schema: Schema, quaternion: np.ndarray, qvel: np.ndarray) -> None:
-    """Write base velocities and projected gravity from MuJoCo's velocities (world linear, base angular)."""
-    rows[:, schema.group("base_lin_vel")] = to_base_frame(quaternion, qvel[:, :3])
-    rows[:, schema.group("base_ang_vel")] = qvel[:, 3:6]
-    down = np.broadcast_to(np.array([0.0, 0.0, -1.0]), (len(quaternion), 3))
-    rows[:, schema.group("projected_gravity")] = to_base_frame(quaternion, down)
-
-
-def to_base_frame(quaternion: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """Rotate world vectors ``(n, 3)`` into the frame of unit quaternions ``(n, 4)``, w first."""
-    w, axis = quaternion[:, :1], quaternion[:, 1:]
-    twice = 2.0 * np.cross(axis, vector)
-    return vector - w * twice + np.cross(axis, twice)
+def rotation(quaternion: Tensor) -> Tensor:
+    """Return the rotation matrices, base to world, of unit quaternions (w, x, y, z): ``(n, 4)`` -> ``(n, 3, 3)``."""
+    w, x, y, z = quaternion.unbind(dim=-1)
+    return torch.stack(
+        (
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ),
+        dim=-1,
+    ).unflatten(-1, (3, 3))  # fmt: skip

@@ -1,0 +1,80 @@
+"""A small dataset and a small model, so that imagination and PPO run in a moment."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rwmdata.runs import Run
+from rwmdata.writer import DatasetWriter
+from rwmmodel.checkpoint import save_model
+from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
+from rwmmodel.normalizer import Normalizer
+
+HISTORY = 6
+
+
+@pytest.fixture
+def dataset(home, schema):
+    """Twelve episodes of small random motion around standing."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(home.data_dir, "small", "anymal_d", schema, 50.0, {}) as writer:
+        for _ in range(12):
+            rows = np.zeros((40, schema.width), np.float32)
+            rows[:, schema.state] = rng.normal(0, 0.05, (40, 45))
+            rows[:, schema.group("projected_gravity")] = (0, 0, -1)
+            rows[1:, schema.action] = rng.normal(0, 0.3, (39, 12))
+            rows[:, schema.group("foot_contact")] = 1
+            writer.append_episode(rows, truncated=True)
+        return writer.commit()
+
+
+@pytest.fixture
+def make_model(dataset):
+    """Make an untrained ensemble that almost never predicts a fall."""
+
+    def make(members=3, seed=0):
+        torch.manual_seed(seed)
+        config = EnsembleConfig(
+            hidden=16, head_hidden=16, members=members, history=HISTORY, state_dim=45, action_dim=12, contact_dim=8
+        )
+        info = ModelInfo("anymal_d", dataset.schema.csv_names, 50.0, dataset.name)
+        model = DynamicsEnsemble(config, Normalizer(45, 12, *dataset.normalizer()), info)
+        with torch.no_grad():
+            model.auxiliary_head.termination.bias_1.fill_(-20.0)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def steerable_model(dataset):
+    """An ensemble whose v_x, v_y and yaw rate become, in normalised units, what the first three actions say."""
+    torch.manual_seed(0)
+    config = EnsembleConfig(
+        base="mlp", mlp_hidden=(6, 6), head_hidden=6, members=2, history=HISTORY, state_dim=45, action_dim=12,
+        contact_dim=8,
+    )  # fmt: skip
+    model = DynamicsEnsemble(config, Normalizer(45, 12, *dataset.normalizer()))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        newest = (HISTORY - 1) * 57
+        first, second = model.state_base.layers[0], model.state_base.layers[2]
+        for k, column in enumerate((0, 1, 5)):
+            for unit, sign in ((2 * k, 1.0), (2 * k + 1, -1.0)):
+                first.weight[unit, newest + 45 + k], first.weight[unit, newest + column] = sign, -sign
+                model.state_head.mean.weight_1[:, unit, column] = sign
+        second.weight.copy_(torch.eye(6))
+        model.state_head.mean.weight_0.copy_(torch.eye(6))
+        model.auxiliary_head.termination.bias_1.fill_(-20.0)
+    return model.eval()
+
+
+@pytest.fixture
+def model_run(home, dataset, make_model):
+    run = Run.create(home, "model", {}, {"dataset": dataset.name}, seed=0)
+    save_model(make_model(), run.checkpoints / "model.safetensors")
+    run.finish({})
+    return run

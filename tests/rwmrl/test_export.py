@@ -1,0 +1,174 @@
+"""Export: exactly the rows asked for, whole episodes, honest ends, the right action in every row."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from rwmdata.errors import RwmError
+from rwmrl import export
+from rwmrl.behaviours import SmoothedRandom
+from rwmrl.export import ExportConfig, export_dataset
+
+
+def make(home, **options):
+    defaults = {"transitions": 3000, "num_envs": 16, "name": "set", "seed": 1, "episode_length_s": 2.0}
+    return export_dataset(home, ExportConfig(**defaults | options))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    from rwmdata.home import Home
+
+    return make(Home.resolve(tmp_path_factory.mktemp("export")), policy="random")
+
+
+@pytest.mark.parametrize(("transitions", "envs"), [(1, 8), (7, 8), (8, 8), (9, 8), (101, 4), (205, 1), (500, 7)])
+def test_the_row_count_is_exact_whatever_the_environments(home, transitions, envs):
+    seen = []
+    config = ExportConfig(transitions=transitions, num_envs=envs, name="set", episode_length_s=0.5)
+    dataset = export_dataset(home, config, lambda done, total, numbers: seen.append((done, total)))
+    assert dataset.rows == transitions == dataset.matrix().shape[0]
+    assert dataset.episodes.length.sum() == transitions and dataset.episodes.length.min() >= 1
+    assert dataset.episodes.length.max() <= 26
+    assert transitions < envs or seen[-1] == (transitions, transitions)
+
+
+def test_rows_are_finite_and_physical(exported):
+    rows, schema = exported.matrix(), exported.schema
+    assert np.isfinite(rows).all()
+    assert np.abs(np.linalg.norm(rows[:, schema.group("projected_gravity")], axis=1) - 1).max() <= 1e-5
+    assert set(np.unique(rows[:, schema.contact.start :])) == {0.0, 1.0}
+
+
+def test_an_episode_begins_with_a_zero_action_and_only_there(exported):
+    actions = exported.matrix()[:, exported.schema.action]
+    still = np.flatnonzero(np.abs(actions).max(axis=1) == 0)
+    assert set(exported.episodes.start) <= set(still)
+    assert len(still) == len(exported.episodes)
+
+
+def test_falls_end_episodes_and_everything_else_is_truncated(exported):
+    frame, episodes = exported.scan().collect(), exported.episodes
+    last = frame.group_by("episode", maintain_order=True).last()
+    assert frame["terminated"].sum() == episodes.terminated.sum() > 0
+    assert last["terminated"].to_list() == episodes.terminated.tolist()
+    assert (last["terminated"] ^ last["truncated"]).all()
+    assert frame["truncated"].sum() == (~episodes.terminated).sum()
+    assert episodes.length.max() == 101
+
+
+def test_command_reward_and_behaviour_are_recorded(exported):
+    frame = exported.scan().collect()
+    assert frame.select(pl.col("^command_.*$").abs().max()).to_numpy().max() <= 1.0
+    assert frame["reward"].null_count() == 0
+    first = frame.filter(pl.col("step") == 0)
+    assert first["reward"].abs().max() == 0 and frame["reward"].abs().max() > 0
+    assert set(frame["behaviour"].unique()) == {"random"}
+
+
+def test_the_scripted_mixture_names_each_episodes_behaviour(home):
+    assert set(make(home).episodes.behaviour) == {"trot", "stumble", "random"}
+
+
+def test_the_action_column_is_the_action_applied(home, monkeypatch, robot):
+    """Follow the actions from the behaviour to the rows."""
+    given = []
+
+    class Spy(SmoothedRandom):
+        def act(self, observations):
+            given.append(super().act(observations).clone())
+            return given[-1]
+
+    monkeypatch.setitem(export.make_behaviour.__globals__["BEHAVIOURS"], "spy", lambda s: Spy(s, (0.1, 0.2), "spy"))
+    dataset = make(home, policy="spy", num_envs=4, transitions=164)
+    rows = dataset.matrix()[:, dataset.schema.action].reshape(4, 41, 12)
+    assert np.array_equal(rows[:, 1:], torch.stack(given, dim=1).numpy())
+    assert np.abs(rows[:, 0]).max() == 0
+
+
+def test_joint_motion_follows_the_action_of_its_own_row(exported):
+    """The joint velocity of a row correlates with the drive command of that row more than with its neighbours'."""
+    schema, rows = exported.schema, exported.matrix()
+    inside = np.setdiff1d(np.arange(len(rows)), np.concatenate((exported.episodes.start + k for k in range(3))) if 0 else [])
+    actions, positions = rows[:, schema.action], rows[:, schema.group("joint_pos")]
+    score = []
+    for shift in (-1, 0, 1):
+        keep = [
+            i for s, n in zip(exported.episodes.start, exported.episodes.length, strict=True) if n > 6
+            for i in range(s + 2, s + n - 2)
+        ]  # fmt: skip
+        at = np.array(keep)
+        pull = 0.5 * actions[at + shift] - positions[at - 1]
+        change = rows[at][:, schema.group("joint_vel")] - rows[at - 1][:, schema.group("joint_vel")]
+        score.append(np.corrcoef(pull.ravel(), change.ravel())[0, 1])
+    assert np.argmax(score) == 1, (score, len(inside))
+
+
+def test_the_same_seed_writes_the_same_rows(home):
+    first, again, other = make(home), make(home, name="again"), make(home, name="other", seed=2)
+    assert np.array_equal(first.matrix(), again.matrix())
+    assert not np.array_equal(first.matrix(), other.matrix())
+
+
+def test_provenance_says_how_to_make_it_again(exported):
+    origin = exported.manifest.provenance
+    assert (origin["backend"], origin["task"], origin["policy"], origin["seed"]) == ("mujoco", "Pretrain-v0", "random", 1)
+    assert origin["randomization"]["base_mass_kg"] == [-5.0, 5.0]
+    assert {"mujoco", "torch", "python"} <= set(origin["versions"])
+    assert ExportConfig(**origin["config"]).num_envs == 16
+    assert origin["dropped_unstable_episodes"] == 0
+    assert exported.control_hz == 50.0
+
+
+def test_an_episode_that_blew_up_is_left_out_and_counted(home, monkeypatch):
+    original = export.make_env
+
+    def sabotaged(*args, **kwargs):
+        env = original(*args, **kwargs)
+        step, count = env.step, [0]
+
+        def blow_up(actions):
+            count[0] += 1
+            if count[0] == 10:
+                env.physics.state[1, env.physics.layout.joint_vel] = np.nan
+            return step(actions)
+
+        env.step = blow_up
+        return env
+
+    monkeypatch.setattr(export, "make_env", sabotaged)
+    dataset = make(home, transitions=200, num_envs=4, policy="random")
+    assert dataset.rows == 200
+    assert dataset.manifest.provenance["dropped_unstable_episodes"] == 1
+    assert dataset.matrix()[:, dataset.schema.action].any(axis=1).sum() == 200 - len(dataset.episodes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "Walk-v0"}, "Unknown task"), ({"robot": "spot"}, "Unknown robot 'spot'; known robots: anymal_d"),
+        ({"backend": "gazebo"}, "Unknown backend"), ({"policy": "dance"}, "Unknown policy"),
+        ({"backend": "mjlab"}, "package mjlab is not installed"),
+    ],
+)  # fmt: skip
+def test_wrong_choices_are_named_and_leave_nothing_behind(home, options, message):
+    with pytest.raises(RwmError, match=message):
+        make(home, **options)
+    assert home.datasets() == []
+
+
+def test_a_taken_name_is_refused(home):
+    make(home, transitions=20, num_envs=2)
+    with pytest.raises(RwmError, match="'set' exists already"):
+        make(home, transitions=20, num_envs=2)
+    assert home.dataset("set").rows == 20
+
+
+def test_environments_follow_the_size_when_left_open():
+    assert ExportConfig(transitions=200_000).resolve_envs() == 250
+    assert ExportConfig(transitions=20_000).resolve_envs() == 64
+    assert ExportConfig(transitions=6_000_000).resolve_envs() == 1024
+    assert ExportConfig(transitions=3).resolve_envs() == 3

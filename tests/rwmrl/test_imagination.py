@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rwmdata.errors import RwmError
+from rwmdata.writer import DatasetWriter
+from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig
+from rwmmodel.normalizer import Normalizer
+from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
+from rwmrl.rewards import RewardModel
+
+HISTORY = 6
+
+
+@pytest.fixture
+def make_env(dataset, make_model, robot):
+    def make(members=3, **options):
+        return ImaginationEnv(make_model(members), dataset, robot, ImaginationConfig(**{"num_envs": 8, **options}))
+
+    return make
+
+
+def actions(steps, envs=8, seed=1):
+    return torch.randn(steps, envs, 12, generator=torch.Generator().manual_seed(seed)) * 0.3
+
+
+def test_observation_groups_have_their_shapes(make_env):
+    env = make_env()
+    shapes = {k: tuple(v.shape) for k, v in env.reset().items()}
+    assert shapes == {
+        "policy": (8, 48), "system_state": (8, 45), "system_action": (8, 12), "system_contact": (8, 8),
+        "system_termination": (8, 1),
+    }  # fmt: skip
+
+
+def test_the_penalty_is_exactly_lambda_times_epistemic_times_dt(make_env):
+    """The same rollout with lambda 0 and 2.5: rewards differ by the epistemic uncertainty the model reports."""
+    free, penalised = make_env(lam=0.0, episode_steps=100), make_env(lam=2.5, episode_steps=100)
+    for action in actions(10):
+        carry, state = free._carry, free._state
+        a, b = free.step(action), penalised.step(action)
+        torch.testing.assert_close(a.transition, b.transition, rtol=0, atol=0)
+        prediction, _ = free.model.step(state, free.model.normalizer.action(action), carry, free.member_ids)
+        assert (prediction.epistemic > 0).all()
+        torch.testing.assert_close(a.reward - b.reward, 2.5 * prediction.epistemic * 0.02, rtol=1e-4, atol=1e-6)
+
+
+def test_an_ensemble_of_one_has_no_penalty(make_env):
+    free, penalised = make_env(members=1, lam=0.0), make_env(members=1, lam=5.0)
+    for action in actions(3):
+        torch.testing.assert_close(free.step(action).reward, penalised.step(action).reward, rtol=0, atol=0)
+
+
+def test_each_environment_follows_its_own_member_or_the_mean(make_env):
+    env = make_env(rollout="member", push_velocity=0.0)
+    state, carry, action = env._state.clone(), env._carry, actions(1)[0]
+    everyone = env.model.step(state, action, carry)[0].member_mean
+    env.step(action)
+    expected = torch.stack([everyone[m, i] for i, m in enumerate(env.member_ids)])
+    torch.testing.assert_close(env._state, expected)
+    mean = make_env(rollout="mean", push_velocity=0.0)
+    mean.step(action)
+    torch.testing.assert_close(mean._state, everyone.mean(dim=0))
+
+
+def test_a_reset_environment_has_read_its_whole_history(make_env):
+    """After a reset the carry equals a fresh pass over the history, and other environments keep theirs."""
+    env = make_env(noise=False)
+    for action in actions(3):
+        env.step(action)
+    before = [c.clone() for c in env._carry.state]
+    drawn = {}
+    draw = env._draw_windows
+    env._draw_windows = lambda count: drawn.setdefault("windows", draw(count))
+    ids = torch.tensor([2, 5])
+    env._reset(ids)
+    states, acts, _ = drawn["windows"]
+    assert states.shape == (2, HISTORY, 45)
+    fresh = env.model.warm_up(states[:, :-1], acts[:, 1:])
+    others = [i for i in range(8) if i not in (2, 5)]
+    for now, old, new in zip(env._carry.state, before, fresh.state, strict=True):
+        torch.testing.assert_close(now[ids], new)
+        torch.testing.assert_close(now[others], old[others])
+    torch.testing.assert_close(env._state[ids], states[:, -1])
+    torch.testing.assert_close(env.current_rows()[ids, 45:57], env.model.normalizer.denorm_action(acts[:, -1]))
+
+
+def test_the_next_prediction_after_a_reset_is_the_models_forward_on_the_recorded_history(make_env):
+    env = make_env(rollout="mean", push_velocity=0.0, noise=False)
+    drawn = {}
+    draw = env._draw_windows
+    env._draw_windows = lambda count: drawn.setdefault("windows", draw(count))
+    env.reset()
+    states, acts, _ = drawn["windows"]
+    action = actions(1)[0]
+    expected = env.model(states, torch.cat((acts[:, 1:], action[:, None]), dim=1))
+    env.step(action)
+    torch.testing.assert_close(env._state, expected.state, rtol=1e-4, atol=1e-5)
+
+
+def test_starts_are_episode_beginnings_or_any_training_row(make_env, dataset):
+    first, anywhere = make_env()._starts
+    train = dataset.split("train")
+    assert first.tolist() == dataset.episodes.start[train].tolist()
+    assert len(anywhere) == len(train) * (40 - HISTORY + 1)
+
+
+def test_no_episode_starts_with_a_fall(home, schema, make_model, robot):
+    """Ten rows, the tenth a fall: starts are rows 0 to 3, whose windows of six end at rows 5 to 8."""
+    with DatasetWriter(home.data_dir, "falls", "anymal_d", schema, 50.0, {}) as writer:
+        for _ in range(10):
+            rows = np.zeros((10, schema.width), np.float32)
+            rows[9, -1] = 1
+            writer.append_episode(rows, truncated=False)
+        fallen = writer.commit()
+    env = ImaginationEnv(make_model(), fallen, robot, ImaginationConfig(num_envs=2))
+    assert sorted({int(s) % 10 for s in env._starts[1]}) == [0, 1, 2, 3]
+
+
+def test_the_share_of_starts_at_episode_beginnings(make_env):
+    """80 % from the init set, and 1 of 35 of the others happens to be a beginning too."""
+    env = make_env(num_envs=4000, init_share=0.8)
+    seen = []
+    gather = env._store.windows
+    env._store.windows = lambda starts, length: (seen.append(starts), gather(starts, length))[1]
+    env.reset()
+    share = float(np.mean(seen[0] % 40 == 0))
+    assert share == pytest.approx(0.8 + 0.2 / 35, abs=0.02)
+
+
+def test_time_outs_are_truncations_not_deaths(make_env):
+    env = make_env(episode_steps=4)
+    for k, action in enumerate(actions(4)):
+        step = env.step(action)
+        assert step.truncated.all() == (k == 3)
+    assert not step.terminated.any() and (env.episode_length_buf == 0).all()
+    assert float(step.log["imagined/ended_by_time"]) == 1.0 and float(step.log["imagined/ended_by_prediction"]) == 0.0
+
+
+def test_predicted_falls_end_episodes(make_env):
+    env = make_env()
+    env.model.auxiliary_head.termination.bias_1.fill_(20.0)
+    step = env.step(actions(1)[0])
+    assert step.terminated.all() and not step.truncated.any()
+    assert (step.transition[:, -1] == 1).all()
+    assert (env.current_rows()[:, -1] == 0).all()
+    assert float(step.log["imagined/ended_by_prediction"]) == 1.0 and float(step.log["imagined/ended_by_time"]) == 0.0
+
+
+def test_a_fall_at_the_time_limit_is_a_fall(make_env):
+    env = make_env(episode_steps=1)
+    env.model.auxiliary_head.termination.bias_1.fill_(20.0)
+    step = env.step(actions(1)[0])
+    assert step.terminated.all() and not step.truncated.any()
+
+
+def test_members_are_redrawn_at_reset(make_env):
+    env = make_env(num_envs=300)
+    before = env.member_ids.clone()
+    env.reset()
+    assert set(env.member_ids.tolist()) == {0, 1, 2} and 0.5 < (env.member_ids != before).float().mean() < 0.8
+
+
+def test_pushes_change_the_predicted_velocity_in_both_spaces(make_env):
+    env = make_env(push_interval_steps=(1, 1))
+    rows, state = env.current_rows(), env._state.clone()
+    env._push()
+    kick = env.current_rows()[:, :2] - rows[:, :2]
+    assert (kick.abs() <= 0.5).all() and kick.abs().max() > 0.1
+    torch.testing.assert_close((env._state - state)[:, :2], kick / 0.5)  # reference std of base velocity: 0.5 m/s
+    torch.testing.assert_close(env._state[:, 2:], state[:, 2:])
+
+
+def test_the_policy_sees_the_pushed_state_that_the_model_goes_on_from(make_env):
+    env = make_env(push_interval_steps=(1, 1), noise=False)
+    for action in actions(2):
+        step = env.step(action)
+    seen = step.observations["policy"][:, :2]
+    torch.testing.assert_close(seen, env.model.normalizer.denorm_state(env._state)[:, :2])
+    assert ((seen - step.transition[:, :2]).abs() > 1e-3).any(dim=1).all()
+
+
+def test_pushes_come_after_48_to_96_steps(make_env):
+    env = make_env(num_envs=64, noise=False, episode_steps=500)
+    pushed = torch.zeros(64, dtype=torch.int64)
+    for k in range(1, 97):
+        step = env.step(torch.zeros(64, 12))
+        kicked = (env.current_rows()[:, :2] - step.transition[:, :2]).abs().amax(dim=1) > 1e-6
+        pushed[kicked & (pushed == 0)] = k
+    assert pushed.min() >= 48 and pushed.max() > 80 and (pushed > 0).all()
+
+
+def test_a_step_is_rewarded_for_the_command_the_policy_saw(make_env, robot, schema):
+    """Commands change every step here; the reward is that of the command before the change."""
+    env = make_env(lam=0.0, command={"resample_s": (0.02, 0.02), "standing_share": 0.0})
+    separate = RewardModel(robot, schema, 8, torch.device("cpu"))
+    rows = env.current_rows()
+    separate.reset(torch.arange(8), rows[:, schema.state], rows[:, schema.action])
+    for action in actions(3):
+        command = env.command.clone()
+        step = env.step(action)
+        row = step.transition
+        torch.testing.assert_close(
+            step.reward, separate.compute(row[:, schema.state], row[:, schema.contact], action, command)[0]
+        )
+        assert (env.command != command).all()
+
+
+def test_a_command_outlives_its_first_step_by_exactly_its_time(make_env):
+    env = make_env(command={"resample_s": (0.08, 0.08), "standing_share": 0.0}, episode_steps=4)
+    for _ in range(2):  # the second round begins with a reset
+        first, changed = env.command.clone(), []
+        for action in actions(4):
+            env.step(action)
+            changed.append(bool((env.command != first).all()))
+        assert changed == [False, False, False, True]
+
+
+def test_logged_episode_sums_are_those_of_the_ended_episodes(make_env):
+    env = make_env(lam=0.0, episode_steps=3)
+    total = torch.zeros(8)
+    for action in actions(3):
+        step = env.step(action)
+        total += step.reward
+    sums = [v for k, v in step.log.items() if k.startswith("episode_sum/")]
+    torch.testing.assert_close(torch.stack(sums).sum(dim=0), total)
+    assert not any(k.startswith("episode_sum/") for k in env.step(actions(1)[0]).log)
+
+
+def test_rewards_are_the_simulators_own(make_env, robot, schema):
+    """The same sequence of states through a separate reward model gives the same numbers."""
+    env = make_env(lam=0.0, episode_steps=100)
+    separate = RewardModel(robot, schema, 8, torch.device("cpu"))
+    rows = env.current_rows()
+    separate.reset(torch.arange(8), rows[:, schema.state], rows[:, schema.action])
+    for action in actions(5):
+        step = env.step(action)
+        expected, _ = separate.compute(
+            step.transition[:, schema.state], step.transition[:, schema.contact], action, env.command.clone()
+        )
+        torch.testing.assert_close(step.reward, expected)
+
+
+@pytest.mark.parametrize(("part", "value"), [("state", torch.nan), ("state", 2e4), ("contact", torch.nan)])
+def test_unsound_predictions_are_reset_and_counted(make_env, part, value):
+    env = make_env(lam=1.0, push_velocity=0.0)
+    before = env.current_rows()[3, :45]
+    predict = env.model.step
+
+    def spoil(*arguments):
+        prediction, carry = predict(*arguments)
+        spoilt = getattr(prediction, part).clone()
+        spoilt[3, 0] = value
+        return replace(prediction, **{part: spoilt}), carry
+
+    env.model.step = spoil
+    step = env.step(actions(1)[0])
+    env.model.step = predict
+    assert float(step.log["imagined/unsound_count"]) == 1.0 and float(step.log["imagined/ended_by_time"]) == 0.0
+    assert step.truncated.tolist() == [i == 3 for i in range(8)] and step.reward[3] == 0
+    assert not step.terminated.any() and env.episode_length_buf[3] == 0
+    torch.testing.assert_close(step.transition[3, :45], before)
+    assert torch.isfinite(env.step(actions(1)[0]).reward).all()
+    assert all(torch.isfinite(o).all() for o in env.get_observations().values())
+
+
+def test_the_same_seed_dreams_the_same(make_env):
+    first, second, other = make_env(seed=3), make_env(seed=3), make_env(seed=4)
+    for action in actions(5):
+        a, b, c = (e.step(action).observations["policy"] for e in (first, second, other))
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        assert (a != c).any()
+
+
+def test_a_history_longer_than_every_episode_is_refused(dataset, make_model, robot):
+    model = make_model()
+    model.config = model.config.model_copy(update={"history": 50})
+    with pytest.raises(RwmError, match="has the 50 rows a start needs"):
+        ImaginationEnv(model, dataset, robot)
+
+
+def test_noise_does_not_change_what_is_dreamt(make_env):
+    clean, noisy = make_env(noise=False), make_env(noise=True)
+    for action in actions(5):
+        noisy.get_observations()
+        a, b = clean.step(action), noisy.step(action)
+        torch.testing.assert_close(a.transition, b.transition, rtol=0, atol=0)
+        assert (a.observations["policy"] != b.observations["policy"]).any()
+
+
+def test_a_model_of_other_columns_is_refused_with_every_fault(dataset, robot):
+    config = EnsembleConfig(hidden=4, head_hidden=4, history=HISTORY, state_dim=33, action_dim=8, contact_dim=8)
+    with pytest.raises(
+        RwmError, match="45 state columns, the model 33; the dataset has 12 action columns"
+    ):
+        ImaginationEnv(DynamicsEnsemble(config, Normalizer(33, 8)), dataset, robot)
+
+
+def test_a_broken_model_is_refused(dataset, make_model, robot):
+    model = make_model()
+    with torch.no_grad():
+        model.state_head.mean.bias_1[1, 0, 3] = torch.nan
+    with pytest.raises(RwmError, match="parameters that are not finite"):
+        ImaginationEnv(model, dataset, robot)
+
+
+def test_headings_and_empty_push_intervals_are_refused():
+    with pytest.raises(ValueError, match="no heading to steer to"):
+        ImaginationConfig(command={"heading": True})
+    with pytest.raises(ValueError, match="not a range"):
+        ImaginationConfig(push_interval_steps=(5, 4))

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rwmdata.errors import RwmError
+from rwmdata.runs import Run
+from rwmmodel.checkpoint import save_model
+from rwmmodel.ensemble import ModelInfo
+from rwmrl.offline import PolicyConfig, train_policy
+from rwmrl.policy_file import load_policy
+
+
+def small(**options):
+    return PolicyConfig.preset(
+        "smoke", **{"iterations": 3, "num_envs": 16, "hidden_dims": (16,), "episode_steps": 20, **options}
+    )
+
+
+def test_presets_take_flat_overrides_and_name_what_they_do_not_know():
+    config = PolicyConfig.preset("paper", lam=0.5, rollout="mean", lr=1e-4, seed=7)
+    assert (config.imagination.lam, config.imagination.rollout, config.ppo.lr) == (0.5, "mean", 1e-4)
+    assert (config.imagination.num_envs, config.ppo.num_steps, config.iterations) == (4096, 100, 2500)
+    assert config.seed == config.imagination.seed == 7
+    with pytest.raises(RwmError, match="Unknown policy preset 'huge'; presets: smoke"):
+        PolicyConfig.preset("huge")
+    with pytest.raises(RwmError, match="lambda_weight"):
+        PolicyConfig.preset("smoke", lambda_weight=1.0)
+    with pytest.raises(RwmError, match="lam: "):
+        PolicyConfig.preset("smoke", lam=-1.0)
+
+
+def test_a_policy_run_keeps_parents_config_metrics_and_policy(home, dataset, model_run):
+    run = train_policy(home, dataset, model_run, small(lam=2.0))
+    meta = Run.open(run.path).meta
+    assert meta.status == "finished" and meta.parents == {"dataset": "small", "model": model_run.id}
+    assert meta.config["imagination"]["lam"] == meta.summary["lam"] == 2.0
+    assert meta.summary["epistemic"] > 0 and meta.summary["unsound_predictions"] == 0
+    policy = load_policy(run.checkpoints / "policy.safetensors", "anymal_d")
+    assert policy(torch.zeros(2, 48)).shape == (2, 12)
+    assert list((run.path / "tensorboard").iterdir())
+
+
+def test_reported_rewards_differ_by_lambda_epistemic_dt(home, dataset, model_run):
+    run = train_policy(home, dataset, model_run, small(lam=2.0))
+    rows = {}
+    for m in run.metrics():
+        rows.setdefault(m["step"], {})[m["metric"]] = m["value"]
+    for row in rows.values():
+        gap = row["imagined/reward"] - row["imagined/penalised_reward"]
+        assert gap == pytest.approx(2.0 * row["imagined/epistemic"] * 0.02, rel=1e-4)
+
+
+def test_a_few_iterations_raise_the_imagined_reward(home, dataset, model_run, steerable_model):
+    """The model obeys three actions; without a penalty or other disturbances PPO learns to follow the command."""
+    save_model(steerable_model, model_run.checkpoints / "model.safetensors")
+    config = small(
+        iterations=25, num_envs=128, hidden_dims=(32,), episode_steps=64, noise=False, push_velocity=0.0, init_std=0.5
+    )
+    run = train_policy(home, dataset, model_run, config)
+    tracking = [m["value"] for m in run.metrics() if m["metric"] == "reward/track_lin_vel_xy_exp"]
+    assert len(tracking) == 25 and tracking[-1] > 1.5 * tracking[0], tracking
+    assert run.meta.summary["mean_reward"] > run.meta.summary["first_mean_reward"]
+
+
+def test_an_interrupted_policy_run_is_resumed_to_its_end(home, dataset, model_run):
+    def interrupt(done, total, numbers):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_policy(home, dataset, model_run, small(iterations=4), interrupt)
+    (broken,) = home.runs("policy")
+    assert broken.meta.status == "interrupted" and (broken.checkpoints / "policy.safetensors").exists()
+    resumed = train_policy(home, dataset, model_run, resume=broken)
+    steps = [m["step"] for m in resumed.metrics() if m["metric"] == "imagined/reward"]
+    assert resumed.meta.status == "finished" and steps == [1, 2, 3, 4]
+
+
+def test_a_model_of_another_robot_is_refused(home, dataset, model_run, make_model):
+    model = make_model()
+    model.info = ModelInfo("go2", dataset.schema.csv_names, 50.0, "other")
+    save_model(model, model_run.checkpoints / "model.safetensors")
+    with pytest.raises(RwmError, match="was fitted on 'go2', dataset 'small' is of 'anymal_d'"):
+        train_policy(home, dataset, model_run, small())

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rwmdata.errors import RwmError
+from rwmdata.runs import Run
+from rwmrl.envs.base import Step, VecEnv
+from rwmrl.policy_file import load_policy
+from rwmrl.ppo import PPOConfig, RslVecEnv, Runner, _reduce, to_rsl_rl
+
+SMALL = PPOConfig(num_steps=8, epochs=4, mini_batches=2, hidden_dims=(16,), checkpoint_interval=2, init_std=0.5)
+
+
+class Target(VecEnv):
+    """Reward is highest where the action equals the observation's first entries; episodes last 10 steps."""
+
+    def __init__(self, schema, num_envs=64):
+        self.schema, self.num_envs, self.num_actions = schema, num_envs, 12
+        self.max_episode_length, self.control_dt_s, self.device = 10, 0.02, torch.device("cpu")
+        self.generator = torch.Generator().manual_seed(0)
+        self.episode_length_buf = torch.zeros(num_envs, dtype=torch.int64)
+        self.observation = torch.zeros(num_envs, 48)
+        self.reset()
+
+    @property
+    def command(self):
+        return torch.zeros(self.num_envs, 3)
+
+    def reset(self):
+        self.observation = torch.rand(self.num_envs, 48, generator=self.generator) * 4 + 1
+        return self.get_observations()
+
+    def get_observations(self):
+        return {"policy": self.observation}
+
+    def current_rows(self):
+        return torch.zeros(self.num_envs, 66)
+
+    def step(self, actions):
+        reward = -(actions - (self.observation[:, :12] - 3)).square().mean(dim=1)
+        self.episode_length_buf += 1
+        truncated = self.episode_length_buf >= 10
+        self.episode_length_buf[truncated] = 0
+        never = torch.zeros_like(truncated)
+        return Step(self.reset(), reward, never, truncated, self.current_rows(), {"task/reward": reward.mean()})
+
+
+@pytest.fixture
+def run(home):
+    return Run.create(home, "train", {}, {}, seed=0)
+
+
+def values(run, metric):
+    return [m["value"] for m in run.metrics() if m["metric"] == metric]
+
+
+def test_rsl_rl_config_is_new_each_time_and_maps_every_setting():
+    config = PPOConfig(lr=3e-4, entropy_coef=0.01, hidden_dims=(32, 16), init_std=0.3, gae_lambda=0.9)
+    first = to_rsl_rl(config)
+    kept = copy.deepcopy(first)
+    first["algorithm"].pop("class_name")
+    first["actor"]["distribution_cfg"].pop("class_name")
+    assert to_rsl_rl(config) == kept
+    assert kept["algorithm"]["lam"] == 0.9 and kept["algorithm"]["learning_rate"] == 3e-4
+    assert kept["actor"]["distribution_cfg"]["init_std"] == 0.3 and kept["critic"]["hidden_dims"] == [32, 16]
+    assert "distribution_cfg" not in kept["critic"]
+
+
+def test_a_time_out_is_bootstrapped_and_a_death_is_not(schema, robot, run):
+    """Environment 0 times out, 1 dies, 2 goes on: only 0 gets gamma times the value of the state it was in."""
+
+    class Ending(Target):
+        def step(self, actions):
+            step = super().step(actions)
+            return replace(
+                step, reward=torch.ones(3), terminated=torch.tensor([False, True, False]),
+                truncated=torch.tensor([True, False, False]),
+            )  # fmt: skip
+
+    alg = Runner(Ending(schema, 3), SMALL, run, robot, seed=0).alg
+    env = RslVecEnv(Ending(schema, 3))
+    observations = env.get_observations()
+    alg.act(observations)
+    values = alg.critic(observations).squeeze(1)
+    alg.process_env_step(*env.step(torch.zeros(3, 12)))
+    expected = [1 + 0.99 * float(values[0].detach()), 1.0, 1.0]
+    assert alg.storage.rewards[0, :, 0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert alg.storage.dones[0, :, 0].tolist() == [1, 1, 0]
+
+
+def test_ppo_learns_and_the_saved_policy_acts_as_rsl_rls(schema, robot, run):
+    runner = Runner(Target(schema), SMALL, run, robot, seed=0)
+    runner.train(12)
+    reward = values(run, "task/reward")
+    assert len(reward) == 12 and reward[-1] > reward[0] + 0.05
+    policy = load_policy(run.checkpoints / "policy.safetensors", "anymal_d")
+    observation = torch.rand(5, 48) * 4
+    runner.alg.eval_mode()
+    expected = runner.alg.get_policy()(runner.env._pack({"policy": torch.zeros(64, 48).index_copy(
+        0, torch.arange(5), observation)}))[:5]  # fmt: skip
+    torch.testing.assert_close(policy(observation), expected, rtol=1e-5, atol=1e-5)
+    assert policy.mean.abs().max() > 0.5  # observations lie in 1..5, so the normaliser has moved
+
+
+def test_a_resumed_run_has_the_same_iterations_and_no_doubled_metrics(schema, robot, run):
+    def stop_at(done, total, numbers):
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), run.running():
+        Runner(Target(schema), SMALL, run, robot, 0, progress=stop_at).train(8)
+    assert Run.open(run.path).meta.status == "interrupted"
+    runner = Runner(Target(schema), SMALL, run, robot, 0)
+    runner.train(8)
+    steps = [m["step"] for m in run.metrics() if m["metric"] == "task/reward"]
+    assert steps == list(range(1, 9)) and runner.completed == 8
+    runner.train(8)
+    assert [m["step"] for m in run.metrics() if m["metric"] == "task/reward"] == steps
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/tmp/rwm_pickle_was_executed", "w"))
+
+
+def test_a_malicious_checkpoint_is_refused_and_not_executed(schema, robot, run, tmp_path):
+    marker = tmp_path / "executed"
+    Evil.__reduce__ = lambda self: (open, (str(marker), "w"))
+    torch.save({"actor_state_dict": Evil()}, run.checkpoints / "state.pt")
+    with pytest.raises(RwmError, match="cannot be read"):
+        Runner(Target(schema), SMALL, run, robot, 0).train(2)
+    assert not marker.exists()
+
+
+def test_a_diverged_run_fails_says_so_and_keeps_its_last_sound_checkpoint(schema, robot, run):
+    class Infinite(Target):
+        def step(self, actions):
+            step = super().step(actions)
+            broken = self.steps >= 8  # from the second iteration on
+            self.steps += 1
+            return replace(step, reward=step.reward + torch.inf) if broken else step
+
+    env = Infinite(schema)
+    env.steps = 0
+    with pytest.raises(RwmError, match="PPO diverged: "), run.running():
+        Runner(env, SMALL, run, robot, seed=0).train(4)
+    assert Run.open(run.path).meta.status == "failed"
+    state = torch.load(run.checkpoints / "state.pt", weights_only=True)
+    assert state["completed"] == 1 and all(torch.isfinite(v).all() for v in state["actor_state_dict"].values())
+
+
+def test_logged_numbers_are_averaged_summed_or_their_maximum_taken():
+    steps = [torch.tensor([1.0, 3.0]), torch.tensor(8.0), 0.0]
+    assert _reduce("episode_sum/x", steps) == 3.0  # over all four values: episodes weigh the same
+    assert _reduce("imagined/epistemic_max", steps) == 8.0
+    assert _reduce("imagined/unsound_count", steps) == 12.0
+
+
+def test_environments_do_not_all_time_out_together(schema, robot, run):
+    env = Target(schema)
+    ages = []
+    step = env.step
+    env.step = lambda actions: (ages.append(env.episode_length_buf.clone()), step(actions))[1]
+    Runner(env, SMALL, run, robot, seed=0).train(1)
+    assert len(ages[0].unique()) > 5 and ages[0].max() < 10
+
+
+def test_nothing_is_printed_and_no_repository_is_copied(schema, robot, run, capsys):
+    Runner(Target(schema), SMALL, run, robot, seed=0).train(2)
+    assert capsys.readouterr().out == ""
+    assert "Learning iteration" in (run.path / "train.log").read_text()
+    assert not list(run.path.rglob("*.diff"))

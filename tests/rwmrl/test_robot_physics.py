@@ -1,0 +1,188 @@
+"""The simulated ANYmal D obeys mechanics: weight, torques, energy, mirror symmetry, and its drives' data sheet."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from rwmdata.errors import RwmError
+from rwmdata.robots import ResetSpec
+from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
+from rwmrl.envs.mujoco_model import layout_of, load_model, randomized_models
+
+STILL = ResetSpec(position_xy_m=0.0, velocity=0.0, joint_scale=(1.0, 1.0))
+GRAVITY = 9.81
+
+
+@pytest.fixture(scope="module")
+def model(robot):
+    return load_model(robot)
+
+
+@pytest.fixture(scope="module")
+def layout(robot, model):
+    return layout_of(robot, model)
+
+
+@pytest.fixture(scope="module")
+def standing(robot):
+    """One robot that has held its default pose for five seconds, and the rows of that time ``(250, width)``."""
+    env = quiet_env(robot.model_copy(update={"reset": STILL}), 1)
+    rows = [env.step(torch.zeros(1, 12)).transition[0] for _ in range(250)]
+    return env, torch.stack(rows)
+
+
+def quiet_env(robot, num_envs):
+    config = MujocoEnvConfig(num_envs=num_envs, noise=False, pushes=False, randomize=False, threads=0)
+    return MujocoEnv(robot, config)
+
+
+def run(model, state, target, steps):
+    """Return the data after ``steps`` physics steps from a state row towards joint targets ``(J,)``."""
+    data = mujoco.MjData(model)
+    mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
+    data.ctrl[:] = target
+    for _ in range(steps):
+        mujoco.mj_step(model, data)
+    return data
+
+
+def test_it_weighs_what_an_anymal_weighs(model):
+    assert model.body_mass.sum() == pytest.approx(52.3, abs=0.5)
+
+
+def test_it_stands_in_the_default_pose_for_five_seconds(standing, schema):
+    env, rows = standing
+    settled = rows[50:]
+    assert 0.5 < env.base_position[0, 2] < 0.6
+    assert settled[:, schema.group("foot_contact")].min() == 1
+    assert rows[:, schema.group("thigh_contact")].max() == 0
+    assert rows[:, schema.termination].max() == 0
+    assert settled[:, schema.group("projected_gravity")][:, 2].max() < -0.999
+    assert settled[:, schema.group("joint_pos")].abs().max() < 0.35
+    assert env.base_position[0, :2].abs().max() < 0.01
+
+
+def test_its_feet_do_not_creep_while_it_stands(standing):
+    env, _ = standing
+    feet = env.physics.sensors[0, env.physics.layout.foot_pos].copy()
+    for _ in range(50):
+        env.step(torch.zeros(1, 12))
+    assert np.abs(env.physics.sensors[0, env.physics.layout.foot_pos] - feet).max() < 1e-3
+
+
+def test_the_feet_carry_the_weight(standing, model):
+    env, _ = standing
+    feet = env.physics.sensors[0, env.physics.layout.contact].reshape(9, 3)[4:8]
+    assert abs(feet[:, 2].sum()) == pytest.approx(model.body_mass.sum() * GRAVITY, rel=5e-3)
+    assert np.abs(feet[:, 2]).min() > 0.2 * model.body_mass.sum() * GRAVITY
+
+
+def test_knee_torques_balance_the_ground_forces_and_the_shank_weight(standing, model, robot):
+    """Moments about the knee axis: drive + ground force + weight of shank and foot = 0."""
+    env, _ = standing
+    data = run(model, env.physics.state[0], robot.default_joint_pos, 1)
+    layout = env.physics.layout
+    forces = data.sensordata[layout.contact].reshape(9, 3)[4:8]
+    forces = forces * np.sign(forces[:, 2:])  # on the foot, whichever body the sensor speaks for
+    for leg, force in zip(robot.legs, forces, strict=True):
+        joint = model.joint(f"{leg}_KFE").id
+        knee, axis = data.xanchor[joint], data.xaxis[joint]
+        foot = data.body(f"{leg}_FOOT").xpos - [0, 0, layout.foot_radius]
+        moment = np.cross(foot - knee, force) @ axis
+        for body in (f"{leg}_SHANK", f"{leg}_FOOT"):
+            weight = [0, 0, -GRAVITY * model.body(body).mass[0]]
+            moment += np.cross(data.body(body).xipos - knee, weight) @ axis
+        drive = data.sensordata[layout.torque][robot.joints.index(f"{leg}_KFE")]
+        assert drive + moment == pytest.approx(0, abs=0.1)
+        assert abs(drive) > 10
+
+
+def test_a_hard_push_makes_it_fall_and_base_contact_is_reported(robot, schema):
+    env = quiet_env(robot, 4)
+    for _ in range(20):
+        env.step(torch.zeros(4, 12))
+    env.physics.state[:, env.physics.layout.lin_vel_w] += [0, 4, 0]
+    fallen = torch.zeros(4, dtype=torch.bool)
+    for _ in range(100):
+        step = env.step(torch.zeros(4, 12))
+        assert torch.equal(step.transition[:, -1] > 0.5, step.terminated)
+        fallen |= step.terminated
+    assert fallen.all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_drives_follow_pd_law_effort_limit_and_torque_speed_line(robot, model, layout, seed):
+    rng, drive = np.random.default_rng(seed), robot.drive
+    position, velocity, target = rng.uniform(-1, 1, 12), rng.uniform(-12, 12, 12), rng.uniform(-2, 2, 12)
+    state = np.zeros(layout.width)
+    state[layout.position], state[layout.quaternion.start] = (0, 0, 2), 1
+    state[layout.joint_pos], state[layout.joint_vel] = position, velocity
+    torque = run(model, state, target, 1).sensordata[layout.torque]
+    wanted = drive.stiffness * (target - position) - drive.damping * velocity
+    speed = velocity / drive.velocity_limit
+    wanted = wanted.clip(drive.saturation_effort * (-1 - speed), drive.saturation_effort * (1 - speed))
+    np.testing.assert_allclose(torque, wanted.clip(-drive.effort_limit, drive.effort_limit), atol=1e-9)
+
+
+def test_energy_does_not_grow_in_free_fall_without_torque(robot, layout):
+    model = load_model(robot)
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ACTUATION)
+    model.opt.enableflags |= int(mujoco.mjtEnableBit.mjENBL_ENERGY)
+    rng = np.random.default_rng(0)
+    state = np.zeros(layout.width)
+    state[layout.position], state[layout.quaternion.start] = (0, 0, 5), 1
+    state[layout.joint_pos] = robot.default_joint_pos
+    state[layout.lin_vel_w] = rng.uniform(-1, 1, 3)
+    state[layout.ang_vel_b] = rng.uniform(-1, 1, 3)
+    state[layout.joint_vel] = rng.uniform(-1, 1, 12)
+    data = run(model, state, np.zeros(12), 1)
+    first, height = data.energy.sum(), data.qpos[2]
+    energies = []
+    for _ in range(100):
+        mujoco.mj_step(model, data)
+        energies.append(data.energy.sum())
+    assert height - data.qpos[2] == pytest.approx(0.5 * GRAVITY * 0.5**2, rel=0.5)
+    assert max(energies) < first + 1e-3 * abs(first)
+
+
+def mirrored(values, robot, signs):
+    """Swap left and right legs of per-joint values ``(..., J)`` and flip hip roll."""
+    swap = [robot.joints.index(("R" if j[0] == "L" else "L") + j[1:]) for j in robot.joints]
+    return values[..., swap] * np.repeat(signs, len(robot.legs))
+
+
+def test_a_mirrored_start_gives_mirrored_motion(robot, layout, model):
+    rng, signs = np.random.default_rng(3), np.array([-1.0, 1.0, 1.0])
+    default = np.array(robot.default_joint_pos)
+    position, target = default * rng.uniform(0.8, 1.2, 12), default + rng.uniform(-0.2, 0.2, 12)
+    velocity, linear, angular = rng.uniform(-1, 1, 12), rng.uniform(-0.5, 0.5, 3), rng.uniform(-0.5, 0.5, 3)
+    state = np.zeros((2, layout.width))
+    state[:, layout.position], state[:, layout.quaternion.start] = (0, 0, 0.58), 1
+    state[:, layout.joint_pos] = position, mirrored(position, robot, signs)
+    state[:, layout.joint_vel] = velocity, mirrored(velocity, robot, signs)
+    state[:, layout.lin_vel_w] = linear, linear * [1, -1, 1]
+    state[:, layout.ang_vel_b] = angular, angular * [-1, 1, -1]
+    here = run(model, state[0], target, 60).qpos
+    there = run(model, state[1], mirrored(target, robot, signs), 60).qpos
+    np.testing.assert_allclose(there[:3], here[:3] * [1, -1, 1], atol=2e-3)
+    joints = layout.joint_pos - 1
+    np.testing.assert_allclose(there[joints], mirrored(here[joints], robot, signs), atol=5e-3)
+    assert np.abs(here[joints] - position).max() > 0.1
+
+
+def test_randomised_trunks_stay_in_range_and_leave_the_nominal_robot_alone(robot, model):
+    trunk, before = model.body(robot.base_body).id, model.body_mass.sum()
+    variants = randomized_models(model, robot, 16, np.random.default_rng(0))
+    masses = np.array([v.body_mass[trunk] - model.body_mass[trunk] for v in variants])
+    shifts = np.array([v.body_ipos[trunk] - model.body_ipos[trunk] for v in variants])
+    assert -5 <= masses.min() < -2 and 2 < masses.max() <= 5
+    assert (np.abs(shifts) <= robot.randomization.base_com_m).all() and np.abs(shifts[:, 0]).max() > 0.02
+    assert model.body_mass.sum() == before
+
+
+def test_a_body_that_the_mjcf_lacks_is_named(robot):
+    with pytest.raises(RwmError, match="has no body LF_TOE"):
+        load_model(robot.model_copy(update={"foot_bodies": ["LF_TOE", *robot.foot_bodies[1:]]}))
