@@ -42,7 +42,7 @@ def run() -> None:
             err.print(f"try:   {exc.hint}", highlight=False, markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        err.print("interrupted; what was committed stays", highlight=False)
+        err.print("interrupted; what was committed stays; go on with: rwm runs resume", highlight=False)
         sys.exit(130)
 
 

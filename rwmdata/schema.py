@@ -83,23 +83,29 @@ class Schema:
         """Width of a row matrix and of a CSV row, ``terminated`` included (66 for ANYmal D)."""
         return len(self.columns) + 1
 
+    @cached_property
+    def _slices(self) -> dict[str, slice]:
+        bounds: dict[str, tuple[int, int]] = {}
+        for i, column in enumerate(self.columns):
+            first, _ = bounds.get(column.group, (i, i))
+            bounds[column.group] = (first, i + 1)
+        slices = {name: slice(*b) for name, b in bounds.items()}
+        return slices | {"termination": slice(len(self.columns), len(self.columns) + 1)}
+
     def group(self, name: str) -> slice:
         """Return the columns of one group, as a slice of the row matrix.
 
         Raises:
             KeyError: The schema has no such group.
         """
-        if name == "termination":
-            return slice(len(self.columns), len(self.columns) + 1)
-        index = [i for i, c in enumerate(self.columns) if c.group == name]
-        if not index:
+        if name not in self._slices:
             raise KeyError(f"schema has no group '{name}'; groups: {', '.join(self.groups)}")
-        return slice(index[0], index[-1] + 1)
+        return self._slices[name]
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
         """Group names in order, ``termination`` last."""
-        return (*dict.fromkeys(c.group for c in self.columns), "termination")
+        return tuple(self._slices)
 
     @cached_property
     def state(self) -> slice:

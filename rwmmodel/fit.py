@@ -26,6 +26,8 @@ from rwmmodel.validation import Validator, split_starts
 
 MODEL_FILE = "model.safetensors"
 """Weights with the lowest held-out loss."""
+SHOWN = ("val/total", "val/relative_l1_h32")
+"""Held-out numbers the progress shows."""
 STATE_FILE = "state.pt"
 """Newest weights, optimiser and counters: what a resumed fit starts from."""
 
@@ -153,7 +155,8 @@ class _Fit:
             if self._due(c.checkpoint_interval):
                 self._save(run)
             if progress:
-                progress(s.step, c.updates, {"loss": float(terms.total.detach()), **self.newest})
+                shown = {k.removeprefix("val/"): self.newest[k] for k in SHOWN if k in self.newest}
+                progress(s.step, c.updates, {"loss": float(terms.total.detach()), **shown})
         return "updates"
 
     def _due(self, interval: int) -> bool:

@@ -64,7 +64,7 @@ def make_env(
         num_envs=num_envs,
         seed=seed,
         episode_length_s=episode_length_s,
-        reward_weights=chosen.reward_weights,
+        reward_weights=robot.task_reward_weights.get(task, {}),
         pushes=chosen.pushes if pushes is None else pushes,
         noise=chosen.noise if noise is None else noise,
         randomize=chosen.randomize if randomize is None else randomize,

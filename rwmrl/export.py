@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ ROWS_PER_ENV = 800
 """How many rows one environment is asked for when the number of environments is left open."""
 ENVS = (64, 1024)
 """Fewest and most environments used then."""
+PROGRESS_INTERVAL_S = 0.1
 
 
 class ExportConfig(Frozen):
@@ -68,7 +70,7 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress | None =
     name = config.name or f"{config.task}-{config.policy}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}".lower()
     origin = provenance(config, robot, task, backend, envs)
     hz = round(1.0 / env.control_dt_s, 6)
-    with DatasetWriter(home.data_dir, name, robot.name, env.schema, hz, origin, config.seed) as writer:
+    with closing(env), DatasetWriter(home.data_dir, name, robot.name, env.schema, hz, origin, config.seed) as writer:
         recorder = Recorder(env, writer, config.transitions)
         collect(env, behaviour, recorder, progress)
         writer.provenance["dropped_unstable_episodes"] = recorder.dropped
@@ -91,12 +93,12 @@ def collect(env: VecEnv, behaviour: Behaviour, recorder: Recorder, progress: Pro
         if len(done):
             behaviour.reset(done)
             recorder.turn_over(step, done.numpy(), behaviour.names())
-        now = time.perf_counter()
-        if progress and (now - reported > 0.1 or recorder.full):
-            reported = now
-            rows = min(recorder.rows, recorder.limit)
-            progress(rows, recorder.limit, {"rows/s": rows / (now - started)})
+        if progress and time.perf_counter() - reported > PROGRESS_INTERVAL_S:
+            reported = time.perf_counter()
+            progress(recorder.rows, recorder.limit, {"rows/s": recorder.rows / (reported - started)})
     recorder.finish()
+    if progress:
+        progress(recorder.rows, recorder.limit, {"rows/s": recorder.rows / (time.perf_counter() - started)})
 
 
 class Recorder:
@@ -150,7 +152,7 @@ class Recorder:
             self._length[blown_up] = 0
         if self.full:
             return
-        for i in done:
+        for i in done.tolist():
             self._hand_over(i)
         self.start(done, names)
 
@@ -159,15 +161,13 @@ class Recorder:
         surplus = self.rows - self.limit
         cut = np.flatnonzero(self._length)[-surplus:] if surplus > 0 else np.empty(0, np.int64)
         self._length[cut] -= 1
-        for i in self._everyone:
+        for i in range(len(self._length)):
             self._hand_over(i)
         self.rows = self.limit
 
     def _put(self, env_ids: np.ndarray, rows: np.ndarray, command: np.ndarray, reward: np.ndarray) -> None:
-        at, width = self._length[env_ids], rows.shape[1]
         block = np.concatenate((rows, command, reward[:, None]), axis=1)
-        assert block.shape[1] == width + 4
-        self._buffer[env_ids, at] = block
+        self._buffer[env_ids, self._length[env_ids]] = block
         self._length[env_ids] += 1
         self.rows += len(env_ids)
 
@@ -191,8 +191,8 @@ def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend
         "seed": config.seed,
         "num_envs": envs,
         "control_dt_s": robot.control_dt_s,
-        "randomization": robot.randomization.model_dump() if task.randomize else None,
-        "config": config.model_dump(),
-        "task_config": task.model_dump(),
+        "randomization": robot.randomization.model_dump(mode="json") if task.randomize else None,
+        "config": config.model_dump(mode="json"),
+        "task_config": task.model_dump(mode="json"),
         "versions": versions(),
     }

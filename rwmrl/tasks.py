@@ -11,8 +11,6 @@ class TaskConfig(Frozen):
 
     name: str
     purpose: str
-    reward_weights: dict[str, float] = {}
-    """Overrides of the robot's reward weights."""
     noise: bool = True
     """Observation noise."""
     pushes: bool = True
@@ -24,11 +22,7 @@ class TaskConfig(Frozen):
 TASKS = {
     task.name: task
     for task in (
-        TaskConfig(
-            name="Init-v0",
-            purpose="train a first policy from nothing, with a more forgiving reward",
-            reward_weights={"flat_orientation_l2": 0.0, "dof_torques_l2": -1.0e-5, "feet_air_time": 0.125},
-        ),
+        TaskConfig(name="Init-v0", purpose="train a first policy from nothing, with the robot's weights for it"),
         TaskConfig(name="Pretrain-v0", purpose="collect the data a world model is fitted to"),
         TaskConfig(name="Finetune-v0", purpose="improve a policy on one robot as it is", randomize=False),
         TaskConfig(

@@ -64,7 +64,9 @@ class MujocoEnv(VecEnv):
         self.schema = Schema.from_robot(robot)
         self.num_envs, self.num_actions = config.num_envs, len(robot.joints)
         self.control_dt_s, self.device = robot.control_dt_s, torch.device("cpu")
-        self.max_episode_length = max(1, round((config.episode_length_s or robot.episode_length_s) / robot.control_dt_s))
+        self.max_episode_length = max(
+            1, round((config.episode_length_s or robot.episode_length_s) / robot.control_dt_s)
+        )
         self.episode_length_buf = torch.zeros(self.num_envs, dtype=torch.int64)
         self.physics = BatchPhysics(
             robot, self.num_envs, config.variants if config.randomize else 0, config.threads, config.seed
@@ -74,9 +76,7 @@ class MujocoEnv(VecEnv):
         self._noise_generator = torch.Generator().manual_seed(config.seed + 1)
         self._noise_scale = noise_scale(self.schema, self.device)
         self._default = torch.tensor(robot.default_joint_pos, dtype=torch.float64)
-        self._commands = CommandSampler(
-            self.num_envs, config.command, self.control_dt_s, self._generator, self.device
-        )
+        self._commands = CommandSampler(self.num_envs, config.command, self.control_dt_s, self._generator, self.device)
         self._rewards = RewardModel(robot, self.schema, self.num_envs, self.device, config.reward_weights)
         self._push_steps_left = torch.zeros(self.num_envs, dtype=torch.int64)
         self._columns = {name: self.schema.group(name) for name in self.schema.groups}
@@ -174,7 +174,9 @@ class MujocoEnv(VecEnv):
         due = (self._push_steps_left <= 0).nonzero().squeeze(-1)
         if len(due):
             velocity = self.physics.layout.lin_vel_w.start
-            self.physics.state[due.numpy(), velocity : velocity + 2] += self._uniform(len(due), 2).numpy() * PUSH_VELOCITY
+            self.physics.state[due.numpy(), velocity : velocity + 2] += (
+                self._uniform(len(due), 2).numpy() * PUSH_VELOCITY
+            )
             self._schedule_push(due)
 
     def _schedule_push(self, env_ids: Tensor) -> None:

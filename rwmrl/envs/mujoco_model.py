@@ -176,8 +176,9 @@ def layout_of(robot: RobotSpec, model: mujoco.MjModel) -> ModelLayout:
 def randomized_models(
     base: mujoco.MjModel, robot: RobotSpec, count: int, rng: np.random.Generator
 ) -> Sequence[mujoco.MjModel]:
-    """Return ``count`` copies of ``base`` whose trunk differs in mass and centre of mass (uniform in robot.yaml's
-    ranges; inertia scales with mass).
+    """Return ``count`` copies of ``base`` whose trunks differ in mass and centre of mass.
+
+    Both are uniform in robot.yaml's ranges; inertia scales with mass.
     """
     ranges, body = robot.randomization, base.body(robot.base_body).id
     models = []

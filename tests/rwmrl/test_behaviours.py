@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
-from rwmrl.behaviours import COMMAND, BEHAVIOURS, Mixture, ScriptedTrot, Setting, SmoothedRandom, make_behaviour
+from rwmrl.behaviours import BEHAVIOURS, COMMAND, Mixture, ScriptedTrot, Setting, SmoothedRandom, make_behaviour
 from rwmrl.commands import CommandConfig
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 

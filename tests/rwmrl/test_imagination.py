@@ -294,9 +294,7 @@ def test_noise_does_not_change_what_is_dreamt(make_env):
 
 def test_a_model_of_other_columns_is_refused_with_every_fault(dataset, robot):
     config = EnsembleConfig(hidden=4, head_hidden=4, history=HISTORY, state_dim=33, action_dim=8, contact_dim=8)
-    with pytest.raises(
-        RwmError, match="45 state columns, the model 33; the dataset has 12 action columns"
-    ):
+    with pytest.raises(RwmError, match="45 state columns, the model 33; the dataset has 12 action columns"):
         ImaginationEnv(DynamicsEnsemble(config, Normalizer(33, 8)), dataset, robot)
 
 

@@ -1,0 +1,137 @@
+"""The whole chain in one call: export, validate, fit, policy, evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import Frozen
+from rwmdata.runs import Run
+from rwmdata.validate import validate
+from rwmmodel.fit import fit_model
+from rwmmodel.fit_config import fit_preset
+from rwmrl.export import ExportConfig, export_dataset
+from rwmrl.offline import PolicyConfig, train_policy
+
+STAGES = ("export", "validate", "fit", "policy", "uncertainty")
+
+
+class DemoConfig(Frozen):
+    """How much of everything the demo does."""
+
+    transitions: int = 200_000
+    preset: str = "demo"
+    """Preset of the fit and of the policy."""
+    windows: int = 32
+    steps: int = 200
+    seed: int = 0
+    device: str = "auto"
+
+
+SMOKE = {"transitions": 20_000, "preset": "smoke", "windows": 8, "steps": 50}
+"""A tiny version that only shows that everything runs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage made, where, its key number, and how long it took."""
+
+    name: str
+    made: str
+    key_number: str
+    seconds: float
+    path: Path
+
+
+class Demo:
+    """Runs the chain, one stage after the other.
+
+    Args:
+        home: Where the dataset and the runs go.
+        config: How much of everything.
+        bar: Gives, for a stage's name, a context manager with its progress callback.
+    """
+
+    def __init__(self, home: Home, config: DemoConfig, bar: Callable[[str], AbstractContextManager[Progress]]) -> None:
+        self.home, self.config, self.bar = home, config, bar
+        self.stages: list[Stage] = []
+
+    def run(self) -> list[Stage]:
+        """Run every stage and return them in order.
+
+        Raises:
+            RwmError: A stage failed, or the exported dataset is not valid.
+        """
+        dataset = self.export()
+        self.validate(dataset)
+        model = self.fit(dataset)
+        self.policy(dataset, model)
+        self.uncertainty(dataset, model)
+        return self.stages
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[tuple[Progress, Callable[[str, str, Path], None]]]:
+        """Give a stage its progress callback and a way to say what it made."""
+        started = time.perf_counter()
+
+        def made(what: str, key_number: str, path: Path) -> None:
+            self.stages.append(Stage(name, what, key_number, time.perf_counter() - started, path))
+
+        with self.bar(f"{STAGES.index(name) + 1}/{len(STAGES)} {name:<12}") as progress:
+            yield progress, made
+
+    def export(self) -> Dataset:
+        """Simulate and write the dataset."""
+        with self._stage("export") as (progress, made):
+            config = ExportConfig(transitions=self.config.transitions, seed=self.config.seed)
+            dataset = export_dataset(self.home, config, progress)
+            falls = int(dataset.episodes.terminated.sum())
+            made(f"{dataset.rows:,} rows", f"{len(dataset.episodes)} episodes, {falls} falls", dataset.path)
+            return dataset
+
+    def validate(self, dataset: Dataset) -> None:
+        """Check the dataset."""
+        with self._stage("validate") as (progress, made):
+            faults = validate(dataset)
+            progress(1, 1, {})
+            errors = [f for f in faults if f.severity == "error"]
+            if errors:
+                text = f"The exported dataset is not valid: {errors[0].message}."
+                raise RwmError(text, f"rwm data validate {dataset.name}")
+            made("a verdict", f"0 errors, {len(faults)} warnings", dataset.path)
+
+    def fit(self, dataset: Dataset) -> Run:
+        """Fit the ensemble."""
+        with self._stage("fit") as (progress, made):
+            config = fit_preset(self.config.preset, seed=self.config.seed, device=self.config.device)
+            run = fit_model(self.home, dataset, config, progress)
+            error = run.meta.summary["val/relative_l1_h32"]
+            made(f"model {run.id}", f"held-out relative L1 up to h = 32: {error:.3f}", run.path)
+            return run
+
+    def policy(self, dataset: Dataset, model: Run) -> None:
+        """Train the policy inside the model."""
+        with self._stage("policy") as (progress, made):
+            config = PolicyConfig.preset(self.config.preset, lam=1.0, seed=self.config.seed, device=self.config.device)
+            run = train_policy(self.home, dataset, model, config, progress)
+            first, last = run.meta.summary["first_mean_reward"], run.meta.summary["mean_reward"]
+            made(f"policy {run.id}", f"imagined reward a step: {first:.4f} -> {last:.4f}", run.path)
+
+    def uncertainty(self, dataset: Dataset, model: Run) -> None:
+        """Relate uncertainty and error."""
+        with self._stage("uncertainty") as (progress, made):
+            c = self.config
+            config = UncertaintyConfig(windows=c.windows, steps=c.steps, seed=c.seed, device=c.device)
+            run = evaluate_uncertainty(self.home, dataset, model, config, progress)
+            found = {(s["metric"], s["mode"]): s["value"] for s in run.meta.summary["scalars"]}
+            pooled = found[("pearson_pooled", "mean")]
+            text = "undefined" if pooled is None else f"{pooled:.2f}"
+            made(f"evaluation {run.id}", f"Pearson of uncertainty and error: {text}", run.path)

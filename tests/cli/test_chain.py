@@ -1,0 +1,109 @@
+"""The chain as a user types it, on real physics: export, validate, fit, policy, evaluate, query."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from rwmdata.home import Home
+from rwmmodel.checkpoint import load_model
+from rwmmodel.data import RowStore
+
+
+def start(*words, home):
+    command = [sys.executable, "-m", "cli.main", *words, "--home", str(home.root)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def rwm(*words, home):
+    """Run a command with --json and return the object it prints."""
+    process = start(*words, "--json", home=home)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with a dataset of 16,000 simulated rows and a small model fitted on it."""
+    home = Home(tmp_path_factory.mktemp("chain"))
+    rwm(
+        "data",
+        "export",
+        "--task",
+        "Pretrain-v0",
+        "--transitions",
+        "16000",
+        "--num-envs",
+        "16",
+        "--name",
+        "d",
+        home=home,
+    )
+    rwm("fit", "--preset", "smoke", "--updates", "150", home=home)
+    return home
+
+
+def test_the_exported_dataset_is_sound(home):
+    assert rwm("data", "validate", home=home) == {"dataset": "d", "valid": True, "faults": []}
+    manifest = rwm("data", "info", home=home)
+    assert manifest["rows"] == sum(manifest["episodes"]["length"]) == 16000
+    assert manifest["provenance"]["backend"] == "mujoco"
+
+
+def test_the_right_action_predicts_seen_rows_better_than_its_neighbours(home):
+    """One-step error on training windows: fed the schema's action, and fed the action one row early or late."""
+    model, dataset = load_model(home.run("model").checkpoints / "model.safetensors"), home.dataset("d")
+    store, history = RowStore(dataset, model.normalizer, torch.device("cpu")), model.config.history
+    episodes = dataset.split("train")[dataset.episodes.length[dataset.split("train")] > history + 4]
+    starts = (dataset.episodes.start[episodes][:, None] + np.arange(1, 3)).ravel()
+    windows = store.windows(starts, history + 3)
+    error = {}
+    with torch.no_grad():
+        for shift in (-1, 0, 1):
+            actions = windows.actions[:, 1 + shift : history + 1 + shift]
+            predicted = model(windows.states[:, :history], actions).state
+            error[shift] = float((predicted - windows.states[:, history]).abs().sum(dim=1).mean())
+    assert error[0] < 0.95 * min(error[-1], error[1]), error
+
+
+def test_policy_and_evaluation_end_with_their_files_and_numbers(home):
+    policy = rwm("policy", "--preset", "smoke", "--lam", "1.0", home=home)
+    assert policy["lam"] == 1.0 and policy["iterations"] == 4
+    gap = policy["mean_reward"] - policy["mean_penalised_reward"]
+    assert gap == pytest.approx(policy["epistemic"] * 0.02, rel=1e-3)
+    summary = rwm("eval", "uncertainty", "--windows", "4", "--steps", "40", home=home)
+    folder = home.runs_dir / "eval" / summary["run"]
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert len(list(folder.glob("uncertainty_error_*"))) == 5
+    assert {s["mode"] for s in summary["scalars"]} == {"mean", "sampled_member"}
+    query = "select kind, status from runs order by created"
+    kinds = [r["kind"] for r in rwm("sql", query, home=home)["rows"]]
+    assert kinds == ["model", "policy", "eval"]
+    show = rwm("runs", "show", summary["run"], home=home)
+    assert show["parents"] == {"dataset": "d", "model": home.run("model").id}
+
+
+def test_ctrl_c_in_a_fit_keeps_the_checkpoint_and_resume_goes_on(tmp_path, home):
+    fresh = Home(tmp_path)
+    (tmp_path / "data").symlink_to(home.data_dir)
+    process = start("fit", "d", "--preset", "smoke", "--updates", "400", home=fresh)
+    deadline = time.monotonic() + 120
+    while not list(fresh.runs_dir.glob("model/*/checkpoints/state.pt")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert "rwm runs resume" in err
+    (run,) = fresh.runs("model")
+    assert run.meta.status == "interrupted"
+    assert rwm("runs", "resume", home=fresh)["updates"] == 400
+    assert fresh.run("model").id == run.id
