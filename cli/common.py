@@ -70,19 +70,25 @@ def say(text: str, quiet: bool = False) -> None:
 
 @contextmanager
 def progress_bar(label: str, quiet: bool = False) -> Iterator[rwm_progress.Progress]:
-    """Give a progress callback that draws a bar on standard error; nothing is drawn when quiet or not a terminal."""
+    """Give a progress callback that draws a bar on standard error; it appears with its first news."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=err, disable=quiet, transient=False,
+        TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=err, disable=quiet,
     )  # fmt: skip
-    with bar:
-        task = bar.add_task(label, total=None, numbers="")
+    task = bar.add_task(label, total=None, numbers="", start=False)
 
-        def update(done: int, total: int, numbers: dict[str, float]) -> None:
-            text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-            bar.update(task, completed=done, total=total, numbers=text)
+    def update(done: int, total: int, numbers: dict[str, float]) -> None:
+        if not bar.live.is_started:
+            bar.start()
+            bar.start_task(task)
+        text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+        bar.update(task, completed=done, total=total, numbers=text)
 
+    try:
         yield update
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def pick_dataset(home: Home, name: str | None, quiet: bool) -> Dataset:

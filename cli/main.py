@@ -15,6 +15,9 @@ from cli import data, demo, evaluate, fit, policy, runs, sql, train
 from cli.common import err
 from rwmdata.errors import RwmError
 
+INTERRUPTED = 130
+"""What typer exits with on Ctrl-C."""
+
 app = typer.Typer(
     name="rwm",
     help="Robotic world models: rollouts -> dataset -> dynamics ensemble -> policy -> evidence.",
@@ -41,9 +44,10 @@ def run() -> None:
         if exc.hint:
             err.print(f"try:   {exc.hint}", highlight=False, markup=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted; what was committed stays; go on with: rwm runs resume", highlight=False)
-        sys.exit(130)
+    except SystemExit as exc:
+        if exc.code == INTERRUPTED:
+            err.print("interrupted; what was committed stays; go on with: rwm runs resume", highlight=False)
+        raise
 
 
 if __name__ == "__main__":

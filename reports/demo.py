@@ -122,7 +122,7 @@ class Demo:
         with self._stage("policy") as (progress, made):
             config = PolicyConfig.preset(self.config.preset, lam=1.0, seed=self.config.seed, device=self.config.device)
             run = train_policy(self.home, dataset, model, config, progress)
-            first, last = run.meta.summary["first_mean_reward"], run.meta.summary["mean_reward"]
+            first, last = (run.meta.summary[f"imagined_reward_{k}"] for k in ("before", "after"))
             made(f"policy {run.id}", f"imagined reward a step: {first:.4f} -> {last:.4f}", run.path)
 
     def uncertainty(self, dataset: Dataset, model: Run) -> None:

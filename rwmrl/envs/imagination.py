@@ -90,9 +90,10 @@ class ImaginationEnv(VecEnv):
         self.schema, self.num_envs = dataset.schema, c.num_envs
         self.num_actions, self.control_dt_s = self.schema.dims["action"], robot.control_dt_s
         self.max_episode_length = c.episode_steps
-        self.generator = torch.Generator(self.device).manual_seed(c.seed)
+        self.generator = torch.Generator(self.device)
         # Noise has its own stream: switching it off, or looking twice, does not change what is dreamt.
-        self._noise_generator = torch.Generator(self.device).manual_seed(c.seed + 1)
+        self._noise_generator = torch.Generator(self.device)
+        self.reseed()
         self._starts = _start_sets(dataset, model.config.history, self.device)
         self._store = RowStore(dataset, model.normalizer, self.device)
         self._commands = CommandSampler(c.num_envs, c.command, self.control_dt_s, self.generator, self.device)
@@ -114,6 +115,11 @@ class ImaginationEnv(VecEnv):
     def command(self) -> Tensor:
         """Commanded x and y velocity (m/s) and yaw rate (rad/s), ``(E, 3)``."""
         return self._commands.command
+
+    def reseed(self) -> None:
+        """Begin every stream of random numbers anew: after a reset the same actions dream the same again."""
+        self.generator.manual_seed(self.config.seed)
+        self._noise_generator.manual_seed(self.config.seed + 1)
 
     @torch.no_grad()
     def reset(self) -> Observations:

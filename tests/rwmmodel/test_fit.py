@@ -226,7 +226,7 @@ def test_presets_can_be_changed_and_mistakes_are_listed():
     assert (paper.batch, paper.lr, paper.weight_decay, paper.members) == (1024, 1e-4, 1e-5, 1)
     assert fit_preset("laptop") == FitConfig()
     assert fit_preset("smoke", loss="nll").loss == LossConfig(kind="nll")
-    with pytest.raises(RwmError, match="smoke, laptop, reference, paper"):
+    with pytest.raises(RwmError, match="smoke, demo, laptop, reference, paper"):
         fit_preset("huge")
     with pytest.raises(RwmError, match="membres.*") as caught:
         fit_preset("smoke", membres=3, lr=-1)

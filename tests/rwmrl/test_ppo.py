@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import sys
 from dataclasses import replace
 
 import pytest
@@ -174,3 +176,12 @@ def test_nothing_is_printed_and_no_repository_is_copied(schema, robot, run, caps
     assert capsys.readouterr().out == ""
     assert "Learning iteration" in (run.path / "train.log").read_text()
     assert not list(run.path.rglob("*.diff"))
+
+
+def test_without_rsl_rl_the_extra_to_install_is_named(monkeypatch):
+    for name in [m for m in sys.modules if m.split(".")[0] == "rsl_rl" or m == "rwmrl.ppo"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rsl_rl", None)
+    with pytest.raises(RwmError, match="rsl-rl-lib, which is not installed") as error:
+        importlib.import_module("rwmrl.ppo")
+    assert "pip install 'rwm[rl]'" in str(error.value.hint)

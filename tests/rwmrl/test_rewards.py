@@ -104,6 +104,14 @@ def test_air_time_does_not_pay_when_standing_is_commanded(model, schema):
     assert evaluate(model, schema, contact=grounded, command=(0.09, 0.0, 1.0))["feet_air_time"] == 0.0
 
 
+def test_a_flight_before_the_reset_does_not_pay_after_it(model, schema):
+    grounded, lifted, walk = [0.0] * 4 + [1.0] * 4, [0.0] * 8, (0.5, 0.0, 0.0)
+    for _ in range(40):
+        evaluate(model, schema, command=walk, contact=lifted)
+    model.reset(ALL, torch.zeros(1, 45))
+    assert evaluate(model, schema, command=walk, contact=grounded)["feet_air_time"] == 0.0
+
+
 def test_air_time_bookkeeping_is_per_foot_and_forgotten_at_reset():
     feet = FeetAirTime(2, 2, DT, CPU)
     up, down = torch.zeros(2, 2, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool)

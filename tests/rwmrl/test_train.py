@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from rwmdata.errors import RwmError
+from rwmrl.policy_file import load_policy
+from rwmrl.ppo import PPOConfig, series
+from rwmrl.train import TrainConfig, train_in_simulator
+
+TINY = TrainConfig(
+    num_envs=4, iterations=2, ppo=PPOConfig(num_steps=4, hidden_dims=(8,), mini_batches=1, epochs=1), seed=3
+)
+
+
+def test_a_run_in_the_simulator_leaves_a_policy_and_can_be_taken_further(home):
+    def interrupt(done, total, numbers):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in_simulator(home, TINY, interrupt)
+    (broken,) = home.runs("train")
+    assert broken.meta.status == "interrupted"
+    run = train_in_simulator(home, resume=broken)
+    assert run.meta.status == "finished" and run.meta.summary["steps"] == 2 * 4 * 4
+    assert len(series(run)["reward/track_lin_vel_xy_exp"]) == 2
+    assert load_policy(run.checkpoints / "policy.safetensors", "anymal_d").info.source == f"train {run.id}"
+
+
+@pytest.mark.parametrize(("change", "message"), [({"task": "Run-v0"}, "Run-v0"), ({"backend": "gazebo"}, "gazebo")])
+def test_what_cannot_be_trained_leaves_no_run(home, change, message):
+    with pytest.raises(RwmError, match=message):
+        train_in_simulator(home, TINY.model_copy(update=change))
+    assert home.runs() == []
