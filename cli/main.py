@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-# Read by torch's thread pool when it is loaded: waiting threads give way. On a machine that is also doing something
-# else, threads that spin made a fit ten times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Read by torch's thread pool when it is loaded: how long a waiting thread spins before it gives way. The default spins
+# so long that a fit on a machine that is also doing something else becomes many times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
