@@ -12,6 +12,8 @@ from reports.rollouts import Mode, Rollout
 from reports.statistics import pearson
 from rwmdata.catalog import Dataset
 
+WIDE_RANGE = 20.0
+"""Values that span more than this factor are drawn on a logarithmic axis."""
 TITLES = {"mean": "ensemble mean fed back", "sampled_member": "one sampled member fed back"}
 
 
@@ -45,9 +47,9 @@ def draw_scatter(path: Path, rollout: Rollout, mode: Mode) -> None:
         points = ax.scatter(epistemic[order], error[order], c=step[order], s=7, alpha=0.5, cmap="viridis", linewidths=0)
         colours = ax.figure.colorbar(points, ax=ax, label="autoregressive step")
         colours.solids.set_alpha(1)
-        if epistemic.min() > 0 and error.min() > 0:
-            ax.set_xscale("log")
-            ax.set_yscale("log")
+        for set_scale, values in ((ax.set_xscale, epistemic), (ax.set_yscale, error)):
+            if values.min() > 0 and values.max() / values.min() > WIDE_RANGE:
+                set_scale("log")
         _draw_deciles(ax, epistemic, error)
         label = "undefined (constant)" if r is None else f"{r:.2f}"
         ax.set_title(f"{TITLES[mode].capitalize()}: Pearson r = {label}\n{count} trajectories x {steps} steps")

@@ -86,8 +86,8 @@ class RobotSpec(Frozen):
     reward_weights: dict[str, float]
     task_reward_weights: dict[str, dict[str, float]] = {}
     """Overrides of the weights by task name."""
-    leg_positions_m: list[tuple[float, float]]
-    """x and y of each leg's hip in the base frame."""
+    foot_positions_m: list[tuple[float, float]]
+    """x (forward) and y (left) of each foot in the default pose, base frame."""
     normalizer: NormalizerSpec = NormalizerSpec()
     reset: ResetSpec = ResetSpec()
     randomization: RandomizationSpec = RandomizationSpec()
@@ -101,7 +101,7 @@ class RobotSpec(Frozen):
         expected: list[tuple[str, Sequence[object], int]] = [
             ("default_joint_pos", self.default_joint_pos, len(self.joints)),
             ("joint_pos_limits", self.joint_pos_limits, len(self.joints)),
-            ("leg_positions_m", self.leg_positions_m, len(self.legs)),
+            ("foot_positions_m", self.foot_positions_m, len(self.legs)),
             ("thigh_bodies", self.thigh_bodies, len(self.legs)),
             ("foot_bodies", self.foot_bodies, len(self.legs)),
         ]

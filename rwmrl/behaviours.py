@@ -101,12 +101,9 @@ class ScriptedTrot:
         if len(robot.joints) != 3 * len(legs):
             raise RwmError(f"The scripted trot needs three joints per leg; {robot.name} has {len(robot.joints)}.")
         self._setting = setting
-        front = torch.tensor(["F" in leg for leg in legs])
-        left = torch.tensor(["L" in leg for leg in legs])
+        self._foot_x, self._foot_y = torch.tensor(robot.foot_positions_m).unbind(dim=1)
+        front, left = self._foot_x > 0, self._foot_y > 0
         self._offset = torch.where(front == left, 0.0, math.pi)
-        height = robot.base_height_m
-        # Where a foot stands relative to the base, m: roughly two thirds and half of the robot's height.
-        self._foot_x, self._foot_y = (front.float() * 2 - 1) * height * 0.67, (left.float() * 2 - 1) * height * 0.5
         self._bend = torch.sign(torch.tensor(robot.default_joint_pos).unflatten(0, (3, -1))[1:])
         self._phase, self._frequency, self._lift, self._stride = (torch.zeros(setting.num_envs, 1) for _ in range(4))
         self.reset(torch.arange(setting.num_envs))
