@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from rwmdata import progress as rwm_progress
 from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Run
 
@@ -29,7 +31,9 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed; the same seed giv
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 DatasetArgument = Annotated[str | None, typer.Argument(help="Dataset name or path; the newest when left out.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model run; the newest finished when left out.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Model run or its model.safetensors; the newest when left out.")
+]
 
 
 def home_of(path: str) -> Home:
@@ -100,11 +104,34 @@ def pick_dataset(home: Home, name: str | None, quiet: bool) -> Dataset:
 
 
 def pick_run(home: Home, kind: str, run_id: str | None, quiet: bool) -> Run:
-    """Return the run named, else the newest finished one of that kind, and say which."""
+    """Return the run named by id or (a model) by its file, else the newest finished one of that kind, and say which.
+
+    Raises:
+        RwmError: There is no such run, or the file is not a checkpoint of a run of that kind.
+    """
+    if kind == "model" and run_id is not None and Path(run_id).is_file():
+        return run_of_file(Path(run_id))
     run = home.run(kind, run_id)
     if run_id is None:
         say(f"{kind} {run.id} (the newest)", quiet)
     return run
+
+
+def run_of_file(path: Path) -> Run:
+    """Return the model run that a checkpoint file belongs to.
+
+    Raises:
+        RwmError: The file is not a world model, or does not lie in a run's folder.
+    """
+    from rwmmodel.checkpoint import load_model
+
+    load_model(path)
+    folder = path.resolve().parents[1]
+    if not (folder / "run.json").is_file():
+        raise RwmError(
+            f"{path} does not lie in a run's checkpoints folder.", "--model RUN, see rwm runs ls --kind model"
+        )
+    return Run.open(folder)
 
 
 def given(**options: Any) -> dict[str, Any]:

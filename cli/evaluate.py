@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,13 +22,11 @@ from cli.common import (
     print_table,
     progress_bar,
 )
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.runs import Run
 
 app = typer.Typer(help="Evaluate models and policies.", no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Keep ``uncertainty`` a subcommand while it is the only one."""
 
 
 @app.command("uncertainty")
@@ -50,13 +49,56 @@ def uncertainty(
     config = UncertaintyConfig(windows=windows, steps=steps, seed=seed, device=device)
     with progress_bar("uncertainty", json_output) as progress:
         result = evaluate_uncertainty(where, source, run, config, progress)
+    show_scalars(result, json_output)
+
+
+@app.command("policy")
+def policy(
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="Behaviour name, policy file or run; the newest when left out.")
+    ] = None,
+    robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
+    episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per scenario.")] = 128,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Score a policy in the simulator: unpenalised return, tracking errors, falls, with and without disturbances."""
+    from reports.policy_score import PolicyScoreConfig, evaluate_policy
+
+    chosen = pick_policy(home_of(home), policy, json_output)
+    config = PolicyScoreConfig(policy=chosen, robot=robot, episodes=episodes, seed=seed)
+    with progress_bar("policy", json_output) as progress:
+        result = evaluate_policy(home_of(home), config, progress)
+    show_scalars(result, json_output)
+
+
+def pick_policy(home: Home, name: str | None, quiet: bool) -> str:
+    """Return a behaviour's name, or the policy file of the run named (the newest policy run when not named)."""
+    from rwmrl.behaviours import BEHAVIOURS
+
+    if name is not None and (name in BEHAVIOURS or Path(name).is_file()):
+        return name
+    if name is None:
+        run = pick_run(home, "policy", None, quiet)
+    else:
+        matches = [r for r in home.runs() if r.kind in ("policy", "train") and r.id.startswith(name)]
+        if len(matches) != 1:
+            known = ", ".join(BEHAVIOURS)
+            raise RwmError(
+                f"'{name}' is no policy file or run, and no behaviour ({known}).", "rwm runs ls --kind policy"
+            )
+        run = matches[0]
+    return str(run.checkpoints / "policy.safetensors")
+
+
+def show_scalars(run: Run, json_output: bool) -> None:
+    """Print an evaluation's numbers and where it lies."""
+    summary = run.meta.summary
     if json_output:
-        print_json(result.meta.summary)
+        print_json(summary)
         return
-    summary = result.meta.summary
     names = ("metric", "mode", "horizon", "value", "low", "high")
-    title = f"{summary['windows']} windows of {summary['episodes']} held-out episodes ({summary['split']} split)"
-    print_table(
-        title, (*names[:4], "95 % low", "95 % high"), [tuple(s.get(n) for n in names) for s in summary["scalars"]]
-    )
-    out.print(f"wrote {result.path}", highlight=False)
+    rows = [tuple(s.get(n) for n in names) for s in summary["scalars"]]
+    print_table(f"{summary['evaluation']} of {summary['robot']}", (*names[:4], "95 % low", "95 % high"), rows)
+    out.print(f"wrote {run.path}", highlight=False)

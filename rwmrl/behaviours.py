@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmrl.envs.base import Observations
+from rwmrl.policy_file import MlpPolicy, load_policy
 
 COMMAND = slice(9, 12)
 """Columns of the command in the ``policy`` observation."""
@@ -204,12 +206,34 @@ BEHAVIOURS: dict[str, Callable[[Setting], Behaviour]] = {
 """Behaviours by the name ``--policy`` takes."""
 
 
+class PolicyBehaviour:
+    """A trained policy's mean action."""
+
+    def __init__(self, policy: MlpPolicy, setting: Setting, name: str) -> None:
+        self.policy, self.name, self._count = policy, name, setting.num_envs
+
+    def reset(self, env_ids: Tensor) -> None:
+        """Do nothing: a feed-forward policy remembers nothing."""
+
+    @torch.no_grad()
+    def act(self, observations: Observations) -> Tensor:
+        """Return actions ``(E, A)``."""
+        return self.policy(observations["policy"])
+
+    def names(self) -> list[str]:
+        """Return the policy's name E times."""
+        return [self.name] * self._count
+
+
 def make_behaviour(name: str, setting: Setting) -> Behaviour:
-    """Return the behaviour called ``name``.
+    """Return the behaviour called ``name``: one of the registry, or the policy in the file ``name``.
 
     Raises:
-        RwmError: There is no such behaviour.
+        RwmError: There is no such behaviour, or the file is not a policy of this robot.
     """
-    if name not in BEHAVIOURS:
-        raise RwmError(f"Unknown policy '{name}'; policies: {', '.join(BEHAVIOURS)}.", "--policy scripted")
-    return BEHAVIOURS[name](setting)
+    if name in BEHAVIOURS:
+        return BEHAVIOURS[name](setting)
+    if Path(name).is_file():
+        return PolicyBehaviour(load_policy(name, setting.robot.name), setting, Path(name).stem)
+    known = f"{', '.join(BEHAVIOURS)}, or the path of a policy file"
+    raise RwmError(f"Unknown policy '{name}'; policies: {known}.", "--policy scripted")

@@ -1,0 +1,114 @@
+"""How good is a policy? Unpenalised return, tracking and falls in the simulator, which no world model has seen."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from reports.statistics import ratio_interval
+from rwmdata.atomic import write_json
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import Frozen, RobotSpec, load_robot
+from rwmdata.runs import Run
+from rwmrl.backends import make_env
+from rwmrl.behaviours import Behaviour, Setting, make_behaviour
+from rwmrl.rewards import RewardModel
+
+SUMMARY_VERSION = 1
+Scenario = Literal["undisturbed", "disturbed"]
+SCENARIOS: dict[Scenario, bool] = {"undisturbed": False, "disturbed": True}
+"""Without, and with, pushes, randomised robots and observation noise."""
+
+
+class PolicyScoreConfig(Frozen):
+    """Options of :func:`evaluate_policy`."""
+
+    policy: str
+    """Behaviour name, or the path of a policy file."""
+    robot: str = "anymal_d"
+    backend: str = "auto"
+    episodes: int = Field(128, ge=2)
+    """Episodes per scenario, one per environment, each to its fall or to the time limit."""
+    seed: int = 0
+
+
+def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress | None = None) -> Run:
+    """Let a policy walk in the simulator and score it with the robot's own, unmodified reward weights.
+
+    Writes ``summary.json`` into a new ``eval`` run: per scenario the episode return and each term of it, the mean
+    errors of linear velocity (m/s) and yaw rate (rad/s), falls per minute and the share of episodes without a fall,
+    each with a bootstrap interval over episodes.
+
+    Raises:
+        RwmError: Unknown robot, backend or policy, or the policy is of another robot.
+    """
+    robot = load_robot(config.robot)
+    generator = torch.Generator().manual_seed(config.seed)
+    behaviour = make_behaviour(config.policy, Setting(robot, config.episodes, generator))
+    parents: dict[str, str | None] = {"policy": config.policy}
+    run = Run.create(home, "eval", {"evaluation": "policy", **config.model_dump()}, parents, config.seed)
+    with run.running():
+        scalars = []
+        for scenario, disturbed in SCENARIOS.items():
+            episodes = play(config, robot, behaviour, disturbed, progress)
+            scalars += score(scenario, episodes, robot.control_dt_s)
+        summary = {"summary_version": SUMMARY_VERSION, "evaluation": "policy", "run": run.id, **parents,
+                   "robot": robot.name, "episodes": config.episodes, "seed": config.seed,
+                   "scalars": scalars}  # fmt: skip
+        write_json(run.path / "summary.json", summary)
+        run.finish(summary)
+    return run
+
+
+@torch.no_grad()
+def play(
+    config: PolicyScoreConfig, robot: RobotSpec, behaviour: Behaviour, disturbed: bool, progress: Progress | None
+) -> dict[str, np.ndarray]:
+    """Run one episode in every environment and return its sums, each ``(E,)``.
+
+    ``steps`` counts control steps until the fall or the time limit, ``fell`` is 1 for a fall; ``return``,
+    ``reward/<term>``, ``lin_vel_error`` and ``yaw_rate_error`` are sums over those steps.
+    """
+    count = config.episodes
+    env = make_env(config.backend, "Pretrain-v0", robot, count, config.seed, pushes=disturbed, noise=disturbed,
+                   randomize=disturbed)  # fmt: skip
+    observations = env.reset()
+    behaviour.reset(torch.arange(count))
+    rewards = RewardModel(robot, env.schema, count, env.device)
+    rewards.reset(torch.arange(count), env.current_rows()[:, env.schema.state])
+    sums: dict[str, torch.Tensor] = {}
+    running = torch.ones(count)
+    for k in range(env.max_episode_length):
+        action, command = behaviour.act(observations), env.command.clone()
+        step = env.step(action)
+        state, contact = step.transition[:, env.schema.state], step.transition[:, env.schema.contact]
+        reward, terms = rewards.compute(state, contact, action, command)
+        values = {"return": reward, "steps": torch.ones(count), "fell": step.terminated.float()}
+        values["lin_vel_error"] = (state[:, :2] - command[:, :2]).norm(dim=1)
+        values["yaw_rate_error"] = (state[:, 5] - command[:, 2]).abs()
+        values |= {f"reward/{name}": term for name, term in terms.items()}
+        for name, value in values.items():
+            sums[name] = sums.get(name, torch.zeros(count)) + running * value
+        running *= (~step.done).float()
+        observations = step.observations
+        if progress:
+            progress(k + 1, env.max_episode_length, {"falls": float(sums["fell"].sum())})
+    env.close()
+    return {name: value.numpy().astype(np.float64) for name, value in sums.items()}
+
+
+def score(scenario: Scenario, sums: dict[str, np.ndarray], control_dt_s: float) -> list[dict[str, Any]]:
+    """Return the numbers of one scenario, each with a 95 % bootstrap interval over episodes."""
+    ones, steps = np.ones(len(sums["steps"])), sums["steps"]
+    ratios = {name: (sums[name], ones) for name in sums if name == "return" or name.startswith("reward/")}
+    ratios |= {name: (sums[name], steps) for name in ("lin_vel_error", "yaw_rate_error")}
+    ratios["falls_per_minute"] = (sums["fell"], steps * control_dt_s / 60)
+    ratios["share_without_fall"] = (1 - sums["fell"], ones)
+    ratios["episode_steps"] = (steps, ones)
+    found = {name: ratio_interval(*parts) for name, parts in ratios.items()}
+    return [{"metric": name, "mode": scenario, "horizon": None, "value": value, "low": low, "high": high}
+            for name, (value, low, high) in found.items()]  # fmt: skip
