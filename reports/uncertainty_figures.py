@@ -25,13 +25,13 @@ def draw_by_step(path: Path, rollout: Rollout, mode: Mode, dataset: Dataset) -> 
         top, bottom = axes[:, 0]
         band(top, x, rollout.l1, BLUE, "error")
         band(bottom, x, rollout.epistemic, ORANGE, "epistemic")
-        top.set_title(f"Error and uncertainty by step: {TITLES[mode]} (n = {count} trajectories)")
+        top.set_title(f"{TITLES[mode].capitalize()}: error and uncertainty by step\n{count} trajectories")
         top.set_ylabel("L1 error\n[sum of normalised units]")
         bottom.set_ylabel("epistemic uncertainty\n[sum of normalised std]")
         bottom.set_xlabel(f"autoregressive step [1 step = {1000 / dataset.control_hz:.0f} ms]")
         for ax in (top, bottom):
             ax.set_xlim(1, steps)
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.2 * ax.get_ylim()[1])  # room for the legend
             ax.legend(loc="upper left", ncols=3)
 
 
