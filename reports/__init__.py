@@ -1,1 +1,24 @@
+"""Evaluations: each computes a table, writes ``summary.json`` and draws its figures.
 
+Names are looked up when they are used: plotting and simulation are loaded only then.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "Demo": "reports.demo",
+    "DemoConfig": "reports.demo",
+    "PolicyScoreConfig": "reports.policy_score",
+    "UncertaintyConfig": "reports.uncertainty",
+    "evaluate_policy": "reports.policy_score",
+    "evaluate_uncertainty": "reports.uncertainty",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'reports' has no attribute '{name}'")
+    return getattr(import_module(_WHERE[name]), name)

@@ -1,1 +1,33 @@
+"""Transitions at rest: schema, catalog, conversion, validation, windows, runs, queries."""
 
+from rwmdata.catalog import Dataset
+from rwmdata.csv_files import convert_csv, write_csv
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.runs import Run
+from rwmdata.schema import Schema
+from rwmdata.validate import Fault, validate
+from rwmdata.views import open_views, run_sql
+from rwmdata.windows import WindowSampler, gather, window_starts
+from rwmdata.writer import DatasetWriter
+
+__all__ = [
+    "Dataset",
+    "DatasetWriter",
+    "Fault",
+    "Home",
+    "RobotSpec",
+    "Run",
+    "RwmError",
+    "Schema",
+    "WindowSampler",
+    "convert_csv",
+    "gather",
+    "load_robot",
+    "open_views",
+    "run_sql",
+    "validate",
+    "window_starts",
+    "write_csv",
+]

@@ -1,1 +1,30 @@
+"""Environments, behaviours, data export, and training in the simulator and in imagination.
 
+Names are looked up when they are used, because each needs its own optional packages.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "ExportConfig": "rwmrl.export",
+    "ImaginationConfig": "rwmrl.envs.imagination",
+    "ImaginationEnv": "rwmrl.envs.imagination",
+    "PolicyConfig": "rwmrl.offline",
+    "TrainConfig": "rwmrl.train",
+    "VecEnv": "rwmrl.envs.base",
+    "export_dataset": "rwmrl.export",
+    "load_policy": "rwmrl.policy_file",
+    "make_env": "rwmrl.backends",
+    "save_policy": "rwmrl.policy_file",
+    "train_in_simulator": "rwmrl.train",
+    "train_policy": "rwmrl.offline",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'rwmrl' has no attribute '{name}'")
+    return getattr(import_module(_WHERE[name]), name)
