@@ -32,7 +32,9 @@ def export(
     ] = "Pretrain-v0",
     robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
     backend: Annotated[str, typer.Option("--backend", help="auto, mujoco, isaaclab or mjlab.")] = "auto",
-    policy: Annotated[str, typer.Option("--policy", help="Behaviour that acts.")] = "scripted",
+    policy: Annotated[
+        str, typer.Option("--policy", help="scripted, random, a policy shipped for the robot, or a policy file.")
+    ] = "scripted",
     transitions: Annotated[int, typer.Option("--transitions", min=1, help="Rows to write.")] = 200_000,
     num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Robots simulated side by side.")] = None,
     name: Annotated[

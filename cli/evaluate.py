@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +21,6 @@ from cli.common import (
     print_table,
     progress_bar,
 )
-from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Run
 
@@ -55,7 +53,8 @@ def uncertainty(
 @app.command("policy")
 def policy(
     policy: Annotated[
-        str | None, typer.Option("--policy", help="Behaviour name, policy file or run; the newest when left out.")
+        str | None,
+        typer.Option("--policy", help="As in rwm data export, or a run; the newest policy run when left out."),
     ] = None,
     robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
     episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per scenario.")] = 128,
@@ -74,21 +73,11 @@ def policy(
 
 
 def pick_policy(home: Home, name: str | None, quiet: bool) -> str:
-    """Return a behaviour's name, or the policy file of the run named (the newest policy run when not named)."""
-    from rwmrl.behaviours import BEHAVIOURS
-
-    if name is not None and (name in BEHAVIOURS or Path(name).is_file()):
+    """Return a behaviour's name or file as it is; for a run (the newest policy run when not named) its policy file."""
+    named = [r for r in home.runs() if r.kind in ("policy", "train") and r.id == name]
+    if name is not None and not named:
         return name
-    if name is None:
-        run = pick_run(home, "policy", None, quiet)
-    else:
-        matches = [r for r in home.runs() if r.kind in ("policy", "train") and r.id.startswith(name)]
-        if len(matches) != 1:
-            known = ", ".join(BEHAVIOURS)
-            raise RwmError(
-                f"'{name}' is no policy file or run, and no behaviour ({known}).", "rwm runs ls --kind policy"
-            )
-        run = matches[0]
+    run = named[0] if named else pick_run(home, "policy", None, quiet)
     return str(run.checkpoints / "policy.safetensors")
 
 

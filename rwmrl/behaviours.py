@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
@@ -225,15 +226,23 @@ class PolicyBehaviour:
         return [self.name] * self._count
 
 
+def shipped_policies(robot: str) -> dict[str, Path]:
+    """Return the trained policies that come with the toolkit for a robot, by name."""
+    folder = Path(str(files("assets").joinpath("policies"))) / robot
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
 def make_behaviour(name: str, setting: Setting) -> Behaviour:
-    """Return the behaviour called ``name``: one of the registry, or the policy in the file ``name``.
+    """Return the behaviour called ``name``: of the registry, shipped for the robot, or the policy in the file ``name``.
 
     Raises:
         RwmError: There is no such behaviour, or the file is not a policy of this robot.
     """
     if name in BEHAVIOURS:
         return BEHAVIOURS[name](setting)
-    if Path(name).is_file():
-        return PolicyBehaviour(load_policy(name, setting.robot.name), setting, Path(name).stem)
-    known = f"{', '.join(BEHAVIOURS)}, or the path of a policy file"
-    raise RwmError(f"Unknown policy '{name}'; policies: {known}.", "--policy scripted")
+    shipped = shipped_policies(setting.robot.name)
+    path = shipped.get(name, Path(name))
+    if path.is_file():
+        return PolicyBehaviour(load_policy(path, setting.robot.name), setting, path.stem)
+    known = f"{', '.join([*BEHAVIOURS, *shipped])}, or the path of a policy file"
+    raise RwmError(f"Unknown policy '{name}'; policies for {setting.robot.name}: {known}.", "--policy scripted")

@@ -109,7 +109,7 @@ def test_every_registered_behaviour_is_reproducible_from_its_seed(robot):
 
 
 def test_unknown_behaviours_and_unfit_robots_are_named(robot):
-    with pytest.raises(RwmError, match="Unknown policy 'dance'; policies: scripted, random"):
+    with pytest.raises(RwmError, match="Unknown policy 'dance'; policies for anymal_d: scripted, random"):
         make_behaviour("dance", setting_of(robot))
     with pytest.raises(RwmError, match="needs three joints per leg"):
         ScriptedTrot(setting_of(robot.model_copy(update={"joints": robot.joints[:8]})))
