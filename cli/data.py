@@ -21,6 +21,7 @@ from cli.common import (
     say,
 )
 from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
 
 app = typer.Typer(help="Export, convert, validate and look at datasets.", no_args_is_help=True)
 
@@ -33,8 +34,21 @@ def export(
     robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
     backend: Annotated[str, typer.Option("--backend", help="auto, mujoco, isaaclab or mjlab.")] = "auto",
     policy: Annotated[
-        str, typer.Option("--policy", help="scripted, random, a policy shipped for the robot, or a policy file.")
+        str,
+        typer.Option(
+            "--policy",
+            help="scripted, wander, random, medium, expert, mixed, a policy file, or shares: expert:0.7,random:0.3.",
+        ),
     ] = "scripted",
+    action_noise: Annotated[
+        float | None, typer.Option("--action-noise", min=0, help="Std of normal noise on every action.")
+    ] = None,
+    pushes: Annotated[bool | None, typer.Option(help="Kick the base; the task decides when left out.")] = None,
+    noise: Annotated[bool | None, typer.Option(help="Noise on what the policy sees; likewise.")] = None,
+    randomize: Annotated[bool | None, typer.Option(help="Domain randomisation; likewise.")] = None,
+    bounds: Annotated[
+        str | None, typer.Option("--bounds", help="Stay in a rectangle of this size, metres: 4x3.")
+    ] = None,
     transitions: Annotated[int, typer.Option("--transitions", min=1, help="Rows to write.")] = 200_000,
     num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Robots simulated side by side.")] = None,
     name: Annotated[
@@ -47,7 +61,10 @@ def export(
     """Roll a behaviour out in a simulator and write the rollouts as a dataset."""
     from rwmrl.export import ExportConfig, export_dataset
 
-    options: dict[str, Any] = {"num_envs": num_envs, "name": name}
+    options: dict[str, Any] = {
+        "num_envs": num_envs, "name": name, "action_noise": action_noise, "pushes": pushes, "noise": noise,
+        "randomize": randomize, "bounds_m": parse_bounds(bounds) if bounds else None,
+    }  # fmt: skip
     config = ExportConfig(
         task=task, robot=robot, backend=backend, policy=policy, transitions=transitions, seed=seed,
         **{k: v for k, v in options.items() if v is not None},
@@ -55,6 +72,15 @@ def export(
     with progress_bar("export", json_output) as progress:
         dataset = export_dataset(home_of(home), config, progress)
     show_result(dataset, json_output)
+
+
+def parse_bounds(text: str) -> tuple[float, float]:
+    """Read ``4x3`` as length and width in metres."""
+    try:
+        length, width = (float(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise RwmError(f"'{text}' is not LENGTHxWIDTH in metres.", "--bounds 4x3") from None
+    return length, width
 
 
 @app.command("convert")

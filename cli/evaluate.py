@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,6 +59,7 @@ def policy(
     ] = None,
     robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
     episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per scenario.")] = 128,
+    film: Annotated[bool, typer.Option("--film", help="Also draw how it walks.")] = False,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     json_output: JsonOption = False,
@@ -66,10 +68,36 @@ def policy(
     from reports.policy_score import PolicyScoreConfig, evaluate_policy
 
     chosen = pick_policy(home_of(home), policy, json_output)
-    config = PolicyScoreConfig(policy=chosen, robot=robot, episodes=episodes, seed=seed)
+    config = PolicyScoreConfig(policy=chosen, robot=robot, episodes=episodes, seed=seed, film=film)
     with progress_bar("policy", json_output) as progress:
         result = evaluate_policy(home_of(home), config, progress)
     show_scalars(result, json_output)
+
+
+@app.command("references")
+def references(
+    run: Annotated[str | None, typer.Argument(help="Training run; the newest when left out.")] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder to write the policies into.")] = Path("policies"),
+    episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per scenario.")] = 512,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Score a training run's stages; write its robot's random, medium and expert, the stages and the learning curve.
+
+    Put the folder beside your robot's robot.yaml, and --policy expert and normalised scores work for it.
+    """
+    from reports.references import ReferenceConfig, build_references
+
+    source = pick_run(home_of(home), "train", run, json_output)
+    with progress_bar("references", json_output) as progress:
+        found = build_references(source, out_dir, ReferenceConfig(episodes=episodes, seed=seed), progress)
+    if json_output:
+        print_json(found)
+        return
+    rows = [(r["iteration"], r["minutes"], r["normalized_score"]) for r in found["curve"]]
+    print_table(f"stages of {source.id}", ("iteration", "minutes", "normalised score"), rows)
+    out.print(f"wrote {out_dir}", highlight=False)
 
 
 def pick_policy(home: Home, name: str | None, quiet: bool) -> str:

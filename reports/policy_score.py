@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from reports.film import draw_film, record
 from reports.statistics import ratio_interval
 from rwmdata.atomic import write_json
 from rwmdata.home import Home
@@ -15,7 +16,9 @@ from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmrl.backends import make_env
-from rwmrl.behaviours import Behaviour, Setting, make_behaviour
+from rwmrl.behaviour_base import Behaviour, Setting
+from rwmrl.behaviours import make_behaviour, shipped_policies
+from rwmrl.policy_file import load_policy
 from rwmrl.rewards import RewardModel
 
 SUMMARY_VERSION = 1
@@ -34,6 +37,8 @@ class PolicyScoreConfig(Frozen):
     episodes: int = Field(128, ge=2)
     """Episodes per scenario, one per environment, each to its fall or to the time limit."""
     seed: int = 0
+    film: bool = False
+    """Draw ``film.png``: frames, footfalls and velocities of one undisturbed walk."""
 
 
 def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress | None = None) -> Run:
@@ -41,27 +46,60 @@ def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress | 
 
     Writes ``summary.json`` into a new ``eval`` run: per scenario the episode return and each term of it, the mean
     errors of linear velocity (m/s) and yaw rate (rad/s), falls per minute and the share of episodes without a fall,
-    each with a bootstrap interval over episodes.
+    each with a bootstrap interval over episodes; and, for a robot with shipped policies, the normalised score: 0 is
+    the return of ``random``, 1 that of ``expert``, as their files state them.
 
     Raises:
-        RwmError: Unknown robot, backend or policy, or the policy is of another robot.
+        RwmError: Unknown robot, backend or policy, or the policy is of another robot; the film cannot be drawn (the
+            numbers stay in the run).
     """
     robot = load_robot(config.robot)
-    generator = torch.Generator().manual_seed(config.seed)
-    behaviour = make_behaviour(config.policy, Setting(robot, config.episodes, generator))
     parents: dict[str, str | None] = {"policy": config.policy}
     run = Run.create(home, "eval", {"evaluation": "policy", **config.model_dump()}, parents, config.seed)
     with run.running():
-        scalars = []
-        for scenario, disturbed in SCENARIOS.items():
-            episodes = play(config, robot, behaviour, disturbed, progress)
-            scalars += score(scenario, episodes, robot.control_dt_s)
+        scalars = score_policy(config, progress)
+        for scenario in SCENARIOS:
+            scalars += normalized(scalars, scenario, reference_returns(robot, scenario))
         summary = {"summary_version": SUMMARY_VERSION, "evaluation": "policy", "run": run.id, **parents,
                    "robot": robot.name, "episodes": config.episodes, "seed": config.seed,
                    "scalars": scalars}  # fmt: skip
         write_json(run.path / "summary.json", summary)
         run.finish(summary)
+    if config.film:
+        draw_film(run.path / "film.png", f"{robot.title}, {config.policy}", robot, record(config.policy, robot))
     return run
+
+
+def score_policy(config: PolicyScoreConfig, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Let a policy walk in every scenario and return its numbers; see :func:`evaluate_policy`."""
+    robot = load_robot(config.robot)
+    generator = torch.Generator().manual_seed(config.seed)
+    behaviour = make_behaviour(config.policy, Setting(robot, config.episodes, generator))
+    scalars = []
+    for scenario, disturbed in SCENARIOS.items():
+        scalars += score(scenario, play(config, robot, behaviour, disturbed, progress), robot.control_dt_s)
+    return scalars
+
+
+def reference_returns(robot: RobotSpec, scenario: str) -> tuple[float, float] | None:
+    """Return what the shipped ``random`` and ``expert`` earn an episode; None for a robot without them."""
+    shipped = shipped_policies(robot)
+    if not {"random", "expert"} <= shipped.keys():
+        return None
+    low, high = (load_policy(shipped[name]).info.made["return"][scenario] for name in ("random", "expert"))
+    return float(low), float(high)
+
+
+def normalized(
+    scalars: list[dict[str, Any]], scenario: str, references: tuple[float, float] | None
+) -> list[dict[str, Any]]:
+    """Return the normalised score of a scenario, one scalar or none: (return - random) / (expert - random)."""
+    if references is None:
+        return []
+    low, high = references
+    earned = next(s for s in scalars if s["metric"] == "return" and s["mode"] == scenario)
+    scaled = {key: (earned[key] - low) / (high - low) for key in ("value", "low", "high")}
+    return [{**earned, "metric": "normalized_score", **scaled}]
 
 
 @torch.no_grad()

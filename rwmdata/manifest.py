@@ -43,6 +43,8 @@ class EpisodeTable(BaseModel):
     length: list[int]
     terminated: list[bool]
     behaviour: list[str | None]
+    parameters: dict[str, list[float | None]] = {}
+    """What domain randomisation drew for each episode, by name; None where nothing was drawn."""
 
 
 class DatasetManifest(BaseModel):

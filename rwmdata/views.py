@@ -19,7 +19,8 @@ VIEWS = ("datasets", "episodes", "transitions", "runs", "metrics", "evaluations"
 DATASETS = {"name": pl.String, "robot": pl.String, "rows": pl.Int64, "episodes": pl.Int64, "control_hz": pl.Float64,
             "created": pl.String, "path": pl.String}  # fmt: skip
 EPISODES = {"dataset": pl.String, "episode": pl.Int64, "start": pl.Int64, "length": pl.Int64,
-            "terminated": pl.Boolean, "behaviour": pl.String, "split": pl.String}  # fmt: skip
+            "terminated": pl.Boolean, "behaviour": pl.String, "split": pl.String,
+            "parameters": pl.String}  # fmt: skip
 RUNS = {"id": pl.String, "kind": pl.String, "status": pl.String, "created": pl.String, "finished": pl.String,
         "seed": pl.Int64, "dataset": pl.String, "model": pl.String, "policy": pl.String, "path": pl.String,
         "config": pl.String, "summary": pl.String}  # fmt: skip
@@ -78,7 +79,10 @@ def _episode_rows(dataset: Dataset) -> list[tuple[Any, ...]]:
     split = {e: name for name, ids in dataset.manifest.splits.items() for e in ids}
     t = dataset.manifest.episodes
     columns = zip(t.start, t.length, t.terminated, t.behaviour, strict=True)
-    return [(dataset.name, e, *row, split.get(e)) for e, row in enumerate(columns)]
+    return [
+        (dataset.name, e, *row, split.get(e), json.dumps({k: v[e] for k, v in t.parameters.items()}))
+        for e, row in enumerate(columns)
+    ]
 
 
 def _run_row(run: Run) -> tuple[Any, ...]:

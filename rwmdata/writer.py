@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -125,6 +126,7 @@ class DatasetWriter:
         command: np.ndarray | None = None,
         reward: np.ndarray | None = None,
         behaviour: str | None = None,
+        parameters: Mapping[str, float] | None = None,
     ) -> None:
         """Add one whole episode.
 
@@ -134,6 +136,7 @@ class DatasetWriter:
             command: ``(n, 3)`` commanded x, y velocity (m/s) and yaw rate (rad/s), where known.
             reward: ``(n,)``, where known.
             behaviour: Name of the behaviour policy, where known.
+            parameters: What domain randomisation drew for this episode, by name.
 
         Raises:
             RwmError: The shape is wrong or a value is not finite (episode, row and column are named).
@@ -151,6 +154,9 @@ class DatasetWriter:
         self._table.length.append(len(rows))
         self._table.terminated.append(bool(rows[-1, -1] > 0.5))
         self._table.behaviour.append(behaviour)
+        for key in {**self._table.parameters, **(parameters or {})}:
+            values = self._table.parameters.setdefault(key, [None] * episode)
+            values.append(parameters.get(key) if parameters else None)
         pending = self._pending
         pending.rows.append(rows)
         pending.truncated.append(truncated)

@@ -11,6 +11,8 @@ from rwmrl.tasks import get_task
 
 BACKENDS = ("auto", "mujoco", "isaaclab", "mjlab")
 EMBEDDED = "mujoco"
+BOUNDED_RESAMPLE_S = (1.0, 3.0)
+"""How long a command is held within bounds: in ten seconds nearly every one would leave."""
 
 
 def resolve_backend(name: str) -> str:
@@ -39,6 +41,7 @@ def make_env(
     pushes: bool | None = None,
     noise: bool | None = None,
     randomize: bool | None = None,
+    bounds_m: tuple[float, float] | None = None,
 ) -> VecEnv:
     """Return the environment of a task.
 
@@ -52,14 +55,17 @@ def make_env(
         pushes: Kick the base; as the task has it when None.
         noise: Add observation noise; as the task has it when None.
         randomize: Vary the robots; as the task has it when None.
+        bounds_m: Length and width of a rectangle around the origin that commands keep the robot in.
 
     Raises:
         RwmError: Backend or task is unknown, or the backend cannot run here.
     """
     resolve_backend(backend)
     chosen = get_task(task)
+    from rwmrl.commands import CommandConfig
     from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 
+    bounded = {"bounds_m": bounds_m, "resample_s": BOUNDED_RESAMPLE_S} if bounds_m else {}
     config = MujocoEnvConfig(
         num_envs=num_envs,
         seed=seed,
@@ -68,5 +74,6 @@ def make_env(
         pushes=chosen.pushes if pushes is None else pushes,
         noise=chosen.noise if noise is None else noise,
         randomize=chosen.randomize if randomize is None else randomize,
+        command=CommandConfig(heading=True, **bounded),
     )
     return MujocoEnv(robot, config)

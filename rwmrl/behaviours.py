@@ -1,210 +1,31 @@
-"""Behaviours that act in an environment to collect data, and the registry they are chosen from by name."""
+"""The behaviours that ``--policy`` names: scripted, shipped with the robot, in a file, or a mixture of these."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
+from rwmrl.behaviour_base import Behaviour, Gaussian, Mixture, Noisy, Setting
 from rwmrl.envs.base import Observations
-from rwmrl.policy_file import MlpPolicy, load_policy
-
-COMMAND = slice(9, 12)
-"""Columns of the command in the ``policy`` observation."""
-
-
-class Behaviour(Protocol):
-    """Something that acts for E environments."""
-
-    name: str
-
-    def reset(self, env_ids: Tensor) -> None:
-        """Start new episodes in ``env_ids (n,)``."""
-
-    def act(self, observations: Observations) -> Tensor:
-        """Return actions ``(E, A)``."""
-
-    def names(self) -> list[str]:
-        """Return what acts in each environment's current episode, E names."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a behaviour needs to know about the environment it acts in."""
-
-    robot: RobotSpec
-    num_envs: int
-    generator: torch.Generator
-    """All draws come from here."""
-
-    def uniform(self, count: int, low: float, high: float) -> Tensor:
-        """Draw ``(count, 1)`` numbers from [low, high)."""
-        return low + (high - low) * torch.rand(count, 1, generator=self.generator)
-
-
-class SmoothedRandom:
-    """Actions that wander: an Ornstein-Uhlenbeck process per joint.
-
-    Strength and memory are drawn per episode; the stationary standard deviation is the strength.
-    """
-
-    def __init__(self, setting: Setting, strength: tuple[float, float], name: str = "random") -> None:
-        self.name, self.strength, self._setting = name, strength, setting
-        envs, actions = setting.num_envs, len(setting.robot.joints)
-        self.action = torch.zeros(envs, actions)
-        self._keep = torch.zeros(envs, 1)
-        self._std = torch.zeros(envs, 1)
-        self.reset(torch.arange(envs))
-
-    def reset(self, env_ids: Tensor) -> None:
-        """Start from zero with a new strength and memory (time constant 0.04-0.4 s)."""
-        count = len(env_ids)
-        time_constant_s = self._setting.uniform(count, 0.04, 0.4)
-        self._keep[env_ids] = torch.exp(-self._setting.robot.control_dt_s / time_constant_s)
-        self._std[env_ids] = self._setting.uniform(count, *self.strength)
-        self.action[env_ids] = 0.0
-
-    def act(self, observations: Observations) -> Tensor:
-        """Return actions ``(E, A)``."""
-        noise = torch.randn(self.action.shape, generator=self._setting.generator)
-        self.action = self._keep * self.action + self._std * (1 - self._keep.square()).sqrt() * noise
-        return self.action
-
-    def names(self) -> list[str]:
-        """Return the behaviour's name E times."""
-        return [self.name] * len(self.action)
-
-
-class ScriptedTrot:
-    """An open-loop trot: diagonal legs swing together, the stride follows the command.
-
-    Works for any quadruped whose joints are listed hip roll, hip pitch, knee, leg by leg, with hip roll about +x and
-    hip pitch about +y. Phase, frequency, lift and stride are drawn per episode, around values found by a search on
-    ANYmal D and scaled by the robot's height.
-    """
-
-    name = "trot"
-    lead_rad = 0.9
-    """The stride runs ahead of the lift by this much of the cycle, for the lag of the drives."""
-    stance_share = 0.2
-    """A leg lifts while the sine of its phase exceeds this: longer stance than swing."""
-    push = 0.1
-    """Stretch of a stance leg, rad: two legs carry what four did, and the drives give way."""
-
-    def __init__(self, setting: Setting) -> None:
-        robot, legs = setting.robot, setting.robot.legs
-        if len(robot.joints) != 3 * len(legs):
-            raise RwmError(f"The scripted trot needs three joints per leg; {robot.name} has {len(robot.joints)}.")
-        self._setting = setting
-        self._foot_x, self._foot_y = torch.tensor(robot.foot_positions_m).unbind(dim=1)
-        front, left = self._foot_x > 0, self._foot_y > 0
-        self._offset = torch.where(front == left, 0.0, math.pi)
-        self._bend = torch.sign(torch.tensor(robot.default_joint_pos).unflatten(0, (3, -1))[1:])
-        self._phase, self._frequency, self._lift, self._stride = (torch.zeros(setting.num_envs, 1) for _ in range(4))
-        self.reset(torch.arange(setting.num_envs))
-
-    def reset(self, env_ids: Tensor) -> None:
-        """Draw phase, frequency (about 2.5 Hz at 0.6 m), lift (rad) and stride (s of commanded velocity)."""
-        draw, count, height = self._setting.uniform, len(env_ids), self._setting.robot.base_height_m
-        self._phase[env_ids] = draw(count, 0.0, 2 * math.pi)
-        self._frequency[env_ids] = draw(count, 0.57, 0.70) * math.sqrt(9.81 / height)
-        self._lift[env_ids] = draw(count, 0.25, 0.4)
-        self._stride[env_ids] = draw(count, 1.0, 1.8) / (4 * self._frequency[env_ids])
-
-    def act(self, observations: Observations) -> Tensor:
-        """Return actions ``(E, A)``."""
-        robot = self._setting.robot
-        turn = 2 * math.pi * self._frequency * robot.control_dt_s
-        self._phase = torch.remainder(self._phase + turn, 2 * math.pi)
-        phase = self._phase + self._offset
-        command_x, command_y, yaw_rate = observations["policy"][:, COMMAND].unsqueeze(-1).unbind(dim=1)
-        # Speed of the ground under each foot; a foot swings ahead to meet it.
-        forward = command_x - yaw_rate * self._foot_y
-        sideways = command_y + yaw_rate * self._foot_x
-        swing = -torch.cos(phase + self.lead_rad) * self._stride / robot.base_height_m
-        height = torch.sin(phase)
-        lift = (height - self.stance_share).clamp(min=0) / (1 - self.stance_share) * self._lift
-        lift = lift + (height + self.stance_share).clamp(max=0) * self.push
-        roll, pitch, knee = swing * sideways, lift * self._bend[0] - swing * forward, 2 * lift * self._bend[1]
-        return torch.cat((roll, pitch, knee), dim=1) / robot.action_scale
-
-    def names(self) -> list[str]:
-        """Return the behaviour's name E times."""
-        return [self.name] * self._setting.num_envs
-
-
-class Noisy:
-    """A behaviour plus smoothed random actions."""
-
-    def __init__(self, base: Behaviour, noise: SmoothedRandom, name: str) -> None:
-        self.base, self.noise, self.name = base, noise, name
-
-    def reset(self, env_ids: Tensor) -> None:
-        """Start new episodes in ``env_ids (n,)``."""
-        self.base.reset(env_ids)
-        self.noise.reset(env_ids)
-
-    def act(self, observations: Observations) -> Tensor:
-        """Return actions ``(E, A)``."""
-        return self.base.act(observations) + self.noise.act(observations)
-
-    def names(self) -> list[str]:
-        """Return the behaviour's name E times."""
-        return [self.name] * len(self.noise.action)
-
-
-class Mixture:
-    """Draws one of several behaviours for every episode."""
-
-    name = "mixture"
-
-    def __init__(self, parts: Sequence[Behaviour], shares: Sequence[float], setting: Setting) -> None:
-        self.parts, self._shares, self._setting = list(parts), torch.tensor(shares), setting
-        self.choice = torch.zeros(setting.num_envs, dtype=torch.int64)
-        self.reset(torch.arange(setting.num_envs))
-
-    def reset(self, env_ids: Tensor) -> None:
-        """Draw a behaviour for each of ``env_ids (n,)`` and start it."""
-        if len(env_ids) == 0:
-            return
-        draw = torch.multinomial(self._shares, len(env_ids), replacement=True, generator=self._setting.generator)
-        self.choice[env_ids] = draw
-        for part in self.parts:
-            part.reset(env_ids)
-
-    def act(self, observations: Observations) -> Tensor:
-        """Return actions ``(E, A)``."""
-        actions = torch.stack([part.act(observations) for part in self.parts])
-        return actions[self.choice, torch.arange(len(self.choice))]
-
-    def names(self) -> list[str]:
-        """Return what acts in each environment, E names."""
-        return [self.parts[i].name for i in self.choice.tolist()]
-
-
-def scripted(setting: Setting) -> Behaviour:
-    """Return the mixture that steps, stumbles and falls: trots with little and with much noise, and noise alone."""
-    parts = (
-        Noisy(ScriptedTrot(setting), SmoothedRandom(setting, (0.0, 0.3)), "trot"),
-        Noisy(ScriptedTrot(setting), SmoothedRandom(setting, (0.25, 0.75)), "stumble"),
-        SmoothedRandom(setting, (0.1, 1.0), "random"),
-    )
-    return Mixture(parts, (0.6, 0.25, 0.15), setting)
-
+from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy
+from rwmrl.scripted import SmoothedRandom, scripted
 
 BEHAVIOURS: dict[str, Callable[[Setting], Behaviour]] = {
     "scripted": scripted,
-    "random": lambda setting: SmoothedRandom(setting, (0.1, 1.0)),
+    "wander": lambda setting: SmoothedRandom(setting, (0.1, 1.0)),
 }
-"""Behaviours by the name ``--policy`` takes."""
+"""Behaviours that need no policy file."""
+RANDOM, MIXED = "random", "mixed"
+RANDOM_STD = 1.0
+"""Standard deviation of the untrained policy's actions: PPO's own at its start."""
+STAGES = "stages"
+"""Folder of the policies a training run had on its way, beside a robot's shipped policies."""
 
 
 class PolicyBehaviour:
@@ -226,23 +47,92 @@ class PolicyBehaviour:
         return [self.name] * self._count
 
 
-def shipped_policies(robot: str) -> dict[str, Path]:
-    """Return the trained policies that come with the toolkit for a robot, by name."""
-    folder = Path(str(files("assets").joinpath("policies"))) / robot
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+def untrained_policy(robot: RobotSpec, seed: int = 0) -> MlpPolicy:
+    """Return the policy PPO starts from: small random weights, and actions of standard deviation ``RANDOM_STD``."""
+    info = PolicyInfo.of(robot, (128, 128, 128)).model_copy(update={"noise_std": RANDOM_STD})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MlpPolicy(info).eval()
 
 
-def make_behaviour(name: str, setting: Setting) -> Behaviour:
-    """Return the behaviour called ``name``: of the registry, shipped for the robot, or the policy in the file ``name``.
+def policy_folders(robot: RobotSpec) -> list[Path]:
+    """Return where policies of a robot are looked for: in the robot's own folder, then among those shipped."""
+    own = [robot.folder / "policies"] if robot.folder else []
+    return [*own, Path(str(files("assets").joinpath("policies"))) / robot.name]
+
+
+def shipped_policies(robot: RobotSpec) -> dict[str, Path]:
+    """Return the trained policies that come with a robot, by name."""
+    return _by_name(robot, "")
+
+
+def shipped_stages(robot: RobotSpec) -> dict[str, Path]:
+    """Return the stages of a training run that come with a robot, by name, earliest first."""
+    return _by_name(robot, STAGES)
+
+
+def _by_name(robot: RobotSpec, below: str) -> dict[str, Path]:
+    found = [p for folder in reversed(policy_folders(robot)) for p in sorted((folder / below).glob("*.safetensors"))]
+    return {path.stem: path for path in found}
+
+
+def make_behaviour(name: str, setting: Setting, action_noise: float | None = None) -> Behaviour:
+    """Return the behaviour called ``name``.
+
+    Args:
+        name: A name in ``BEHAVIOURS``; ``random``; the name of a policy shipped with the robot (``expert``,
+            ``medium``); ``mixed``, the stages of its training in equal shares; the path of a policy file; or several
+            of these with their shares, as in ``expert:0.7,random:0.3``, drawn anew for every episode.
+        setting: Robot, number of environments and random stream.
+        action_noise: Standard deviation of normal noise on every action; what the policy file says when None.
 
     Raises:
-        RwmError: There is no such behaviour, or the file is not a policy of this robot.
+        RwmError: There is no such behaviour, shares are not positive numbers, or a file is not a policy of this robot.
     """
-    if name in BEHAVIOURS:
-        return BEHAVIOURS[name](setting)
-    shipped = shipped_policies(setting.robot.name)
+    if "," in name or (":" in name and not Path(name).exists()):
+        parts = [_share(part, name) for part in name.split(",")]
+        behaviours = [make_behaviour(part, setting, action_noise) for part, _ in parts]
+        return Mixture(behaviours, [share for _, share in parts], setting)
+    if name == MIXED:
+        stages = shipped_stages(setting.robot)
+        if not stages:
+            raise RwmError(f"No training stages are shipped for {setting.robot.name}.", "--policy scripted")
+        behaviours = [_load(path, stage, setting, action_noise) for stage, path in stages.items()]
+        return Mixture(behaviours, [1.0] * len(behaviours), setting)
+    shipped = shipped_policies(setting.robot)
     path = shipped.get(name, Path(name))
     if path.is_file():
-        return PolicyBehaviour(load_policy(path, setting.robot.name), setting, path.stem)
-    known = f"{', '.join([*BEHAVIOURS, *shipped])}, or the path of a policy file"
+        return _load(path, path.stem, setting, action_noise)
+    if name == RANDOM:
+        return _noisy(PolicyBehaviour(untrained_policy(setting.robot), setting, name), setting, action_noise, 1.0)
+    if name in BEHAVIOURS:
+        return _noisy(BEHAVIOURS[name](setting), setting, action_noise, 0.0)
+    names = dict.fromkeys([*BEHAVIOURS, RANDOM, *shipped, *([MIXED] if shipped_stages(setting.robot) else [])])
+    known = f"{', '.join(names)}, or the path of a policy file"
     raise RwmError(f"Unknown policy '{name}'; policies for {setting.robot.name}: {known}.", "--policy scripted")
+
+
+def _load(path: Path, name: str, setting: Setting, action_noise: float | None) -> Behaviour:
+    policy = load_policy(path, setting.robot.name)
+    return _noisy(PolicyBehaviour(policy, setting, name), setting, action_noise, policy.info.noise_std)
+
+
+def _noisy(base: Behaviour, setting: Setting, asked: float | None, own: float) -> Behaviour:
+    std = own if asked is None else asked
+    if std == 0.0:
+        return base
+    return Noisy(base, Gaussian(setting, std), "{}" if std == own else f"{{}}+noise{std:g}")
+
+
+def _share(part: str, whole: str) -> tuple[str, float]:
+    name, _, share = part.strip().rpartition(":")
+    try:
+        value = float(share)
+    except ValueError:
+        value = 0.0
+    if not name or not 0.0 < value < float("inf"):
+        raise RwmError(
+            f"'{part.strip()}' in the mixture '{whole}' is not NAME:SHARE with a positive share.",
+            "--policy expert:0.7,random:0.3",
+        )
+    return name, value

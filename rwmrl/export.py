@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from rwmdata.robots import Frozen, RobotSpec, load_robot
 from rwmdata.runs import versions
 from rwmdata.writer import DatasetWriter
 from rwmrl.backends import make_env, resolve_backend
-from rwmrl.behaviours import Behaviour, Setting, make_behaviour
+from rwmrl.behaviour_base import Behaviour, Setting
+from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.base import Step, VecEnv
 from rwmrl.tasks import TaskConfig, get_task
 
@@ -36,7 +39,9 @@ class ExportConfig(Frozen):
     robot: str = "anymal_d"
     backend: str = "auto"
     policy: str = "scripted"
-    """Behaviour that acts; a name in ``rwmrl.behaviours.BEHAVIOURS``."""
+    """What acts, as :func:`rwmrl.behaviours.make_behaviour` takes it."""
+    action_noise: Annotated[float, Field(ge=0)] | None = None
+    """Standard deviation of normal noise on every action; the policy's own when None."""
     transitions: Annotated[int, Field(ge=1)] = 200_000
     """Rows in the dataset, exactly."""
     seed: int = 0
@@ -46,6 +51,14 @@ class ExportConfig(Frozen):
     """Dataset name; made from task, policy and time when None."""
     episode_length_s: Annotated[float, Field(gt=0)] | None = None
     """Time limit of an episode; the robot's own when None."""
+    pushes: bool | None = None
+    """Kick the base; as the task has it when None. Likewise the next two."""
+    noise: bool | None = None
+    """Noise on what the policy sees; the rows written have none."""
+    randomize: bool | None = None
+    """Domain randomisation; what was drawn is in the manifest's episodes."""
+    bounds_m: tuple[float, float] | None = None
+    """Keep the robot in a rectangle of this length and width (arXiv:2504.16680, A.4)."""
 
     def resolve_envs(self) -> int:
         """Return the number of environments."""
@@ -65,9 +78,12 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress | None =
     robot, task, backend = load_robot(config.robot), get_task(config.task), resolve_backend(config.backend)
     envs = config.resolve_envs()
     generator = torch.Generator().manual_seed(config.seed)
-    behaviour = make_behaviour(config.policy, Setting(robot, envs, generator))
-    env = make_env(backend, config.task, robot, envs, config.seed, config.episode_length_s)
-    name = config.name or f"{config.task}-{config.policy}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}".lower()
+    behaviour = make_behaviour(config.policy, Setting(robot, envs, generator), config.action_noise)
+    env = make_env(
+        backend, config.task, robot, envs, config.seed, config.episode_length_s, config.pushes, config.noise,
+        config.randomize, config.bounds_m,
+    )  # fmt: skip
+    name = config.name or default_name(config)
     origin = provenance(config, robot, task, backend, envs)
     hz = round(1.0 / env.control_dt_s, 6)
     with closing(env), DatasetWriter(home.data_dir, name, robot.name, env.schema, hz, origin, config.seed) as writer:
@@ -75,6 +91,12 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress | None =
         collect(env, behaviour, recorder, progress)
         writer.provenance["dropped_unstable_episodes"] = recorder.dropped
         return writer.commit()
+
+
+def default_name(config: ExportConfig) -> str:
+    """Return a dataset name made of task, policy and time."""
+    policy = re.sub(r"[^A-Za-z0-9]+", "-", Path(config.policy).stem).strip("-")
+    return f"{config.task}-{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}".lower()
 
 
 def collect(env: VecEnv, behaviour: Behaviour, recorder: Recorder, progress: Progress | None = None) -> None:
@@ -120,6 +142,7 @@ class Recorder:
         self._length = np.zeros(env.num_envs, np.int64)
         self._names = [""] * env.num_envs
         self._everyone = np.arange(env.num_envs)
+        self._parameters: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
 
     @property
     def full(self) -> bool:
@@ -132,8 +155,10 @@ class Recorder:
         rows = self._env.current_rows()[torch.from_numpy(env_ids)].numpy()
         self._length[env_ids] = 0
         self._put(env_ids, rows, self._env.command.numpy()[env_ids], np.zeros(len(env_ids), np.float32))
+        drawn = {key: values.tolist() for key, values in self._env.episode_parameters().items()}
         for i in env_ids:
             self._names[i] = names[i]
+            self._parameters[i] = {key: values[i] for key, values in drawn.items()}
 
     def add(self, step: Step) -> None:
         """Take the rows of one step."""
@@ -177,12 +202,15 @@ class Recorder:
             return
         block = self._buffer[env_id, :length].copy()
         rows, command, reward = block[:, :width], block[:, width:-1], block[:, -1]
-        self._writer.append_episode(rows, rows[-1, -1] < 0.5, command, reward, self._names[env_id])
+        self._writer.append_episode(
+            rows, rows[-1, -1] < 0.5, command, reward, self._names[env_id], self._parameters[env_id]
+        )
         self._length[env_id] = 0
 
 
 def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend: str, envs: int) -> dict[str, Any]:
     """Return where the rows come from, for the dataset's manifest."""
+    randomized = task.randomize if config.randomize is None else config.randomize
     return {
         "source": "simulation",
         "backend": backend,
@@ -191,7 +219,7 @@ def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend
         "seed": config.seed,
         "num_envs": envs,
         "control_dt_s": robot.control_dt_s,
-        "randomization": robot.randomization.model_dump(mode="json") if task.randomize else None,
+        "randomization": robot.randomization.model_dump(mode="json") if randomized else None,
         "config": config.model_dump(mode="json"),
         "task_config": task.model_dump(mode="json"),
         "versions": versions(),

@@ -38,6 +38,10 @@ class PolicyInfo(Frozen):
     activation: str = "elu"
     source: str = ""
     """Run the policy comes from."""
+    noise_std: float = 0.0
+    """Standard deviation of the normal noise on its actions, where it acts with noise."""
+    made: dict[str, Any] = {}
+    """How a shipped policy was made and what it scored."""
 
     @classmethod
     def of(

@@ -30,6 +30,8 @@ except ImportError as exc:
 STATE_FILE = "state.pt"
 """Networks, optimiser and iteration: what a resumed run starts from."""
 POLICY_FILE = "policy.safetensors"
+STAGE_FILE = "policy-{:06d}.safetensors"
+"""The policy after so many iterations: small, and all kept, so that a run's stages can be replayed."""
 
 
 class PPOConfig(Frozen):
@@ -239,7 +241,9 @@ class Runner(OnPolicyRunner):
         self.completed = self.current_learning_iteration + 1
         state = {**self.alg.save(), "completed": self.completed}
         commit_file(self.run.checkpoints / STATE_FILE, lambda p: torch.save(state, p))
-        save_policy(self.policy(), self.run.checkpoints / POLICY_FILE)
+        policy = self.policy()
+        save_policy(policy, self.run.checkpoints / STAGE_FILE.format(self.completed))
+        save_policy(policy, self.run.checkpoints / POLICY_FILE)
 
     def policy(self) -> MlpPolicy:
         """Return the current mean policy, its normaliser included."""

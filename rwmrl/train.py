@@ -22,9 +22,9 @@ class TrainConfig(Frozen):
     backend: str = "auto"
     num_envs: int = Field(4096, ge=1)
     iterations: int = Field(300, ge=1)
-    ppo: PPOConfig = PPOConfig(init_std=0.5)
+    ppo: PPOConfig = PPOConfig(init_std=0.5, checkpoint_interval=10)
     """With an initial standard deviation of 1 the noise alone makes every step's reward negative; dying then pays, and
-    that is what PPO learns first."""
+    that is what PPO learns first. Checkpoints are close together because the stages of a run are worth replaying."""
     seed: int = 0
 
 

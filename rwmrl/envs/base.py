@@ -75,5 +75,9 @@ class VecEnv(ABC):
         That action is zero in a simulator; in imagination it is the last of the recorded window.
         """
 
+    def episode_parameters(self) -> dict[str, Tensor]:
+        """Return what was drawn for each environment's current episode by domain randomisation, each ``(E,)``."""
+        return {}
+
     def close(self) -> None:  # noqa: B027
         """Release threads and processes; most environments hold none."""

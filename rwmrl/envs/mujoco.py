@@ -19,6 +19,7 @@ from rwmrl.rewards import RewardModel
 
 CONTACT_FORCE_N = 1.0
 """A body touches the ground where the net force on it exceeds this."""
+TRUNK_PARAMETERS = ("base_mass_offset_kg", "base_com_offset_x_m", "base_com_offset_y_m", "base_com_offset_z_m")
 PUSH_INTERVAL_S = (10.0, 15.0)
 PUSH_VELOCITY = 0.5
 """A push changes the base's x and y velocity (world frame) by up to this, m/s."""
@@ -98,6 +99,12 @@ class MujocoEnv(VecEnv):
         """Orientation of the base in the world, (w, x, y, z), ``(E, 4)`` float64."""
         return torch.from_numpy(self.physics.state[:, self.physics.layout.quaternion].copy())
 
+    def episode_parameters(self) -> dict[str, Tensor]:
+        """Return each trunk's deviation from the nominal robot, ``(E,)`` each: mass (kg), centre of mass (m)."""
+        if not self.config.randomize:
+            return {}
+        return dict(zip(TRUNK_PARAMETERS, torch.from_numpy(self.physics.trunk_offsets).unbind(dim=1), strict=True))
+
     def close(self) -> None:
         """Stop the physics threads."""
         self.physics.close()
@@ -143,7 +150,7 @@ class MujocoEnv(VecEnv):
         log["unstable"] = (~sound).float()
         self._rows = rows.clone()
         self._reset((terminated | truncated).nonzero().squeeze(-1))
-        self._commands.advance(self._yaw())
+        self._commands.advance(self._pose())
         return Step(self.get_observations(), reward * sound, terminated, truncated, rows, log)
 
     def _targets(self, actions: Tensor) -> np.ndarray:
@@ -194,7 +201,7 @@ class MujocoEnv(VecEnv):
         self._rewards.reset(env_ids, rows[:, self.schema.state])
         self.episode_length_buf[env_ids] = 0
         self._schedule_push(env_ids)
-        self._commands.reset(env_ids, self._yaw())
+        self._commands.reset(env_ids, self._pose())
 
     def _start_states(self, count: int) -> np.ndarray:
         """Draw physics states to start from, ``(count, layout.width)``."""
@@ -216,10 +223,12 @@ class MujocoEnv(VecEnv):
         """Draw from [-1, 1)."""
         return 2 * torch.rand(shape, generator=self._generator, dtype=torch.float64) - 1
 
-    def _yaw(self) -> Tensor:
-        """Return the heading of every base, rad, ``(E,)``."""
-        w, x, y, z = torch.from_numpy(self.physics.state[:, self.physics.layout.quaternion]).unbind(dim=1)
-        return torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)).float()
+    def _pose(self) -> Tensor:
+        """Return x and y (m, world frame) and heading (rad) of every base, ``(E, 3)``."""
+        state, layout = torch.from_numpy(self.physics.state), self.physics.layout
+        w, x, y, z = state[:, layout.quaternion].unbind(dim=1)
+        yaw = torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        return torch.cat((state[:, layout.position][:, :2], yaw[:, None]), dim=1).float()
 
 
 def rotation(quaternion: Tensor) -> Tensor:

@@ -64,6 +64,8 @@ def load_model(robot: RobotSpec, visual: bool = False) -> mujoco.MjModel:
         spec.compiler.discardvisual = not visual
         _set_options(spec, robot.physics_dt_s)
         _add_ground(spec, robot.randomization.friction)
+        if visual:
+            _light(spec)
         _add_drives(spec, robot)
         _add_sensors(spec, robot)
         return spec.compile()
@@ -103,6 +105,16 @@ def _add_ground(spec: mujoco.MjSpec, friction: float) -> None:
     for geom in spec.geoms:
         geom.solref = CONTACT_SOFTNESS
         geom.friction[0] = friction
+
+
+def _light(spec: mujoco.MjSpec) -> None:
+    """Make it look like a bright room: for pictures only."""
+    spec.add_texture(
+        name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=[0.75, 0.85, 0.95], rgb2=[1, 1, 1], width=64, height=64,
+    )  # fmt: skip
+    spec.visual.headlight.ambient = [0.5, 0.5, 0.5]
+    spec.visual.headlight.diffuse = [0.5, 0.5, 0.5]
 
 
 def _add_drives(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
@@ -191,3 +203,10 @@ def randomized_models(
         mujoco.mj_setConst(model, mujoco.MjData(model))
         models.append(model)
     return models
+
+
+def trunk_offset(model: mujoco.MjModel, nominal: mujoco.MjModel, robot: RobotSpec) -> np.ndarray:
+    """Return how a model's trunk differs from the nominal one, ``(4,)``: mass (kg), centre of mass x, y, z (m)."""
+    body = nominal.body(robot.base_body).id
+    mass = model.body_mass[body] - nominal.body_mass[body]
+    return np.array([mass, *(model.body_ipos[body] - nominal.body_ipos[body])])

@@ -9,7 +9,7 @@ import numpy as np
 from mujoco.rollout import Rollout
 
 from rwmdata.robots import RobotSpec
-from rwmrl.envs.mujoco_model import layout_of, load_model, randomized_models
+from rwmrl.envs.mujoco_model import layout_of, load_model, randomized_models, trunk_offset
 
 GROUND_CLEARANCE_M = 0.002
 """Gap left under the lowest foot of a robot that is placed."""
@@ -32,6 +32,7 @@ class BatchPhysics:
         layout: Where things are in ``state`` and ``sensors``.
         state: ``(E, layout.width)`` float64: time, qpos, qvel.
         sensors: ``(E, K)`` float64. Forces and torques are those of the last physics step.
+        trunk_offsets: ``(E, 4)``: how each trunk's mass (kg) and centre of mass (m) differ from the nominal robot's.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class BatchPhysics:
         count = min(variants, num_envs)
         models = randomized_models(nominal, robot, count, np.random.default_rng(seed)) if count else [nominal]
         # Neighbours share a model, which keeps it in the cache.
-        self._models = [models[i * len(models) // num_envs] for i in range(num_envs)]
+        variant = [i * len(models) // num_envs for i in range(num_envs)]
+        self._models = [models[k] for k in variant]
+        self.trunk_offsets = np.stack([trunk_offset(m, nominal, robot) for m in models])[variant]
         self._rollout = Rollout(nthread=available_threads() if threads is None else threads)
         self._data = [mujoco.MjData(nominal) for _ in range(max(1, self._rollout.nthread))]
         self._states = np.zeros((num_envs, self.decimation, self.layout.width))

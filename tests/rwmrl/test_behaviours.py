@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
-from rwmrl.behaviours import BEHAVIOURS, COMMAND, Mixture, ScriptedTrot, Setting, SmoothedRandom, make_behaviour
+from rwmrl.behaviour_base import Mixture, Setting
+from rwmrl.behaviours import BEHAVIOURS, make_behaviour
 from rwmrl.commands import CommandConfig
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
+from rwmrl.scripted import COMMAND, ScriptedTrot, SmoothedRandom
 
 ENVS = 16
 
@@ -109,7 +111,7 @@ def test_every_registered_behaviour_is_reproducible_from_its_seed(robot):
 
 
 def test_unknown_behaviours_and_unfit_robots_are_named(robot):
-    with pytest.raises(RwmError, match="Unknown policy 'dance'; policies for anymal_d: scripted, random"):
+    with pytest.raises(RwmError, match="Unknown policy 'dance'; policies for anymal_d: scripted, wander, random"):
         make_behaviour("dance", setting_of(robot))
     with pytest.raises(RwmError, match="needs three joints per leg"):
         ScriptedTrot(setting_of(robot.model_copy(update={"joints": robot.joints[:8]})))

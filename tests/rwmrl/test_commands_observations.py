@@ -49,9 +49,53 @@ def test_reset_touches_only_its_environments():
 def test_heading_is_steered_to_and_the_rate_is_bounded():
     made = sampler(3, heading=True, standing_share=0.0)
     made.heading[:] = torch.tensor([0.4, math.pi - 0.1, 3.0])
-    made.advance(yaw=torch.tensor([0.0, -math.pi + 0.1, 0.0]))
+    made.advance(torch.tensor([[0, 0, 0.0], [0, 0, -math.pi + 0.1], [0, 0, 0.0]]))
     # stiffness 0.5 x error; across +-pi the short way round; clipped at 1
     assert made.command[:, 2].tolist() == pytest.approx([0.2, -0.1, 1.0], abs=1e-5)
+
+
+def follow(made, steps):
+    """Return the path ``(T, E, 2)`` of robots that follow their commands exactly."""
+    pose, path = torch.zeros(len(made.command), 3), []
+    made.reset(torch.arange(len(pose)), pose)
+    for _ in range(steps):
+        x, y, rate = made.command.unbind(dim=1)
+        yaw = pose[:, 2]
+        moved = torch.stack((x * yaw.cos() - y * yaw.sin(), x * yaw.sin() + y * yaw.cos(), rate), dim=1)
+        pose = pose + 0.02 * moved
+        made.advance(pose)
+        path.append(pose[:, :2])
+    return torch.stack(path)
+
+
+@pytest.mark.parametrize("heading", [True, False])
+def test_within_bounds_nobody_leaves_everybody_moves_and_corners_are_seen(heading):
+    made = sampler(300, bounds_m=(4.0, 3.0), resample_s=(1.0, 3.0), heading=heading)
+    path = follow(made, 3000)
+    assert path[..., 0].abs().max() <= 2.0 and path[..., 1].abs().max() <= 1.5
+    assert path[..., 0].abs().max() > 1.5 and path[..., 1].abs().max() > 1.1
+    assert path.diff(dim=0).norm(dim=-1).mean() > 0.004  # 0.2 m/s
+    assert sampler(300, heading=heading, resample_s=(1.0, 3.0)).config.bounds_m is None
+    free = follow(sampler(300, heading=heading, resample_s=(1.0, 3.0)), 3000)
+    assert free.abs().max() > 3
+
+
+def test_a_robot_at_the_edge_is_driven_straight_to_the_centre_and_then_released():
+    made = sampler(1, bounds_m=(4.0, 4.0), standing_share=0.0)
+    made.advance(torch.tensor([[1.9, 0.0, math.pi / 2]]))  # facing +y: the centre is to its left
+    assert made.homing.all() and made.command[0].tolist() == pytest.approx([0.0, 1.0, 0.0], abs=1e-6)
+    made.advance(torch.tensor([[0.6, 0.0, math.pi / 2]]))
+    assert made.homing.all() and made.command[0].tolist() == pytest.approx([0.0, 0.6, 0.0], abs=1e-6)
+    made.steps_left[:] = 50
+    made.config = made.config.model_copy(update={"resample_s": (0.2, 0.2)})
+    made._steps = [10, 10]
+    made.advance(torch.tensor([[0.1, 0.0, math.pi / 2]]))
+    assert not made.homing.any() and made.steps_left.tolist() == [10]
+
+
+def test_bounds_too_small_to_turn_in_are_refused():
+    with pytest.raises(ValueError, match="below the 1 m a robot needs"):
+        CommandConfig(bounds_m=(4.0, 0.5))
 
 
 def test_the_observation_has_its_48_numbers_in_order(schema):

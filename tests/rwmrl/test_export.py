@@ -10,8 +10,9 @@ import torch
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmrl import export
-from rwmrl.behaviours import BEHAVIOURS, SmoothedRandom
+from rwmrl.behaviours import BEHAVIOURS
 from rwmrl.export import ExportConfig, export_dataset
+from rwmrl.scripted import SmoothedRandom
 
 
 def make(home, **options):
@@ -21,7 +22,7 @@ def make(home, **options):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    return make(Home.resolve(tmp_path_factory.mktemp("export")), policy="random")
+    return make(Home.resolve(tmp_path_factory.mktemp("export")), policy="wander")
 
 
 @pytest.mark.parametrize(("transitions", "envs"), [(1, 8), (7, 8), (8, 8), (9, 8), (101, 4), (205, 1), (500, 7)])
@@ -65,11 +66,11 @@ def test_command_reward_and_behaviour_are_recorded(exported):
     assert frame["reward"].null_count() == 0
     first = frame.filter(pl.col("step") == 0)
     assert first["reward"].abs().max() == 0 and frame["reward"].abs().max() > 0
-    assert set(frame["behaviour"].unique()) == {"random"}
+    assert set(frame["behaviour"].unique()) == {"wander"}
 
 
 def test_the_scripted_mixture_names_each_episodes_behaviour(home):
-    assert set(make(home, transitions=1500).episodes.behaviour) == {"trot", "stumble", "random"}
+    assert set(make(home, transitions=1500).episodes.behaviour) == {"trot", "stumble", "wander"}
 
 
 def test_the_action_column_is_the_action_applied(home, monkeypatch, robot):
@@ -113,7 +114,7 @@ def test_provenance_says_how_to_make_it_again(exported):
     assert (origin["backend"], origin["task"], origin["policy"], origin["seed"]) == (
         "mujoco",
         "Pretrain-v0",
-        "random",
+        "wander",
         1,
     )
     assert origin["randomization"]["base_mass_kg"] == [-5.0, 5.0]
@@ -140,7 +141,7 @@ def test_an_episode_that_blew_up_is_left_out_and_counted(home, monkeypatch):
         return env
 
     monkeypatch.setattr(export, "make_env", sabotaged)
-    dataset = make(home, transitions=200, num_envs=4, policy="random")
+    dataset = make(home, transitions=200, num_envs=4, policy="wander")
     assert dataset.rows == 200
     assert dataset.manifest.provenance["dropped_unstable_episodes"] == 1
     assert dataset.matrix()[:, dataset.schema.action].any(axis=1).sum() == 200 - len(dataset.episodes)

@@ -160,7 +160,7 @@ def test_commands_are_in_range_and_the_yaw_rate_steers_to_the_heading(robot):
     command = CommandConfig(heading=True, standing_share=0.0)
     env = make(robot, 64, command=command)
     assert env.command.abs().max() <= 1.0
-    error = torch.remainder(env._commands.heading - env._yaw() + torch.pi, 2 * torch.pi) - torch.pi
+    error = torch.remainder(env._commands.heading - env._pose()[:, 2] + torch.pi, 2 * torch.pi) - torch.pi
     assert torch.allclose(env.command[:, 2], (0.5 * error).clamp(-1, 1), atol=1e-6)
 
 

@@ -1,0 +1,116 @@
+"""Behaviours that need no training: a trot out of sines, wandering actions, and the mixture of both."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rwmdata.errors import RwmError
+from rwmrl.behaviour_base import Behaviour, Mixture, Noisy, Setting
+from rwmrl.envs.base import Observations
+
+COMMAND = slice(9, 12)
+"""Columns of the command in the ``policy`` observation."""
+
+
+class SmoothedRandom:
+    """Actions that wander: an Ornstein-Uhlenbeck process per joint.
+
+    Strength and memory are drawn per episode; the stationary standard deviation is the strength.
+    """
+
+    def __init__(self, setting: Setting, strength: tuple[float, float], name: str = "wander") -> None:
+        self.name, self.strength, self._setting = name, strength, setting
+        envs, actions = setting.num_envs, len(setting.robot.joints)
+        self.action = torch.zeros(envs, actions)
+        self._keep = torch.zeros(envs, 1)
+        self._std = torch.zeros(envs, 1)
+        self.reset(torch.arange(envs))
+
+    def reset(self, env_ids: Tensor) -> None:
+        """Start from zero with a new strength and memory (time constant 0.04-0.4 s)."""
+        count = len(env_ids)
+        time_constant_s = self._setting.uniform(count, 0.04, 0.4)
+        self._keep[env_ids] = torch.exp(-self._setting.robot.control_dt_s / time_constant_s)
+        self._std[env_ids] = self._setting.uniform(count, *self.strength)
+        self.action[env_ids] = 0.0
+
+    def act(self, observations: Observations) -> Tensor:
+        """Return actions ``(E, A)``."""
+        noise = torch.randn(self.action.shape, generator=self._setting.generator)
+        self.action = self._keep * self.action + self._std * (1 - self._keep.square()).sqrt() * noise
+        return self.action
+
+    def names(self) -> list[str]:
+        """Return the behaviour's name E times."""
+        return [self.name] * len(self.action)
+
+
+class ScriptedTrot:
+    """An open-loop trot: diagonal legs swing together, the stride follows the command.
+
+    Works for any quadruped whose joints are listed hip roll, hip pitch, knee, leg by leg, with hip roll about +x and
+    hip pitch about +y. Phase, frequency, lift and stride are drawn per episode, around values found by a search on
+    ANYmal D and scaled by the robot's height.
+    """
+
+    name = "trot"
+    lead_rad = 0.9
+    """The stride runs ahead of the lift by this much of the cycle, for the lag of the drives."""
+    stance_share = 0.2
+    """A leg lifts while the sine of its phase exceeds this: longer stance than swing."""
+    push = 0.1
+    """Stretch of a stance leg, rad: two legs carry what four did, and the drives give way."""
+
+    def __init__(self, setting: Setting) -> None:
+        robot, legs = setting.robot, setting.robot.legs
+        if len(robot.joints) != 3 * len(legs):
+            raise RwmError(f"The scripted trot needs three joints per leg; {robot.name} has {len(robot.joints)}.")
+        self._setting = setting
+        self._foot_x, self._foot_y = torch.tensor(robot.foot_positions_m).unbind(dim=1)
+        front, left = self._foot_x > 0, self._foot_y > 0
+        self._offset = torch.where(front == left, 0.0, math.pi)
+        self._bend = torch.sign(torch.tensor(robot.default_joint_pos).unflatten(0, (3, -1))[1:])
+        self._phase, self._frequency, self._lift, self._stride = (torch.zeros(setting.num_envs, 1) for _ in range(4))
+        self.reset(torch.arange(setting.num_envs))
+
+    def reset(self, env_ids: Tensor) -> None:
+        """Draw phase, frequency (about 2.5 Hz at 0.6 m), lift (rad) and stride (s of commanded velocity)."""
+        draw, count, height = self._setting.uniform, len(env_ids), self._setting.robot.base_height_m
+        self._phase[env_ids] = draw(count, 0.0, 2 * math.pi)
+        self._frequency[env_ids] = draw(count, 0.57, 0.70) * math.sqrt(9.81 / height)
+        self._lift[env_ids] = draw(count, 0.25, 0.4)
+        self._stride[env_ids] = draw(count, 1.0, 1.8) / (4 * self._frequency[env_ids])
+
+    def act(self, observations: Observations) -> Tensor:
+        """Return actions ``(E, A)``."""
+        robot = self._setting.robot
+        turn = 2 * math.pi * self._frequency * robot.control_dt_s
+        self._phase = torch.remainder(self._phase + turn, 2 * math.pi)
+        phase = self._phase + self._offset
+        command_x, command_y, yaw_rate = observations["policy"][:, COMMAND].unsqueeze(-1).unbind(dim=1)
+        # Speed of the ground under each foot; a foot swings ahead to meet it.
+        forward = command_x - yaw_rate * self._foot_y
+        sideways = command_y + yaw_rate * self._foot_x
+        swing = -torch.cos(phase + self.lead_rad) * self._stride / robot.base_height_m
+        height = torch.sin(phase)
+        lift = (height - self.stance_share).clamp(min=0) / (1 - self.stance_share) * self._lift
+        lift = lift + (height + self.stance_share).clamp(max=0) * self.push
+        roll, pitch, knee = swing * sideways, lift * self._bend[0] - swing * forward, 2 * lift * self._bend[1]
+        return torch.cat((roll, pitch, knee), dim=1) / robot.action_scale
+
+    def names(self) -> list[str]:
+        """Return the behaviour's name E times."""
+        return [self.name] * self._setting.num_envs
+
+
+def scripted(setting: Setting) -> Behaviour:
+    """Return the mixture that steps, stumbles and falls: trots with little and with much noise, and noise alone."""
+    parts = (
+        Noisy(ScriptedTrot(setting), SmoothedRandom(setting, (0.0, 0.3)), "trot"),
+        Noisy(ScriptedTrot(setting), SmoothedRandom(setting, (0.25, 0.75)), "stumble"),
+        SmoothedRandom(setting, (0.1, 1.0)),
+    )
+    return Mixture(parts, (0.6, 0.25, 0.15), setting)
