@@ -91,6 +91,9 @@ class RobotSpec(Frozen):
     normalizer: NormalizerSpec = NormalizerSpec()
     reset: ResetSpec = ResetSpec()
     randomization: RandomizationSpec = RandomizationSpec()
+    backend_tasks: dict[str, list[str]] = {}
+    """For another simulator: ids of its tasks for this robot, the first that is registered is used; ``{task}`` in them
+    stands for this toolkit's name of the task."""
     mjcf: str | None = None
     """Path of the MJCF, relative to the robot's folder."""
     folder: Path | None = None

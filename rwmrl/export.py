@@ -75,7 +75,8 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress | None =
     Raises:
         RwmError: Robot, task, backend or policy is unknown or cannot run here, or the dataset's name is taken.
     """
-    robot, task, backend = load_robot(config.robot), get_task(config.task), resolve_backend(config.backend)
+    robot, backend = load_robot(config.robot), resolve_backend(config.backend)
+    task = get_task(config.task, backend)
     envs = config.resolve_envs()
     generator = torch.Generator().manual_seed(config.seed)
     behaviour = make_behaviour(config.policy, Setting(robot, envs, generator), config.action_noise)
@@ -105,16 +106,17 @@ def collect(env: VecEnv, behaviour: Behaviour, recorder: Recorder, progress: Pro
     observations = env.reset()
     everyone = torch.arange(env.num_envs)
     behaviour.reset(everyone)
-    recorder.start(everyone.numpy(), behaviour.names())
+    recorder.start(_host(everyone), behaviour.names())
     while not recorder.full:
-        recorder.command = env.command.numpy().copy()
-        step = env.step(behaviour.act(observations))
+        recorder.command = _host(env.command).copy()
+        # Behaviours act on the processor, wherever the simulator lives.
+        step = env.step(behaviour.act({name: group.cpu() for name, group in observations.items()}))
         observations = step.observations
         recorder.add(step)
-        done = step.done.nonzero().squeeze(-1)
+        done = step.done.nonzero().squeeze(-1).cpu()
         if len(done):
             behaviour.reset(done)
-            recorder.turn_over(step, done.numpy(), behaviour.names())
+            recorder.turn_over(step, _host(done), behaviour.names())
         if progress and time.perf_counter() - reported > PROGRESS_INTERVAL_S:
             reported = time.perf_counter()
             progress(recorder.rows, recorder.limit, {"rows/s": recorder.rows / (reported - started)})
@@ -135,7 +137,7 @@ class Recorder:
 
     def __init__(self, env: VecEnv, writer: DatasetWriter, limit: int) -> None:
         self.rows, self.limit, self.dropped = 0, limit, 0
-        self.command = env.command.numpy().copy()
+        self.command = _host(env.command).copy()
         self._env, self._writer = env, writer
         longest = min(env.max_episode_length + 1, limit)
         self._buffer = np.empty((env.num_envs, longest, env.schema.width + 4), np.float32)
@@ -152,9 +154,9 @@ class Recorder:
     def start(self, env_ids: np.ndarray, names: list[str]) -> None:
         """Begin episodes in ``env_ids (n,)`` with the row they start from; no more of them than there is room for."""
         env_ids = env_ids[: self.limit - self.rows]
-        rows = self._env.current_rows()[torch.from_numpy(env_ids)].numpy()
+        rows = _host(self._env.current_rows())[env_ids]
         self._length[env_ids] = 0
-        self._put(env_ids, rows, self._env.command.numpy()[env_ids], np.zeros(len(env_ids), np.float32))
+        self._put(env_ids, rows, _host(self._env.command)[env_ids], np.zeros(len(env_ids), np.float32))
         drawn = {key: values.tolist() for key, values in self._env.episode_parameters().items()}
         for i in env_ids:
             self._names[i] = names[i]
@@ -162,7 +164,7 @@ class Recorder:
 
     def add(self, step: Step) -> None:
         """Take the rows of one step."""
-        self._put(self._everyone, step.transition.numpy(), self.command, step.reward.numpy())
+        self._put(self._everyone, _host(step.transition), self.command, _host(step.reward))
 
     def turn_over(self, step: Step, done: np.ndarray, names: list[str]) -> None:
         """Hand over the episodes in ``done (n,)`` that ended with ``step`` and begin the next ones.
@@ -171,7 +173,7 @@ class Recorder:
         """
         unstable = step.log.get("unstable")
         if isinstance(unstable, torch.Tensor):
-            blown_up = unstable.nonzero().squeeze(-1).numpy()
+            blown_up = _host(unstable.nonzero().squeeze(-1))
             self.dropped += len(blown_up)
             self.rows -= int(self._length[blown_up].sum())
             self._length[blown_up] = 0
@@ -224,3 +226,7 @@ def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend
         "task_config": task.model_dump(mode="json"),
         "versions": versions(),
     }
+
+
+def _host(values: torch.Tensor) -> np.ndarray:
+    return values.cpu().numpy()

@@ -25,7 +25,9 @@ try:
     from rsl_rl.utils.logger import Logger
     from tensordict import TensorDict
 except ImportError as exc:
-    raise RwmError("PPO needs the package rsl-rl-lib, which is not installed.", "pip install 'rwm[rl]'") from exc
+    raise RwmError(
+        f"PPO needs the package rsl-rl-lib 5.4 or newer: {exc}.", "pip install 'rwm[rl]', or rwm doctor"
+    ) from exc
 
 STATE_FILE = "state.pt"
 """Networks, optimiser and iteration: what a resumed run starts from."""

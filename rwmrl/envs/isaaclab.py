@@ -1,0 +1,75 @@
+"""Isaac Lab 2.3: launches the simulator and hands its task to the manager-based adapter."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+from rwmdata.errors import RwmError
+from rwmdata.robots import RobotSpec
+from rwmrl.envs.base import VecEnv
+from rwmrl.envs.manager_based import ManagerBasedEnv, drop_events, pick_task
+
+MODULES_VARIABLE = "RWM_TASK_MODULES"
+"""Modules to import before a task is looked up, separated by commas: those that register tasks of one's own."""
+DEVICE_VARIABLE = "RWM_ISAACLAB_DEVICE"
+
+_app: Any = None
+"""The running application: there can be one in a process, and it must live as long as its environments."""
+
+
+def launch() -> Any:
+    """Start the simulator without a window, once.
+
+    Raises:
+        RwmError: The simulator does not start.
+    """
+    global _app
+    if _app is None:
+        try:
+            from isaaclab.app import AppLauncher
+
+            _app = AppLauncher(headless=True).app
+        except Exception as exc:  # What a broken installation raises is of every kind.
+            raise RwmError(
+                f"Isaac Lab does not start: {type(exc).__name__}: {exc}.",
+                "run rwm by Isaac Lab's own Python: ./isaaclab.sh -p -m cli.main ...; rwm doctor says what is missing",
+            ) from exc
+    return _app
+
+
+def make_isaaclab_env(
+    task: str,
+    robot: RobotSpec,
+    num_envs: int,
+    seed: int = 0,
+    episode_length_s: float | None = None,
+    pushes: bool | None = None,
+    noise: bool = True,
+    randomize: bool | None = None,
+    reward_weights: dict[str, float] | None = None,
+) -> VecEnv:
+    """Return a registered task of Isaac Lab; see :func:`rwmrl.backends.make_env`.
+
+    Raises:
+        RwmError: The simulator does not start, the task is not registered, or it does not fit the robot.
+    """
+    launch()
+    import gymnasium as gym
+
+    modules = ["isaaclab_tasks", *filter(None, os.environ.get(MODULES_VARIABLE, "").split(","))]
+    for module in modules:
+        try:
+            import_module(module.strip())
+        except ImportError as exc:
+            raise RwmError(f"The module {module.strip()} cannot be imported: {exc}.", MODULES_VARIABLE) from exc
+    from isaaclab_tasks.utils import parse_env_cfg
+
+    name = pick_task(task, robot, "isaaclab", sorted(gym.registry))
+    cfg = parse_env_cfg(name, device=os.environ.get(DEVICE_VARIABLE, "cuda:0"), num_envs=num_envs)
+    cfg.seed = seed
+    if episode_length_s is not None:
+        cfg.episode_length_s = episode_length_s
+    drop_events(cfg.events, pushes, randomize)
+    return ManagerBasedEnv(gym.make(name, cfg=cfg).unwrapped, robot, noise, seed, reward_weights)
