@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_HOME ?= .
 
-.PHONY: demo smoke test lint types pytest format clean
+.PHONY: demo smoke test test-mjlab test-isaaclab lint types pytest format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,9 +30,30 @@ types: .venv/ready
 pytest: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
+# mjlab pins another rsl-rl-lib than we do, so it has an environment of its own.
+.venv-mjlab/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-mjlab
+	.venv-mjlab/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 mjlab==1.6.0 'pytest>=8' -e .
+	touch $@
+
+test-mjlab: .venv-mjlab/ready
+	OMP_NUM_THREADS=1 .venv-mjlab/bin/pytest tests/mjlab
+
+# What Isaac Lab 2.3 pins, as far as it can be installed without its simulator: the core and the adapter work there.
+.venv-isaaclab/ready: pyproject.toml constraints-isaaclab.txt
+	$(PYTHON) -m venv .venv-isaaclab
+	.venv-isaaclab/bin/pip install --quiet --disable-pip-version-check -c constraints-isaaclab.txt torch==2.13.0 \
+		'pytest>=8' -e '.[hdf5]'
+	.venv-isaaclab/bin/pip install --quiet --disable-pip-version-check --no-deps rsl-rl-lib==3.0.1
+	touch $@
+
+test-isaaclab: .venv-isaaclab/ready
+	OMP_NUM_THREADS=1 .venv-isaaclab/bin/pytest tests/rwmdata tests/rwmmodel tests/rwmrl/test_manager_based.py \
+		tests/rwmrl/test_rewards.py tests/rwmrl/test_commands_observations.py tests/rwmrl/test_policy_file.py
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-mjlab .venv-isaaclab build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

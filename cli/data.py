@@ -85,21 +85,34 @@ def parse_bounds(text: str) -> tuple[float, float]:
 
 @app.command("convert")
 def convert(
-    sources: Annotated[list[Path], typer.Argument(help="CSV files, or folders of state_action_data_N.csv.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="CSV files, folders of state_action_data_N.csv, or Isaac Lab recorder files (.hdf5)."),
+    ],
     name: Annotated[str, typer.Option("--name", help="Name of the new dataset.")],
     robot: Annotated[str, typer.Option("--robot", help="Robot the rows come from.")] = "anymal_d",
     episode_ends: Annotated[
         str, typer.Option("--episode-ends", help="auto: marked and physically implied; file: marked only; none.")
     ] = "auto",
+    mapping: Annotated[
+        Path | None, typer.Option("--mapping", help="For HDF5: YAML that says where each column group is.")
+    ] = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
-    """Turn 66-column CSV files into a dataset; unmarked episode ends are found and reported."""
+    """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), or Isaac Lab's HDF5."""
     from rwmdata.csv_files import convert_csv
+    from rwmdata.hdf5_files import SUFFIXES, convert_hdf5
 
+    hdf5 = [source.suffix in SUFFIXES for source in sources]
+    if any(hdf5) != all(hdf5) or (mapping and not all(hdf5)):
+        raise RwmError("CSV and HDF5 files cannot be mixed, and a mapping is for HDF5.", "convert them separately")
     with progress_bar("convert", json_output) as progress:
-        dataset = convert_csv(home_of(home), sources, name, robot, episode_ends, seed, progress)
+        if all(hdf5):
+            dataset = convert_hdf5(home_of(home), sources, name, robot, mapping, seed, progress)
+        else:
+            dataset = convert_csv(home_of(home), sources, name, robot, episode_ends, seed, progress)
     show_result(dataset, json_output)
 
 
