@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
-from cli import data, demo, doctor, evaluate, fit, policy, runs, sql, train
+from cli import bench, data, demo, doctor, evaluate, fit, policy, runs, sql, train
 from cli.common import err
 from rwmdata.errors import RwmError
 
@@ -33,6 +33,7 @@ app.command("train")(train.train)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(runs.app, name="runs")
 app.command("sql")(sql.sql)
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 
 

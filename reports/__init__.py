@@ -7,10 +7,14 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "BenchExportConfig": "reports.bench_export",
     "Demo": "reports.demo",
     "DemoConfig": "reports.demo",
     "PolicyScoreConfig": "reports.policy_score",
+    "ReferenceConfig": "reports.references",
     "UncertaintyConfig": "reports.uncertainty",
+    "bench_export": "reports.bench_export",
+    "build_references": "reports.references",
     "evaluate_policy": "reports.policy_score",
     "evaluate_uncertainty": "reports.uncertainty",
 }

@@ -14,6 +14,10 @@ from rwmrl.backends import make_env
 from rwmrl.ppo import PPOConfig, Runner, series
 
 
+SHOWN = ("episode/return", "episode/length", "reward/track_lin_vel_xy_exp", "reward/track_ang_vel_z_exp")
+"""What the progress shows; every reward term is in the metrics and in TensorBoard."""
+
+
 class TrainConfig(Frozen):
     """Options of :func:`train_in_simulator`."""
 
@@ -43,7 +47,7 @@ def train_in_simulator(
     run = resume or Run.create(home, "train", config.model_dump(mode="json"), {}, config.seed)
     try:
         with run.running():
-            Runner(env, config.ppo, run, robot, config.seed, progress).train(config.iterations)
+            Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN).train(config.iterations)
             run.finish(_summary(run, config))
     finally:
         env.close()

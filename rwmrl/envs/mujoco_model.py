@@ -99,7 +99,7 @@ def _set_options(spec: mujoco.MjSpec, physics_dt_s: float) -> None:
 def _add_ground(spec: mujoco.MjSpec, friction: float) -> None:
     spec.worldbody.add_geom(
         name=GROUND, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], contype=1, conaffinity=0,
-        rgba=[0.92, 0.92, 0.9, 1],
+        rgba=[0.7, 0.72, 0.7, 1],
     )  # fmt: skip
     spec.worldbody.add_light(pos=[0, 0, 4], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
     for geom in spec.geoms:

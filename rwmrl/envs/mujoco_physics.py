@@ -74,6 +74,20 @@ class BatchPhysics:
         np.copyto(self.sensors, self._readings[:, -1])
         return np.asarray(self.state[:, 0] - started > self._control_dt_s * 0.9)
 
+    def replay(self, start: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Run control steps from ``start (E, layout.width)`` in one call, leaving this object's state alone.
+
+        Args:
+            start: States to start from.
+            targets: Joint targets of every control step, ``(E, T, J)``, rad.
+
+        Returns:
+            The states after them, ``(E, layout.width)``.
+        """
+        held = np.repeat(targets, self.decimation, axis=1)
+        states, _ = self._rollout.rollout(self._models, self._data, start, held)
+        return np.asarray(states[:, -1])
+
     def place(self, env_ids: np.ndarray, states: np.ndarray, target: np.ndarray) -> None:
         """Put robots into new states and read their sensors.
 

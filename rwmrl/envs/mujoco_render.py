@@ -63,7 +63,7 @@ def _draw(folder: str, given: str, drawn: str, width: str, height: str) -> None:
     robot = load_robot(folder)
     model = load_model(robot, visual=True)
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
-    camera.distance, camera.elevation = 3.0 * robot.base_height_m, -10.0
+    camera.distance, camera.elevation = 2.5 * robot.base_height_m, -10.0
     frames = []
     with mujoco.Renderer(model, int(height), int(width)) as renderer:
         for state in np.load(given):

@@ -7,9 +7,10 @@ import torch
 
 from rwmdata.errors import RwmError
 from rwmrl.behaviour_base import Mixture, Setting
-from rwmrl.behaviours import BEHAVIOURS, make_behaviour
+from rwmrl.behaviours import BEHAVIOURS, make_behaviour, untrained_policy
 from rwmrl.commands import CommandConfig
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
+from rwmrl.policy_file import save_policy
 from rwmrl.scripted import COMMAND, ScriptedTrot, SmoothedRandom
 
 ENVS = 16
@@ -108,6 +109,44 @@ def test_every_registered_behaviour_is_reproducible_from_its_seed(robot):
             behaviour.reset(torch.arange(0, ENVS, 2))
             runs.append(torch.stack([behaviour.act(observe(ENVS, (0.5, 0, 0))) for _ in range(10)]))
         assert torch.equal(*runs) and runs[0].shape == (10, ENVS, 12)
+
+
+def test_shares_are_drawn_anew_for_every_episode_and_named(robot):
+    behaviour = make_behaviour("wander:3,random:1", setting_of(robot, 2000))
+    names = behaviour.names()
+    assert names.count("wander") / 2000 == pytest.approx(0.75, abs=0.04) and set(names) == {"wander", "random"}
+    behaviour.reset(torch.arange(2000))
+    assert behaviour.names() != names
+    assert behaviour.act(observe(2000)).shape == (2000, 12)
+
+
+@pytest.mark.parametrize(
+    "text", ["wander:0.5,random", "wander:0,random:1", "wander:-1", "wander:x", ":1", "wander:inf"]
+)
+def test_shares_that_are_not_positive_numbers_are_named(robot, text):
+    with pytest.raises(RwmError, match="is not NAME:SHARE with a positive share"):
+        make_behaviour(text, setting_of(robot))
+
+
+def test_random_is_the_policy_ppo_starts_from(robot):
+    """Small means, unit noise; the same network every time, other noise for another seed."""
+    first, other = (make_behaviour("random", setting_of(robot, 500, seed)).act(observe(500)) for seed in (0, 1))
+    assert first.std() == pytest.approx(1.0, abs=0.05) and not torch.equal(first, other)
+    assert torch.equal(untrained_policy(robot).mlp[0].weight, untrained_policy(robot).mlp[0].weight)
+
+
+def test_action_noise_is_added_and_named(robot, tmp_path):
+    policy = untrained_policy(robot)
+    policy.info = policy.info.model_copy(update={"noise_std": 0.0})
+    save_policy(policy, tmp_path / "mine.safetensors")
+    path = str(tmp_path / "mine.safetensors")
+    quiet, loud = make_behaviour(path, setting_of(robot, 500)), make_behaviour(path, setting_of(robot, 500), 0.3)
+    assert set(quiet.names()) == {"mine"} and set(loud.names()) == {"mine+noise0.3"}
+    assert (loud.act(observe(500)) - quiet.act(observe(500))).std() == pytest.approx(0.3, rel=0.05)
+    still = make_behaviour("random", setting_of(robot, 500), 0.0)
+    assert still.act(observe(500)).std() < 0.2 and set(still.names()) == {"random"}
+    mixture = make_behaviour("scripted", setting_of(robot, 500), 0.1)
+    assert set(mixture.names()) == {"trot+noise0.1", "stumble+noise0.1", "wander+noise0.1"}
 
 
 def test_unknown_behaviours_and_unfit_robots_are_named(robot):

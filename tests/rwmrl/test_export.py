@@ -10,7 +10,9 @@ import torch
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmrl import export
-from rwmrl.behaviours import BEHAVIOURS
+from rwmrl.backends import make_env
+from rwmrl.behaviour_base import Setting
+from rwmrl.behaviours import BEHAVIOURS, make_behaviour
 from rwmrl.export import ExportConfig, export_dataset
 from rwmrl.scripted import SmoothedRandom
 
@@ -71,6 +73,30 @@ def test_command_reward_and_behaviour_are_recorded(exported):
 
 def test_the_scripted_mixture_names_each_episodes_behaviour(home):
     assert set(make(home, transitions=1500).episodes.behaviour) == {"trot", "stumble", "wander"}
+
+
+def test_what_randomisation_drew_is_kept_for_every_episode(home):
+    episodes = make(home, transitions=1500).manifest.episodes
+    drawn = episodes.parameters
+    assert set(drawn) == {
+        "base_mass_offset_kg", "base_com_offset_x_m", "base_com_offset_y_m", "base_com_offset_z_m"
+    }  # fmt: skip
+    assert all(len(values) == len(episodes.start) for values in drawn.values())
+    assert len(set(drawn["base_mass_offset_kg"])) > 8 and np.abs(drawn["base_mass_offset_kg"]).max() <= 5
+    plain = make(home, transitions=500, name="plain", randomize=False, pushes=False)
+    assert plain.manifest.episodes.parameters == {} and plain.manifest.provenance["randomization"] is None
+
+
+def test_within_bounds_the_robot_stays_inside(robot):
+    env = make_env("auto", "Pretrain-v0", robot, 16, pushes=False, randomize=False, bounds_m=(4.0, 3.0))
+    expert = make_behaviour("expert", Setting(robot, 16, torch.Generator().manual_seed(0)))
+    observations, places = env.reset(), []
+    for _ in range(900):
+        observations = env.step(expert.act(observations)).observations
+        places.append(env.base_position[:, :2].clone())
+    away = torch.stack(places).abs()
+    assert away[..., 0].max() < 2.0 and away[..., 1].max() < 1.5
+    assert away[..., 0].max() > 1.2
 
 
 def test_the_action_column_is_the_action_applied(home, monkeypatch, robot):

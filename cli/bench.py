@@ -1,0 +1,40 @@
+"""``rwm bench``: speeds, each beside a baseline measured in the same run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import JsonOption, SeedOption, print_json, print_table, progress_bar
+
+app = typer.Typer(help="Measure speeds beside their baselines.", no_args_is_help=True)
+
+
+@app.command("export")
+def export(
+    robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
+    policy: Annotated[str, typer.Option("--policy", help="As in rwm data export.")] = "expert",
+    transitions: Annotated[int, typer.Option("--transitions", min=1, help="Rows the export writes.")] = 400_000,
+    num_envs: Annotated[int, typer.Option("--num-envs", min=1, help="Robots simulated side by side.")] = 1024,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="The fastest counts.")] = 3,
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Compare a whole export with the environment alone and with bare mujoco.rollout."""
+    from reports.bench_export import BenchExportConfig, bench_export
+
+    config = BenchExportConfig(
+        robot=robot, policy=policy, transitions=transitions, num_envs=num_envs, repeats=repeats, seed=seed
+    )
+    with progress_bar("bench", json_output) as progress:
+        show(bench_export(config, progress), json_output)
+
+
+def show(found: dict[str, Any], json_output: bool) -> None:
+    """Print a benchmark."""
+    if json_output:
+        print_json(found)
+        return
+    columns = ("name", "value", "unit", "baseline", "ratio")
+    print_table(f"bench {found['benchmark']}", columns, [tuple(row[c] for c in columns) for row in found["rows"]])

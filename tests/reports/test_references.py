@@ -1,0 +1,98 @@
+"""Reference policies from a training run, and the scores normalised by them."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from reports.policy_score import PolicyScoreConfig, evaluate_policy, normalized, reference_returns
+from reports.references import ReferenceConfig, build_references, curve_table, normalise, spread
+from rwmdata.errors import RwmError
+from rwmdata.robots import load_robot
+from rwmdata.runs import Run
+from rwmrl.behaviour_base import Setting
+from rwmrl.behaviours import make_behaviour, shipped_policies, untrained_policy
+from rwmrl.policy_file import load_policy, save_policy
+
+
+@pytest.fixture
+def own_robot(robot, tmp_path, monkeypatch):
+    """A robot of one's own with two-second episodes, in a folder one can write into."""
+    folder = tmp_path / "robots" / "mine"
+    shutil.copytree(robot.folder, folder)
+    text = (folder / "robot.yaml").read_text().replace("name: anymal_d", "name: mine")
+    (folder / "robot.yaml").write_text(text + "episode_length_s: 0.6\n")
+    monkeypatch.setenv("RWM_ROBOTS", str(folder.parent))
+    load_robot.cache_clear()
+    yield load_robot("mine")
+    load_robot.cache_clear()
+
+
+@pytest.fixture
+def train_run(home, own_robot):
+    """A run whose policies shake less and less: standing still earns most in half a second."""
+    config = {"robot": "mine", "task": "Init-v0", "num_envs": 10, "seed": 0, "ppo": {"num_steps": 24}}
+    run = Run.create(home, "train", config, {}, 0)
+    for k, gain in enumerate((60.0, 20.0, 6.0, 0.0)):
+        policy = untrained_policy(own_robot)
+        policy.info = policy.info.model_copy(update={"noise_std": 0.0})
+        with torch.no_grad():
+            policy.mlp[-1].weight *= gain
+            policy.mlp[-1].bias *= gain
+        save_policy(policy, run.checkpoints / f"policy-{10 * k + 1:06d}.safetensors")
+    for step in range(31):
+        run.log(step + 1, {"perf/collect_s": 2.0, "perf/learn_s": 1.0})
+    run.finish({})
+    return run
+
+
+def test_a_run_becomes_a_robots_references(home, own_robot, train_run, tmp_path):
+    out = own_robot.folder / "policies"
+    config = ReferenceConfig(episodes=4, stage_episodes=4, curve=4, stages=2)
+    found = build_references(train_run, out, config)
+    assert set(shipped_policies(own_robot)) == {"random", "medium", "expert"}
+    assert [r["minutes"] for r in found["curve"]] == pytest.approx([0.05, 0.55, 1.05, 1.55])
+    assert [r["steps"] for r in found["curve"]] == [240, 2640, 5040, 7440]
+    assert found["curve"][-1]["normalized_score"] == 1.0 and (out / "curve.png").stat().st_size > 10_000
+    expert = load_policy(shipped_policies(own_robot)["expert"]).info
+    assert expert.made["how"].startswith("rwm train --task Init-v0 --robot mine") and expert.made["episodes"] == 4
+    assert (
+        expert.made["return"]["undisturbed"]
+        > load_policy(out / "random.safetensors").info.made["return"]["undisturbed"]
+    )
+    # By name, in equal shares, and with scores that refer to them.
+    behaviour = make_behaviour("mixed", Setting(own_robot, 64, torch.Generator().manual_seed(0)))
+    assert set(behaviour.names()) == {"stage-000001", "stage-000031"}
+    run = evaluate_policy(home, PolicyScoreConfig(policy="expert", robot="mine", episodes=4))
+    scores = {s["mode"]: s["value"] for s in run.meta.summary["scalars"] if s["metric"] == "normalized_score"}
+    assert scores == {"undisturbed": pytest.approx(1.0), "disturbed": pytest.approx(1.0)}
+
+
+def test_runs_without_stages_or_without_learning_are_refused(home, robot, tmp_path):
+    run = Run.create(home, "train", {"robot": "anymal_d"}, {}, 0)
+    with pytest.raises(RwmError, match="has no training stages"):
+        build_references(run, tmp_path / "out")
+    with pytest.raises(RwmError, match="earns -1, no more than a random policy's -0.5"):
+        normalise({"random": -0.5, "a": -1.0}, "a")
+    assert not (tmp_path / "out").exists()
+
+
+def test_normalised_scores_by_hand(robot):
+    scalars = [{"metric": "return", "mode": "disturbed", "value": 8.0, "low": 6.0, "high": 10.0}]
+    (score,) = normalized(scalars, "disturbed", (-2.0, 18.0))
+    assert (score["metric"], score["value"], score["low"], score["high"]) == ("normalized_score", 0.5, 0.4, 0.6)
+    assert normalized(scalars, "disturbed", None) == []
+    assert reference_returns(robot.model_copy(update={"name": "nobody"}), "disturbed") is None
+
+
+def test_stages_are_spread_over_the_scores():
+    share = {"a": 0.0, "b": 0.05, "c": 0.5, "d": 0.9, "e": 1.0}
+    assert spread(share, list(share), 3) == ["a", "c", "e"]
+    assert spread({"a": 0.0, "b": 0.9, "c": 1.0}, ["a", "b", "c"], 5) == ["a", "b", "c"]
+
+
+def test_the_learning_curve_counts_training_time(home, train_run):
+    table = curve_table(train_run, {"policy-000011": 0.25})
+    assert table == [{"iteration": 11, "steps": 2640, "minutes": pytest.approx(0.55), "normalized_score": 0.25}]
