@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from rwmdata.schema import SCHEMA_VERSION, Schema
 
 MANIFEST_FILE = "dataset.json"
+CACHED_ROWS = 2048
+"""Rows whose statistics are made in one go: few enough to stay in the processor's cache."""
 SPLIT_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -102,10 +104,16 @@ class RunningStatistics:
         n = len(rows)
         if n == 0:
             return
-        mean = rows.mean(axis=0, dtype=np.float64)
+        for part in np.array_split(rows, -(-n // CACHED_ROWS)):
+            self._update(part)
+
+    def _update(self, rows: np.ndarray) -> None:
+        n, exact = len(rows), rows.astype(np.float64)
+        mean = exact.mean(axis=0)
         delta = mean - self.mean
         total = self.count + n
-        self.m2 += rows.var(axis=0, dtype=np.float64) * n + delta**2 * self.count * n / total
+        exact -= mean
+        self.m2 += np.einsum("ij,ij->j", exact, exact) + delta**2 * self.count * n / total
         self.mean += delta * n / total
         self.count = total
         self.min = np.minimum(self.min, rows.min(axis=0))

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +31,11 @@ from rwmdata.manifest import (
 from rwmdata.runs import now
 from rwmdata.schema import COMMAND_COLUMNS, Schema
 
-ROWS_PER_SHARD = 500_000
+ROWS_PER_SHARD = 200_000
 ROW_GROUP_ROWS = 65_536
+SHARDS_AT_ONCE = 2
+SHARDS_WAITING = 4
+"""Shards held in memory until they are written; making rows waits when there are more."""
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -39,6 +43,8 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class _Pending:
     """Episodes waiting to be written as one shard."""
 
+    first: int
+    """Number of the first of them."""
     rows: list[np.ndarray]
     truncated: list[bool]
     command: list[np.ndarray | None]
@@ -88,7 +94,10 @@ class DatasetWriter:
         self._table = EpisodeTable(start=[], length=[], terminated=[], behaviour=[])
         self._statistics = RunningStatistics(schema.width)
         self._rows = self._pending_rows = 0
-        self._pending = _Pending([], [], [], [], [])
+        self._pending = _Pending(0, [], [], [], [], [])
+        # Shards are compressed beside whatever makes the next rows.
+        self._workers = ThreadPoolExecutor(SHARDS_AT_ONCE, "shard")
+        self._writing: list[Future[ShardInfo]] = []
 
     def _refuse_existing(self) -> None:
         if self.path.exists():
@@ -107,6 +116,7 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._workers.shutdown()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     @property
@@ -150,6 +160,7 @@ class DatasetWriter:
             row, column = np.argwhere(~finite)[0]
             name = self.schema.csv_names[column]
             raise RwmError(f"Episode {episode}, row {row}, column '{name}' is {rows[row, column]}, expected a number.")
+        self._statistics.update(rows)
         self._table.start.append(self._rows)
         self._table.length.append(len(rows))
         self._table.terminated.append(bool(rows[-1, -1] > 0.5))
@@ -169,13 +180,19 @@ class DatasetWriter:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._pending_rows:
-            return
-        rows = np.concatenate(self._pending.rows)
-        self._statistics.update(rows)
-        first = len(self._table.start) - len(self._pending.rows)
-        table = shard_table(self.schema, rows, self._pending, first)
-        path = self._temporary / f"shard-{len(self._shards):05d}.parquet"
+        """Hand the pending episodes to a worker; what went wrong with a shard before is reported here."""
+        if self._pending_rows:
+            number = len(self._writing)
+            self._writing.append(self._workers.submit(self._write_shard, self._pending, number))
+        self._pending = _Pending(len(self._table.start), [], [], [], [], [])
+        self._pending_rows = 0
+        if len(self._writing) > SHARDS_WAITING:
+            self._writing[-1 - SHARDS_WAITING].result()
+
+    def _write_shard(self, pending: _Pending, number: int) -> ShardInfo:
+        rows = np.concatenate(pending.rows)
+        table = shard_table(self.schema, rows, pending)
+        path = self._temporary / f"shard-{number:05d}.parquet"
         try:
             commit_file(
                 path,
@@ -186,9 +203,7 @@ class DatasetWriter:
             )  # fmt: skip
         except OSError as exc:
             raise RwmError(f"Cannot write {self.path.parent}: {exc.strerror or exc}.", "--home FOLDER") from exc
-        self._shards.append(ShardInfo(file=path.name, rows=len(rows), sha256=checksum(path)))
-        self._pending = _Pending([], [], [], [], [])
-        self._pending_rows = 0
+        return ShardInfo(file=path.name, rows=len(rows), sha256=checksum(path))
 
     def commit(self) -> Dataset:
         """Write the manifest and make the dataset visible under its name.
@@ -197,6 +212,7 @@ class DatasetWriter:
             RwmError: There are no rows, or another writer took the name meanwhile.
         """
         self._flush()
+        self._shards = [shard.result() for shard in self._writing]
         if not self._shards:
             raise RwmError(f"Dataset '{self.path.name}' has no rows; nothing was written.")
         manifest = self._manifest()
@@ -228,14 +244,14 @@ class DatasetWriter:
         )  # fmt: skip
 
 
-def shard_table(schema: Schema, rows: np.ndarray, pending: _Pending, first_episode: int) -> pa.Table:
+def shard_table(schema: Schema, rows: np.ndarray, pending: _Pending) -> pa.Table:
     """Return the Arrow table of one shard: schema columns, then the columns about the episode."""
     lengths = [len(r) for r in pending.rows]
     ends = np.cumsum(lengths) - 1
     truncated = np.zeros(len(rows), bool)
     truncated[ends] = pending.truncated
     columns: dict[str, Any] = {name: rows[:, j] for j, name in enumerate(schema.names)}
-    columns["episode"] = np.repeat(np.arange(first_episode, first_episode + len(lengths), dtype=np.int32), lengths)
+    columns["episode"] = np.repeat(np.arange(pending.first, pending.first + len(lengths), dtype=np.int32), lengths)
     columns["step"] = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
     columns["terminated"] = rows[:, -1] > 0.5
     columns["truncated"] = truncated

@@ -140,7 +140,7 @@ class Recorder:
         self.command = _host(env.command).copy()
         self._env, self._writer = env, writer
         longest = min(env.max_episode_length + 1, limit)
-        self._buffer = np.empty((env.num_envs, longest, env.schema.width + 4), np.float32)
+        self._buffers = [np.empty((env.num_envs, longest, n), np.float32) for n in (env.schema.width, 3, 1)]
         self._length = np.zeros(env.num_envs, np.int64)
         self._names = [""] * env.num_envs
         self._everyone = np.arange(env.num_envs)
@@ -193,19 +193,20 @@ class Recorder:
         self.rows = self.limit
 
     def _put(self, env_ids: np.ndarray, rows: np.ndarray, command: np.ndarray, reward: np.ndarray) -> None:
-        block = np.concatenate((rows, command, reward[:, None]), axis=1)
-        self._buffer[env_ids, self._length[env_ids]] = block
+        at = self._length[env_ids]
+        for buffer, values in zip(self._buffers, (rows, command, reward[:, None]), strict=True):
+            buffer[env_ids, at] = values
         self._length[env_ids] += 1
         self.rows += len(env_ids)
 
     def _hand_over(self, env_id: int) -> None:
-        length, width = self._length[env_id], self._env.schema.width
+        length = self._length[env_id]
         if length == 0:
             return
-        block = self._buffer[env_id, :length].copy()
-        rows, command, reward = block[:, :width], block[:, width:-1], block[:, -1]
+        rows, command, reward = (buffer[env_id, :length].copy() for buffer in self._buffers)
+        ended_by_time = bool(rows[-1, -1] < 0.5)
         self._writer.append_episode(
-            rows, rows[-1, -1] < 0.5, command, reward, self._names[env_id], self._parameters[env_id]
+            rows, ended_by_time, command, reward[:, 0], self._names[env_id], self._parameters[env_id]
         )
         self._length[env_id] = 0
 

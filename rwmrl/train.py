@@ -13,7 +13,6 @@ from rwmdata.runs import Run
 from rwmrl.backends import make_env
 from rwmrl.ppo import PPOConfig, Runner, series
 
-
 SHOWN = ("episode/return", "episode/length", "reward/track_lin_vel_xy_exp", "reward/track_ang_vel_z_exp")
 """What the progress shows; every reward term is in the metrics and in TensorBoard."""
 
