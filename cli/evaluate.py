@@ -95,8 +95,8 @@ def references(
     if json_output:
         print_json(found)
         return
-    rows = [(r["iteration"], r["minutes"], r["normalized_score"]) for r in found["curve"]]
-    print_table(f"stages of {source.id}", ("iteration", "minutes", "normalised score"), rows)
+    rows = [(r["iteration"], r["minutes"], r["return"], r["normalized_score"]) for r in found["curve"]]
+    print_table(f"stages of {source.id}", ("iteration", "minutes", "return", "normalised score"), rows)
     out.print(f"wrote {out_dir}", highlight=False)
 
 

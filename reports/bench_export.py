@@ -13,10 +13,11 @@ from pydantic import Field
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, load_robot
+from rwmrl.backends import available_threads
 from rwmrl.behaviour_base import Setting
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
-from rwmrl.envs.mujoco_physics import BatchPhysics, available_threads
+from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.export import ExportConfig, export_dataset
 
 

@@ -70,14 +70,17 @@ def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress | 
     return run
 
 
-def score_policy(config: PolicyScoreConfig, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Let a policy walk in every scenario and return its numbers; see :func:`evaluate_policy`."""
+def score_policy(
+    config: PolicyScoreConfig, progress: Progress | None = None, scenarios: tuple[Scenario, ...] = tuple(SCENARIOS)
+) -> list[dict[str, Any]]:
+    """Let a policy walk in some scenarios and return its numbers; see :func:`evaluate_policy`."""
     robot = load_robot(config.robot)
     generator = torch.Generator().manual_seed(config.seed)
     behaviour = make_behaviour(config.policy, Setting(robot, config.episodes, generator))
     scalars = []
-    for scenario, disturbed in SCENARIOS.items():
-        scalars += score(scenario, play(config, robot, behaviour, disturbed, progress), robot.control_dt_s)
+    for scenario in scenarios:
+        sums = play(config, robot, behaviour, SCENARIOS[scenario], progress)
+        scalars += score(scenario, sums, robot.control_dt_s)
     return scalars
 
 

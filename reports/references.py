@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from reports.figures import BLUE, GREY, ORANGE, figure
-from reports.policy_score import SCENARIOS, PolicyScoreConfig, score_policy
+from reports.policy_score import SCENARIOS, PolicyScoreConfig, Scenario, score_policy
 from rwmdata.atomic import temporary_name, write_json
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
@@ -23,7 +23,7 @@ from rwmrl.ppo import series
 KEPT = ("return", "lin_vel_error", "yaw_rate_error", "falls_per_minute", "share_without_fall")
 """Numbers a shipped policy's file states of it, per scenario."""
 EXPERT_SHARE = 0.8
-"""The learning curve says when this share of the expert's score is reached."""
+"""The learning curve says when this share of the expert's return is reached."""
 
 
 class ReferenceConfig(Frozen):
@@ -32,11 +32,11 @@ class ReferenceConfig(Frozen):
     episodes: int = Field(512, ge=2)
     """Episodes per scenario for the policies that are picked."""
     stage_episodes: int = Field(64, ge=2)
-    """Episodes per scenario for every stage of the run."""
+    """Undisturbed episodes for every stage of the run."""
     curve: int = Field(16, ge=3)
     """Stages that are scored, evenly spread over the run."""
     stages: int = Field(6, ge=2)
-    """Stages that are kept for ``--policy mixed``, evenly spread over the scored ones' scores."""
+    """Stages that are kept for ``--policy mixed``: returns spread as evenly as the run allows."""
     seed: int = 0
 
 
@@ -47,8 +47,9 @@ def build_references(
 
     Writes ``random``, ``medium`` and ``expert.safetensors`` into ``out``, each stating how it was made and what it
     scores, the stages for ``mixed`` into ``out/stages``, ``scores.json`` and the learning curve ``curve.png``.
-    Expert is the run's last stage. Medium is the stage whose score lies nearest to the middle between random and
-    expert.
+    Expert is the run's last stage. Medium is the stage whose return lies nearest to the middle between the first
+    stage's and the expert's: on its way, with faults. (The first stage stands still, which earns far more than random
+    actions.)
 
     Raises:
         RwmError: The run is not a training run, has fewer than three stages, or did not learn anything.
@@ -65,26 +66,29 @@ def build_references(
     try:
         names = {files[i].stem: files[i] for i in chosen}
         save_policy(untrained_policy(robot, config.seed), building / f"{RANDOM}.safetensors")
-        scores = {RANDOM: _score(building / f"{RANDOM}.safetensors", robot, config.stage_episodes, config.seed)}
+        only: tuple[Scenario, ...] = ("undisturbed",)
+        untrained = building / f"{RANDOM}.safetensors"
+        scores = {RANDOM: _score(untrained, robot, config.stage_episodes, config.seed, only)}
         for k, (name, file) in enumerate(names.items()):
-            scores[name] = _score(file, robot, config.stage_episodes, config.seed)
+            scores[name] = _score(file, robot, config.stage_episodes, config.seed, only)
             if progress:
                 progress(k + 1, len(names), {"return": scores[name]["undisturbed"]["return"]})
-        last = list(names)[-1]
-        share = normalise({name: s["undisturbed"]["return"] for name, s in scores.items()}, last)
-        medium = min(list(names)[:-1], key=lambda name: abs(share[name] - 0.5))
-        for name, source in ((RANDOM, None), ("medium", names[medium]), ("expert", names[last])):
+        returns = {name: found["undisturbed"]["return"] for name, found in scores.items()}
+        share, stages = normalise(returns, list(names)[-1]), list(names)
+        middle = (returns[stages[0]] + returns[stages[-1]]) / 2
+        medium = min(stages, key=lambda name: abs(returns[name] - middle))
+        for name, source in ((RANDOM, None), ("medium", names[medium]), ("expert", names[stages[-1]])):
             policy = load_policy(source) if source else untrained_policy(robot, config.seed)
             _ship(policy, source, building / f"{name}.safetensors", robot, run, config)
         (building / STAGES).mkdir()
-        for name in spread(share, list(names), config.stages):
+        for name in spread(returns, stages, config.stages):
             stage = load_policy(names[name])
             stage.info = stage.info.model_copy(update={"made": _origin(names[name], run)})
             save_policy(stage, building / STAGES / f"stage-{name.removeprefix('policy-')}.safetensors")
-        table = curve_table(run, {name: share[name] for name in names})
+        table = curve_table(run, {name: returns[name] for name in names}, share)
         summary = {"robot": robot.name, "run": run.id, "scores": scores, "curve": table, "medium": medium}
         write_json(building / "scores.json", summary)
-        draw_curve(building / "curve.png", robot.title, table)
+        draw_curve(building / "curve.png", robot.title, table, returns[RANDOM])
         shutil.rmtree(out, ignore_errors=True)
         building.rename(out)
     finally:
@@ -104,50 +108,56 @@ def normalise(returns: dict[str, float], expert: str) -> dict[str, float]:
     return {name: (value - low) / (high - low) for name, value in returns.items()}
 
 
-def spread(share: dict[str, float], names: list[str], count: int) -> list[str]:
-    """Return ``count`` of ``names`` whose scores lie as evenly as possible between the first's and the last's."""
-    wanted = np.linspace(share[names[0]], share[names[-1]], count)
-    nearest = {min(names, key=lambda name, w=w: abs(share[name] - w)) for w in wanted}  # type: ignore[misc]
-    return [name for name in names if name in nearest]
+def spread(returns: dict[str, float], stages: list[str], count: int) -> list[str]:
+    """Return up to ``count`` of ``stages`` whose returns lie as evenly as possible between the first's and last's."""
+    wanted = np.linspace(returns[stages[0]], returns[stages[-1]], count)
+    nearest = {min(stages, key=lambda name, w=w: abs(returns[name] - w)) for w in wanted}  # type: ignore[misc]
+    return [name for name in stages if name in nearest]
 
 
-def curve_table(run: Run, share: dict[str, float]) -> list[dict[str, float]]:
-    """Return for every scored stage its iteration, steps, minutes of training until then, and normalised score."""
+def curve_table(run: Run, returns: dict[str, float], share: dict[str, float]) -> list[dict[str, float]]:
+    """Return for every stage its iteration, steps, minutes of training until then, return and normalised score."""
     found = series(run)
     seconds = np.cumsum(np.array(found["perf/collect_s"]) + np.array(found["perf/learn_s"]))
     steps = run.meta.config["num_envs"] * run.meta.config["ppo"]["num_steps"]
     rows = []
-    for name, value in share.items():
+    for name, value in returns.items():
         iteration = int(name.removeprefix("policy-"))
         rows.append({
             "iteration": iteration, "steps": iteration * steps, "minutes": float(seconds[iteration - 1]) / 60,
-            "normalized_score": value,
+            "return": value, "normalized_score": share[name],
         })  # fmt: skip
     return rows
 
 
-def draw_curve(path: Path, title: str, table: list[dict[str, float]]) -> None:
-    """Draw the normalised score over minutes and over environment steps."""
-    minutes, score = [r["minutes"] for r in table], [r["normalized_score"] for r in table]
-    reached = next((r["minutes"] for r in table if r["normalized_score"] >= EXPERT_SHARE), None)
+def draw_curve(path: Path, title: str, table: list[dict[str, float]], random_return: float) -> None:
+    """Draw the return over minutes and over environment steps."""
+    minutes, earned = [r["minutes"] for r in table], [r["return"] for r in table]
+    goal = EXPERT_SHARE * earned[-1]
+    reached = next((r["minutes"] for r in table if r["return"] >= goal), None)
     with figure(path) as axes:
         ax = axes[0, 0]
-        ax.plot(minutes, score, color=BLUE, marker="o", label="undisturbed episodes, mean action")
-        ax.axhline(EXPERT_SHARE, color=GREY, linestyle="--", linewidth=1.2, label=f"{EXPERT_SHARE:.0%} of expert")
+        ax.plot(minutes, earned, color=BLUE, marker="o", label="mean action, undisturbed episodes")
+        ax.axhline(goal, color=GREY, linestyle="--", linewidth=1.2, label=f"{EXPERT_SHARE:.0%} of the expert's return")
         if reached is not None:
             ax.axvline(reached, color=ORANGE, linewidth=1.2, label=f"reached after {reached:.1f} min")
-        ax.set(xlabel="training time (min)", ylabel="normalised score (0 = random, 1 = expert)", title=f"{title}: PPO")
+        ax.set(
+            xlabel="training time (min)", ylabel="return of a 20 s episode, full reward weights",
+            title=f"{title}: PPO in the simulator (random actions earn {random_return:.1f})",
+        )  # fmt: skip
         ax.legend(loc="lower right")
         per_minute = table[-1]["steps"] / 1e6 / table[-1]["minutes"]
         top = ax.secondary_xaxis("top", functions=(lambda x: x * per_minute, lambda x: x / per_minute))
         top.set_xlabel("environment steps (million, at the mean rate)", fontsize=12)
 
 
-def _score(policy: Path, robot: RobotSpec, episodes: int, seed: int) -> dict[str, dict[str, float]]:
+def _score(
+    policy: Path, robot: RobotSpec, episodes: int, seed: int, scenarios: tuple[Scenario, ...] = tuple(SCENARIOS)
+) -> dict[str, dict[str, float]]:
     scalars = score_policy(PolicyScoreConfig(policy=str(policy), robot=str(robot.folder), episodes=episodes, seed=seed))
     return {
         scenario: {s["metric"]: s["value"] for s in scalars if s["mode"] == scenario and s["metric"] in KEPT}
-        for scenario in SCENARIOS
+        for scenario in scenarios
     }
 
 

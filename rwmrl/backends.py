@@ -69,6 +69,7 @@ def make_env(
     noise: bool | None = None,
     randomize: bool | None = None,
     bounds_m: tuple[float, float] | None = None,
+    threads: int | None = None,
 ) -> VecEnv:
     """Return the environment of a task.
 
@@ -84,6 +85,7 @@ def make_env(
         randomize: Vary the robots; as the task has it when None.
         bounds_m: Length and width of a rectangle around the origin that commands keep the robot in; embedded
             simulator only.
+        threads: Physics threads of the embedded simulator; the cores this process may use when None.
 
     Raises:
         RwmError: Backend or task is unknown, or the backend cannot run here or within bounds.
@@ -115,8 +117,16 @@ def make_env(
         noise=noise,
         randomize=config.randomize if randomize is None else randomize,
         command=command,
+        threads=threads,
     )
     return MujocoEnv(robot, settings)
+
+
+def available_threads() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _manager_based(backend: str) -> Callable[..., VecEnv]:

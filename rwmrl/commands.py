@@ -10,15 +10,15 @@ from torch import Tensor
 
 from rwmdata.robots import Frozen
 
-MIN_BOUNDS_M = 1.0
+MIN_BOUNDS_M = 2.0
 REJECTIONS = 10
 """Draws whose path would leave the bounds before the robot is driven back instead."""
 LOOK_AHEAD_S = 0.1
 """Interval at which a command's path is checked."""
 HOME_RADIUS = 0.25
 """Driving back ends this close to the centre, as a share of the smaller half side."""
-EDGE = 0.85
-"""Past this share of the way from the centre to a side the robot is driven back whatever its command."""
+EDGE_M = 0.5
+"""Closer than this to a side the robot is driven back whatever its command: it needs the way to turn round."""
 
 
 class CommandConfig(Frozen):
@@ -111,7 +111,7 @@ class CommandSampler:
         if self.config.bounds_m and pose is not None:
             away = pose[:, :2].abs() / self._half_sides(pose)
             due |= self.homing & (pose[:, :2].norm(dim=1) < HOME_RADIUS * min(self.config.bounds_m) / 2)
-            self.homing |= (away > EDGE).any(dim=1)
+            self.homing |= (pose[:, :2].abs() > self._half_sides(pose) - EDGE_M).any(dim=1)
             due &= ~(self.homing & (away.amax(dim=1) > HOME_RADIUS))
         self.reset(due.nonzero().squeeze(-1), pose)
         self._apply(pose)
@@ -130,14 +130,14 @@ class CommandSampler:
         forward, left, rate = self.command[env_ids].unbind(dim=1)
         moving, heading = ~self.standing[env_ids], self.heading[env_ids]
         seconds_left = self.steps_left[env_ids] * self._dt
-        half_x, half_y = self._half_sides(pose).unbind(dim=-1)
+        limit_x, limit_y = (self._half_sides(pose) - EDGE_M).unbind(dim=-1)
         leaves = torch.zeros_like(moving)
         for k in range(math.ceil(self.config.resample_s[1] / LOOK_AHEAD_S)):
             dt = LOOK_AHEAD_S * (seconds_left > k * LOOK_AHEAD_S)
             x = x + dt * (forward * yaw.cos() - left * yaw.sin())
             y = y + dt * (forward * yaw.sin() + left * yaw.cos())
             yaw = yaw + dt * (self._steer(heading, yaw) if self.config.heading else rate)
-            leaves |= (x.abs() > EDGE * half_x) | (y.abs() > EDGE * half_y)
+            leaves |= (x.abs() > limit_x) | (y.abs() > limit_y)
         return leaves & moving
 
     def _half_sides(self, like: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +19,13 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, load_robot
 from rwmdata.runs import versions
+from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
-from rwmrl.backends import make_env, resolve_backend
+from rwmrl.backends import EMBEDDED, available_threads, make_env, resolve_backend
 from rwmrl.behaviour_base import Behaviour, Setting
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.base import Step, VecEnv
+from rwmrl.interleave import interleave
 from rwmrl.tasks import TaskConfig, get_task
 
 ROWS_PER_ENV = 800
@@ -30,6 +33,13 @@ ROWS_PER_ENV = 800
 ENVS = (64, 1024)
 """Fewest and most environments used then."""
 PROGRESS_INTERVAL_S = 0.1
+GROUPS, MIN_GROUP = 2, 64
+"""Robots are simulated in so many groups side by side, when each has at least so many."""
+GROUP_SEED = 1_000_003
+"""Groups have seeds this far apart."""
+
+Episode = tuple[np.ndarray, bool, np.ndarray, np.ndarray, str, dict[str, float]]
+"""What :meth:`DatasetWriter.append_episode` takes."""
 
 
 class ExportConfig(Frozen):
@@ -76,22 +86,56 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress | None =
         RwmError: Robot, task, backend or policy is unknown or cannot run here, or the dataset's name is taken.
     """
     robot, backend = load_robot(config.robot), resolve_backend(config.backend)
-    task = get_task(config.task, backend)
-    envs = config.resolve_envs()
-    generator = torch.Generator().manual_seed(config.seed)
-    behaviour = make_behaviour(config.policy, Setting(robot, envs, generator), config.action_noise)
-    env = make_env(
-        backend, config.task, robot, envs, config.seed, config.episode_length_s, config.pushes, config.noise,
-        config.randomize, config.bounds_m,
-    )  # fmt: skip
-    name = config.name or default_name(config)
+    task, envs = get_task(config.task, backend), config.resolve_envs()
+    schema, name = Schema.from_robot(robot), config.name or default_name(config)
     origin = provenance(config, robot, task, backend, envs)
-    hz = round(1.0 / env.control_dt_s, 6)
-    with closing(env), DatasetWriter(home.data_dir, name, robot.name, env.schema, hz, origin, config.seed) as writer:
-        recorder = Recorder(env, writer, config.transitions)
-        collect(env, behaviour, recorder, progress)
-        writer.provenance["dropped_unstable_episodes"] = recorder.dropped
-        return writer.commit()
+    hz = round(1.0 / robot.control_dt_s, 6)
+    with (
+        collectors_of(config, robot, backend, envs) as collectors,
+        DatasetWriter(home.data_dir, name, robot.name, schema, hz, origin, config.seed) as writer,
+    ):
+        started, reported = time.perf_counter(), 0.0
+        for episodes in interleave([c.run() for c in collectors]):
+            for episode in episodes:
+                writer.append_episode(*episode)
+            now = time.perf_counter()
+            if progress and now - reported > PROGRESS_INTERVAL_S:
+                reported, rows = now, sum(c.recorder.rows for c in collectors)
+                progress(rows, config.transitions, {"rows/s": rows / (now - started)})
+        writer.provenance["dropped_unstable_episodes"] = sum(c.recorder.dropped for c in collectors)
+        dataset = writer.commit()
+    if progress:
+        progress(dataset.rows, config.transitions, {"rows/s": dataset.rows / (time.perf_counter() - started)})
+    return dataset
+
+
+@contextmanager
+def collectors_of(config: ExportConfig, robot: RobotSpec, backend: str, envs: int) -> Iterator[list[Collector]]:
+    """Give what collects the rows: one collector, or ``GROUPS`` of them that take turns on the processor.
+
+    How the robots are dealt to groups does not depend on the machine, so neither do the rows.
+    """
+    count = GROUPS if backend == EMBEDDED and envs >= GROUPS * MIN_GROUP else 1
+    threads, torch_threads = (None, None) if count == 1 else (max(1, available_threads() // count), 1)
+    before = torch.get_num_threads()
+    with ExitStack() as stack:
+        if torch_threads:
+            torch.set_num_threads(torch_threads)
+            stack.callback(torch.set_num_threads, before)
+        collectors = []
+        for k in range(count):
+            size = envs * (k + 1) // count - envs * k // count
+            limit = config.transitions * (k + 1) // count - config.transitions * k // count
+            seed = config.seed + GROUP_SEED * k
+            setting = Setting(robot, size, torch.Generator().manual_seed(seed))
+            behaviour = make_behaviour(config.policy, setting, config.action_noise)
+            env = make_env(
+                backend, config.task, robot, size, seed, config.episode_length_s, config.pushes, config.noise,
+                config.randomize, config.bounds_m, threads,
+            )  # fmt: skip
+            stack.callback(env.close)
+            collectors.append(Collector(env, behaviour, Recorder(env, limit)))
+        yield collectors
 
 
 def default_name(config: ExportConfig) -> str:
@@ -100,33 +144,36 @@ def default_name(config: ExportConfig) -> str:
     return f"{config.task}-{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}".lower()
 
 
-def collect(env: VecEnv, behaviour: Behaviour, recorder: Recorder, progress: Progress | None = None) -> None:
-    """Step ``env`` under ``behaviour`` until the recorder is full."""
-    started, reported = time.perf_counter(), 0.0
-    observations = env.reset()
-    everyone = torch.arange(env.num_envs)
-    behaviour.reset(everyone)
-    recorder.start(_host(everyone), behaviour.names())
-    while not recorder.full:
-        recorder.command = _host(env.command).copy()
-        # Behaviours act on the processor, wherever the simulator lives.
-        step = env.step(behaviour.act({name: group.cpu() for name, group in observations.items()}))
-        observations = step.observations
-        recorder.add(step)
-        done = step.done.nonzero().squeeze(-1).cpu()
-        if len(done):
-            behaviour.reset(done)
-            recorder.turn_over(step, _host(done), behaviour.names())
-        if progress and time.perf_counter() - reported > PROGRESS_INTERVAL_S:
-            reported = time.perf_counter()
-            progress(recorder.rows, recorder.limit, {"rows/s": recorder.rows / (reported - started)})
-    recorder.finish()
-    if progress:
-        progress(recorder.rows, recorder.limit, {"rows/s": recorder.rows / (time.perf_counter() - started)})
+class Collector:
+    """Steps an environment under a behaviour until its recorder is full."""
+
+    def __init__(self, env: VecEnv, behaviour: Behaviour, recorder: Recorder) -> None:
+        self.env, self.behaviour, self.recorder = env, behaviour, recorder
+
+    def run(self) -> Iterator[list[Episode]]:
+        """Give the episodes that ended in each step, the cut ones last."""
+        env, behaviour, recorder = self.env, self.behaviour, self.recorder
+        observations = env.reset()
+        everyone = torch.arange(env.num_envs)
+        behaviour.reset(everyone)
+        recorder.start(_host(everyone), behaviour.names())
+        while not recorder.full:
+            recorder.command = _host(env.command).copy()
+            # Behaviours act on the processor, wherever the simulator lives.
+            step = env.step(behaviour.act({name: group.cpu() for name, group in observations.items()}))
+            observations = step.observations
+            recorder.add(step)
+            done = step.done.nonzero().squeeze(-1).cpu()
+            if len(done):
+                behaviour.reset(done)
+                recorder.turn_over(step, _host(done), behaviour.names())
+            yield recorder.take()
+        recorder.finish()
+        yield recorder.take()
 
 
 class Recorder:
-    """Collects the rows of running episodes and hands whole episodes to the writer.
+    """Collects the rows of running episodes and puts whole episodes aside.
 
     Attributes:
         rows: Rows taken so far, those of running episodes included.
@@ -135,16 +182,22 @@ class Recorder:
         command: The commands ``(E, 3)`` the next step is made under.
     """
 
-    def __init__(self, env: VecEnv, writer: DatasetWriter, limit: int) -> None:
+    def __init__(self, env: VecEnv, limit: int) -> None:
         self.rows, self.limit, self.dropped = 0, limit, 0
         self.command = _host(env.command).copy()
-        self._env, self._writer = env, writer
+        self._env = env
+        self._finished: list[Episode] = []
         longest = min(env.max_episode_length + 1, limit)
         self._buffers = [np.empty((env.num_envs, longest, n), np.float32) for n in (env.schema.width, 3, 1)]
         self._length = np.zeros(env.num_envs, np.int64)
         self._names = [""] * env.num_envs
         self._everyone = np.arange(env.num_envs)
         self._parameters: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
+
+    def take(self) -> list[Episode]:
+        """Return the episodes that ended since the last call."""
+        taken, self._finished = self._finished, []
+        return taken
 
     @property
     def full(self) -> bool:
@@ -205,9 +258,8 @@ class Recorder:
             return
         rows, command, reward = (buffer[env_id, :length].copy() for buffer in self._buffers)
         ended_by_time = bool(rows[-1, -1] < 0.5)
-        self._writer.append_episode(
-            rows, ended_by_time, command, reward[:, 0], self._names[env_id], self._parameters[env_id]
-        )
+        about = self._names[env_id], self._parameters[env_id]
+        self._finished.append((rows, ended_by_time, command, reward[:, 0], *about))
         self._length[env_id] = 0
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
 from rwmdata.robots import RobotSpec
+from rwmrl.backends import available_threads
 from rwmrl.envs.mujoco_model import layout_of, load_model, randomized_models, trunk_offset
 
 GROUND_CLEARANCE_M = 0.002
@@ -125,13 +124,6 @@ class BatchPhysics:
             models, self._data, states, targets, nstep=targets.shape[1], state=out_states, sensordata=out_sensors,
             skip_checks=True,
         )  # fmt: skip
-
-
-def available_threads() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _ignore(_: str) -> None:
