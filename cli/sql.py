@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.common import HomeOption, JsonOption, home_of, print_json, print_table
+from cli.common import HomeOption, JsonOption, home_of, out, print_json, print_table
+from rwmdata.atomic import commit_file
+from rwmdata.errors import RwmError
 
 MAX_ROWS = 50
+FORMATS = ("table", "csv", "json", "parquet")
 
 
 def sql(
     query: Annotated[str, typer.Argument(help="A query over datasets, episodes, transitions, runs, metrics, ...")],
+    form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    out_file: Annotated[Path | None, typer.Option("--out", help="Write there instead of printing.")] = None,
     home: HomeOption = ".",
     json_output: JsonOption = False,
 ) -> None:
     """Query datasets and runs with SQL, for example: rwm sql "select * from runs"."""
     from rwmdata.views import run_sql
 
+    form = "json" if json_output else form
+    if form not in FORMATS or (form == "parquet" and not out_file) or (form == "table" and out_file):
+        raise RwmError(
+            f"Format '{form}' {'cannot be printed' if form == 'parquet' else 'cannot be used here'}.",
+            f"--format {', '.join(FORMATS)}; parquet needs --out FILE, a table goes to the screen",
+        )
     frame = run_sql(home_of(home), query)
-    if json_output:
+    if form == "table":
+        title = f"{frame.height} rows" + (f", the first {MAX_ROWS} shown" if frame.height > MAX_ROWS else "")
+        print_table(title, frame.columns, frame.head(MAX_ROWS).rows())
+    elif out_file:
+        commit_file(out_file, lambda path: getattr(frame, f"write_{form}")(path))
+        out.print(f"wrote {out_file}, {frame.height} rows", highlight=False)
+    elif form == "csv":
+        sys.stdout.write(frame.write_csv())
+    else:
         print_json({"rows": frame.to_dicts()})
-        return
-    title = f"{frame.height} rows" + (f", the first {MAX_ROWS} shown" if frame.height > MAX_ROWS else "")
-    print_table(title, frame.columns, frame.head(MAX_ROWS).rows())

@@ -73,20 +73,24 @@ class DatasetManifest(BaseModel):
         return Schema.build(self.joints, self.legs, self.extension)
 
 
-def split_episodes(count: int, seed: int) -> dict[str, list[int]]:
-    """Deal episodes to train, val and test at random (80/10/10 %), whole episodes only.
+def split_episodes(count: int, seed: int, shares: dict[str, float] | None = None) -> dict[str, list[int]]:
+    """Deal episodes to splits at random, whole episodes only.
 
-    One episode is train; two are train and val; from three on every split has at least one.
+    Args:
+        count: Number of episodes.
+        seed: Seed of the deal.
+        shares: Relative size of each split, the first takes what rounding leaves; 80/10/10 % train, val, test when
+            None. Splits come in that order where episodes are few: one episode is train, two are train and val, from
+            three on every one of three has at least one.
     """
+    shares = shares or SPLIT_SHARES
     order = np.random.default_rng(seed).permutation(count)
-    held_out = {"val": 0, "test": 0}
-    if count >= 2:
-        held_out["val"] = max(1, round(count * SPLIT_SHARES["val"]))
-    if count >= 3:
-        held_out["test"] = max(1, round(count * SPLIT_SHARES["test"]))
-    first, second = held_out["val"], held_out["val"] + held_out["test"]
-    parts = {"train": order[second:], "val": order[:first], "test": order[first:second]}
-    return {name: sorted(int(i) for i in ids) for name, ids in parts.items()}
+    names, total = list(shares), sum(shares.values())
+    sizes = {k: max(1, round(count * shares[k] / total)) if count > i else 0 for i, k in enumerate(names) if i}
+    bounds = np.cumsum([0, *sizes.values()])
+    parts = {k: order[a:b] for k, a, b in zip(sizes, bounds, bounds[1:], strict=False)}
+    parts = {names[0]: order[bounds[-1] :]} | parts
+    return {name: sorted(int(i) for i in parts[name]) for name in names}
 
 
 class RunningStatistics:

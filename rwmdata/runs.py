@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import secrets
 import subprocess
@@ -77,6 +78,8 @@ class RunMeta(BaseModel):
     command: list[str] = []
     versions: dict[str, str] = {}
     machine: dict[str, str] = {}
+    pid: int | None = None
+    """Process that runs it, on that machine."""
     git: dict[str, str | bool] = {}
 
 
@@ -180,7 +183,8 @@ class Run:
 
         The block calls :meth:`finish`; leaving it without one leaves the status ``running``.
         """
-        self.update(status="running", error=None)
+        machine = {**self.meta.machine, "host": platform.node()}
+        self.update(status="running", error=None, pid=os.getpid(), machine=machine)
         try:
             yield self
         except KeyboardInterrupt:

@@ -1,0 +1,235 @@
+"""Datasets made of datasets: merge, filter, split anew, rename away. What is committed is never changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rwmdata.atomic import sync_folder, temporary_name, write_text
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, split_episodes
+from rwmdata.progress import Progress
+from rwmdata.runs import now
+from rwmdata.schema import COMMAND_COLUMNS
+from rwmdata.views import open_views
+from rwmdata.writer import NAME_PATTERN, DatasetWriter
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode as it is at rest; ``command`` and ``reward`` are None where unknown."""
+
+    number: int
+    rows: np.ndarray
+    truncated: bool
+    command: np.ndarray | None
+    reward: np.ndarray | None
+    behaviour: str | None
+    parameters: dict[str, float]
+
+
+def read_episodes(dataset: Dataset, wanted: set[int] | None = None) -> Iterator[Episode]:
+    """Give the episodes of a dataset in order, one shard in memory at a time.
+
+    Raises:
+        RwmError: A shard cannot be read.
+    """
+    table = dataset.manifest.episodes
+    number, base = 0, 0
+    for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
+        numbers = []
+        while number < len(table.start) and table.start[number] < base + shard.rows:
+            numbers.append(number)
+            number += 1
+        if wanted is None or wanted & set(numbers):
+            columns = _read(dataset, path)
+            for e in numbers:
+                if wanted is None or e in wanted:
+                    at = slice(table.start[e] - base, table.start[e] - base + table.length[e])
+                    yield _episode(dataset, e, columns, at)
+        base += shard.rows
+
+
+def merge(
+    home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, progress: Progress | None = None
+) -> Dataset:
+    """Write the episodes of several datasets of one robot, one after the other, as a new dataset.
+
+    Raises:
+        RwmError: Fewer than two datasets, they differ in robot, rate or columns, or the name is taken.
+    """
+    if len(sources) < 2:
+        raise RwmError("Merging takes at least two datasets.", "rwm data merge A B --name C")
+    first = sources[0]
+    for other in sources[1:]:
+        for what in ("robot", "control_hz", "joints", "legs", "extension"):
+            ours, theirs = getattr(first.manifest, what), getattr(other.manifest, what)
+            if ours != theirs:
+                raise RwmError(f"'{first.name}' and '{other.name}' differ in {what}: {ours} and {theirs}.")
+    origin = {"source": "rwm data merge", "datasets": [about(d) for d in sources]}
+    return _rewrite(
+        home, first, ((d, None) for d in sources), name, origin, seed, sum(d.rows for d in sources), progress
+    )
+
+
+def filter_episodes(
+    home: Home, source: Dataset, where: str, name: str, seed: int = 0, progress: Progress | None = None
+) -> Dataset:
+    """Write the episodes for which an SQL condition holds as a new dataset.
+
+    Args:
+        home: Where both datasets are.
+        source: The dataset.
+        where: Condition over the view ``episodes``: ``length > 100 and not terminated and behaviour = 'expert'``.
+        name: Name of the new dataset.
+        seed: Seed of its split.
+        progress: Told the rows written.
+
+    Raises:
+        RwmError: The condition is not SQL over those columns, or holds for no episode.
+    """
+    import duckdb
+
+    query = f"select episode from episodes where dataset = '{source.name}' and ({where}) order by episode"
+    with open_views(home) as connection:
+        try:
+            kept = [int(row[0]) for row in connection.execute(query).fetchall()]
+            columns = [row[0] for row in connection.execute("describe episodes").fetchall()]
+        except duckdb.Error as exc:
+            reason = str(exc).splitlines()[0]
+            raise RwmError(f"The condition '{where}' failed: {reason}", "rwm sql 'describe episodes'") from exc
+    if not kept:
+        raise RwmError(
+            f"No episode of '{source.name}' fits '{where}'.", f"columns: {', '.join(columns)}; rwm sql looks at them"
+        )
+    rows = sum(source.manifest.episodes.length[e] for e in kept)
+    origin = {"source": "rwm data filter", "datasets": [about(source)], "where": where}
+    return _rewrite(home, source, iter([(source, set(kept))]), name, origin, seed, rows, progress)
+
+
+def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float], seed: int = 0) -> Dataset:
+    """Deal a dataset's episodes to other splits, as a new dataset that shares the files of the old one.
+
+    Raises:
+        RwmError: A share is not positive, there are fewer episodes than splits, or the name is taken.
+    """
+    if min(shares.values(), default=0.0) <= 0.0:
+        raise RwmError(f"Shares must be positive, not {shares}.", "--train 0.8 --val 0.1 --test 0.1")
+    if len(source.episodes) < len(shares):
+        raise RwmError(f"'{source.name}' has {len(source.episodes)} episodes, fewer than {len(shares)} splits.")
+    target = new_path(home, name)
+    splits = split_episodes(len(source.episodes), seed, shares)
+    origin = {"source": "rwm data split", "datasets": [about(source)], "shares": shares, "seed": seed}
+    changes = {"name": name, "created": now(), "splits": splits, "provenance": origin}
+    manifest = DatasetManifest.model_validate({**source.manifest.model_dump(), **changes})
+    building = temporary_name(target)
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        for path in source.shard_paths:
+            _share_file(path, building / path.name)
+        write_text(building / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
+        building.rename(target)
+    except OSError as exc:
+        raise RwmError(f"Cannot write {target}: {exc.strerror}.", "--home FOLDER") from exc
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    sync_folder(target.parent)
+    return Dataset.open(target)
+
+
+def remove(home: Home, source: Dataset) -> list[str]:
+    """Delete a dataset; readers see it whole or not at all.
+
+    Returns:
+        Ids of the runs that were made from it: their provenance now points nowhere.
+    """
+    made_from = [r.id for r in home.runs() if r.meta.parents.get("dataset") == source.name]
+    gone = temporary_name(source.path)
+    try:
+        os.rename(source.path, gone)
+    except OSError as exc:
+        raise RwmError(f"Cannot remove {source.path}: {exc.strerror}.") from exc
+    shutil.rmtree(gone, ignore_errors=True)
+    return made_from
+
+
+def about(dataset: Dataset) -> dict[str, Any]:
+    """Return what a dataset made of this one keeps of its origin."""
+    m = dataset.manifest
+    return {"name": m.name, "created": m.created, "rows": m.rows, "provenance": m.provenance}
+
+
+def new_path(home: Home, name: str) -> Any:
+    """Return the folder of a new dataset.
+
+    Raises:
+        RwmError: The name is not a file name, or is taken.
+    """
+    if not NAME_PATTERN.fullmatch(name):
+        raise RwmError(f"'{name}' is not a dataset name; use letters, digits, '.', '_' and '-'.", "--name NAME")
+    target = home.data_dir / name
+    if target.exists():
+        raise RwmError(f"Dataset '{name}' exists already in {home.data_dir}.", "--name NEW_NAME")
+    return target
+
+
+def _rewrite(
+    home: Home,
+    like: Dataset,
+    parts: Iterator[tuple[Dataset, set[int] | None]],
+    name: str,
+    origin: dict[str, Any],
+    seed: int,
+    rows: int,
+    progress: Progress | None,
+) -> Dataset:
+    with DatasetWriter(home.data_dir, name, like.robot, like.schema, like.control_hz, origin, seed) as writer:
+        for dataset, wanted in parts:
+            for e in read_episodes(dataset, wanted):
+                writer.append_episode(e.rows, e.truncated, e.command, e.reward, e.behaviour, e.parameters)
+                if progress:
+                    progress(writer.rows, rows, {})
+        return writer.commit()
+
+
+def _read(dataset: Dataset, path: Any) -> dict[str, np.ndarray]:
+    names = [*dataset.schema.csv_names, "truncated", *COMMAND_COLUMNS, "reward"]
+    try:
+        table = pq.read_table(path, columns=names)
+        return {name: table.column(name).to_numpy() for name in names}
+    except (pa.ArrowException, KeyError, OSError) as exc:
+        raise RwmError(f"Shard {path} cannot be read: {exc}.", f"rwm data validate {dataset.name}") from exc
+
+
+def _episode(dataset: Dataset, number: int, columns: dict[str, np.ndarray], at: slice) -> Episode:
+    table = dataset.manifest.episodes
+    command = np.stack([columns[name][at] for name in COMMAND_COLUMNS], axis=1)
+    reward = columns["reward"][at]
+    drawn = {key: values[number] for key, values in table.parameters.items()}
+    return Episode(
+        number,
+        np.stack([columns[name][at] for name in dataset.schema.csv_names], axis=1).astype(np.float32),
+        bool(columns["truncated"][at][-1]),
+        None if np.isnan(command).any() else command,
+        None if np.isnan(reward).any() else reward,
+        table.behaviour[number],
+        {key: value for key, value in drawn.items() if value is not None},
+    )
+
+
+def _share_file(source: Any, target: Any) -> None:
+    """Give a file a second name; copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

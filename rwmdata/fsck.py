@@ -1,0 +1,115 @@
+"""Is everything under a home folder whole? Leftovers of crashes are recognised, damage is named."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwmdata.atomic import TMP_MARK
+from rwmdata.catalog import Dataset, checksum
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.manifest import MANIFEST_FILE
+from rwmdata.runs import Run
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that is not as it should be."""
+
+    path: Path
+    what: str
+    repair: str
+    """What repairing does; empty when only a person can."""
+
+
+def check_home(home: Home, deep: bool = True) -> list[Trouble]:
+    """Return what is wrong under a home folder.
+
+    Args:
+        home: The folder.
+        deep: Also read every shard and compare its checksum.
+    """
+    troubles = [*_leftovers(home.data_dir), *_leftovers(home.runs_dir)]
+    for folder in _folders(home.data_dir):
+        troubles += _dataset_troubles(folder, deep)
+    for file in sorted(home.runs_dir.glob("*/*")):
+        if file.is_dir() and TMP_MARK not in file.name:
+            troubles += _run_troubles(file)
+    return troubles
+
+
+def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
+    """Carry out what the troubles say can be repaired; return what was removed or changed."""
+    done = []
+    for trouble in troubles:
+        if not trouble.repair:
+            continue
+        if trouble.path.name == "run.json":
+            Run.open(trouble.path.parent).update(status="interrupted", error="the process that ran it is gone")
+        elif trouble.path.is_dir():
+            shutil.rmtree(trouble.path, ignore_errors=True)
+        else:
+            trouble.path.unlink(missing_ok=True)
+        done.append(trouble.path)
+    return done
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.glob("*") if p.is_dir() and TMP_MARK not in p.name)
+
+
+def _leftovers(root: Path) -> list[Trouble]:
+    """Return what unfinished writers left; those of a process that still runs are its own business."""
+    found = []
+    for path in sorted(root.rglob(f"{TMP_MARK}*")):
+        owner = re.match(re.escape(TMP_MARK) + r"(\d+)-", path.name)
+        if any(TMP_MARK in parent.name for parent in path.parents) or (owner and alive(int(owner[1]))):
+            continue
+        found.append(Trouble(path, "left by a writer that was cut off; nothing of it was committed", "remove it"))
+    return found
+
+
+def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:
+    if not (folder / MANIFEST_FILE).is_file():
+        return [Trouble(folder, f"has no {MANIFEST_FILE}, so it is not a dataset", "")]
+    try:
+        dataset = Dataset.open(folder)
+    except RwmError as exc:
+        return [Trouble(folder, exc.message, "")]
+    found = []
+    for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
+        if not path.is_file():
+            found.append(Trouble(path, "is missing", ""))
+        elif deep and checksum(path) != shard.sha256:
+            found.append(Trouble(path, "has another checksum than when it was written", ""))
+    return found
+
+
+def _run_troubles(folder: Path) -> list[Trouble]:
+    file = folder / "run.json"
+    if not file.is_file():
+        return [Trouble(folder, "has no run.json, so it is not a run", "")]
+    try:
+        run = Run.open(folder)
+    except RwmError as exc:
+        return [Trouble(folder, exc.message, "")]
+    here = run.meta.machine.get("host") == platform.node()
+    if run.meta.status == "running" and here and (run.meta.pid is None or not alive(run.meta.pid)):
+        return [Trouble(file, "says running, but its process is gone", "mark it interrupted; rwm runs resume goes on")]
+    return []
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
