@@ -87,32 +87,48 @@ def parse_bounds(text: str) -> tuple[float, float]:
 def convert(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="CSV files, folders of state_action_data_N.csv, or Isaac Lab recorder files (.hdf5)."),
+        typer.Argument(
+            help="66-column CSV files or folders of them, Isaac Lab recorder files (.hdf5), or with --mapping any "
+            "robot's log (CSV or Parquet with named columns)."
+        ),
     ],
-    name: Annotated[str, typer.Option("--name", help="Name of the new dataset.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the new dataset.")] = None,
     robot: Annotated[str, typer.Option("--robot", help="Robot the rows come from.")] = "anymal_d",
     episode_ends: Annotated[
         str, typer.Option("--episode-ends", help="auto: marked and physically implied; file: marked only; none.")
     ] = "auto",
     mapping: Annotated[
-        Path | None, typer.Option("--mapping", help="For HDF5: YAML that says where each column group is.")
+        Path | None, typer.Option("--mapping", help="YAML that says where each column group is.")
     ] = None,
+    infer: Annotated[
+        bool, typer.Option("--infer", help="Only print a proposed mapping for a log, from its column names.")
+    ] = False,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     json_output: JsonOption = False,
 ) -> None:
-    """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), or Isaac Lab's HDF5."""
+    """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), Isaac Lab's HDF5, any log."""
     from rwmdata.csv_files import convert_csv
     from rwmdata.hdf5_files import SUFFIXES, convert_hdf5
+    from rwmdata.log_files import convert_logs, infer_mapping
+    from rwmdata.robots import load_robot
 
+    if infer:
+        out.print(infer_mapping(sources[0], load_robot(robot)), highlight=False, markup=False, end="")
+        return
+    if name is None:
+        raise RwmError("The new dataset needs a name.", "--name NAME")
     hdf5 = [source.suffix in SUFFIXES for source in sources]
-    if any(hdf5) != all(hdf5) or (mapping and not all(hdf5)):
-        raise RwmError("CSV and HDF5 files cannot be mixed, and a mapping is for HDF5.", "convert them separately")
+    if any(hdf5) != all(hdf5):
+        raise RwmError("CSV and HDF5 files cannot be mixed in one dataset.", "convert them separately, then merge")
+    where = home_of(home)
     with progress_bar("convert", json_output) as progress:
         if all(hdf5):
-            dataset = convert_hdf5(home_of(home), sources, name, robot, mapping, seed, progress)
+            dataset = convert_hdf5(where, sources, name, robot, mapping, seed, progress)
+        elif mapping:
+            dataset = convert_logs(where, sources, name, mapping, robot, seed, progress)
         else:
-            dataset = convert_csv(home_of(home), sources, name, robot, episode_ends, seed, progress)
+            dataset = convert_csv(where, sources, name, robot, episode_ends, seed, progress)
     show_result(dataset, json_output)
 
 

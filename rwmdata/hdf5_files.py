@@ -4,54 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import yaml
-from pydantic import Field, ValidationError
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.mapping import PER_LEG, Assembler, Mapping, Source, check_finite, drive_torque, load_mapping, notes
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen, RobotSpec, load_robot, one_line
+from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 
 SUFFIXES = (".hdf5", ".h5")
-PER_JOINT = ("joint_pos", "joint_vel", "joint_torque", "action")
-PER_LEG = ("thigh_contact", "foot_contact")
 SYSTEM = {"state": "obs/system_state", "action": "obs/system_action", "contact": "obs/system_contact",
           "termination": "obs/system_termination"}  # fmt: skip
 ROBOT_STATES = "articulation/robot"
-
-
-class Source(Frozen):
-    """Where one column group comes from, inside a demo."""
-
-    path: str
-    """Dataset ``(T, n)`` inside the demo: ``obs/joint_pos``."""
-    columns: tuple[int, int] | None = None
-    """First column and the one behind the last; all when None."""
-    scale: float = 1.0
-    """Factor on the values: to the group's unit, or -1 for an opposite sign."""
-    subtract_default: bool = False
-    """The values are absolute joint positions; the robot's default pose is taken away."""
-
-
-class Hdf5Mapping(Frozen):
-    """What a mapping file says: our column groups, and where a demo has them."""
-
-    groups: dict[str, Source]
-    """By group: base_lin_vel, ..., action, thigh_contact, foot_contact, termination."""
-    missing: list[str] = []
-    """Groups that were not recorded; written as zeros and named in the dataset's provenance."""
-    joints: list[str] | None = None
-    """Order of the joints in the file; the robot's own when None."""
-    legs: list[str] | None = None
-    action_index: Literal["next", "previous"] = Field("next")
-    """Whether the action of an index is taken in the state of that index (``next``: states recorded before the step)
-    or produced it (``previous``: last action, or states recorded after the step)."""
 
 
 def convert_hdf5(
@@ -96,23 +65,9 @@ def convert_hdf5(
                 progress(i + 1, len(sources), {"rows": float(writer.rows)})
         provenance |= {
             "missing_groups": sorted(reader.missing), "computed_groups": sorted(reader.computed),
-            "notes": reader.notes(),
+            "notes": notes(reader.missing, reader.computed),
         }  # fmt: skip
         return writer.commit()
-
-
-def load_mapping(path: Path) -> Hdf5Mapping:
-    """Read a mapping file (YAML).
-
-    Raises:
-        RwmError: It is missing or does not validate; every fault is listed.
-    """
-    try:
-        return Hdf5Mapping(**yaml.safe_load(path.read_text()))
-    except FileNotFoundError as exc:
-        raise RwmError(f"There is no mapping file {path}.", "--mapping FILE.yaml") from exc
-    except (ValidationError, yaml.YAMLError, TypeError) as exc:
-        raise RwmError(f"{path} is not a valid mapping: {one_line(exc)}.") from exc
 
 
 def demos_of(file: Any, path: Path) -> list[str]:
@@ -135,21 +90,11 @@ class DemoReader:
         computed: Groups made from others so far.
     """
 
-    def __init__(self, robot: RobotSpec, schema: Schema, mapping: Hdf5Mapping | None) -> None:
-        self.robot, self.schema, self.mapping = robot, schema, mapping
-        self.missing: set[str] = set()
-        self.computed: set[str] = set()
-        self._order = {
-            **dict.fromkeys(PER_JOINT, _order(mapping.joints if mapping else None, robot.joints, "joints")),
-            **dict.fromkeys(PER_LEG, _order(mapping.legs if mapping else None, robot.legs, "legs")),
-        }
-        if mapping:
-            self._check(mapping)
-
-    def notes(self) -> list[str]:
-        """Return what a reader of the dataset should know, one sentence each."""
-        found = [f"{group} was not recorded and is zero" for group in sorted(self.missing)]
-        return found + [f"{group} was computed from the robot's drive" for group in sorted(self.computed)]
+    def __init__(self, robot: RobotSpec, schema: Schema, mapping: Mapping | None) -> None:
+        self.robot, self.schema = robot, schema
+        self._assembler = Assembler(robot, schema, mapping) if mapping else None
+        self.missing: set[str] = self._assembler.missing if self._assembler else set()
+        self.computed: set[str] = self._assembler.computed if self._assembler else set()
 
     def read(self, demo: Any, where: str) -> np.ndarray:
         """Return a demo's rows ``(T, width)``.
@@ -157,16 +102,11 @@ class DemoReader:
         Raises:
             RwmError: See :func:`convert_hdf5`.
         """
-        if self.mapping:
-            rows = self._mapped(demo, where, self.mapping)
-        elif "obs" in demo and "system_state" in demo["obs"]:
-            rows = self._system(demo, where)
-        else:
-            rows = self._recorded(demo, where)
-        if not np.isfinite(rows).all():
-            row, column = np.argwhere(~np.isfinite(rows))[0]
-            raise RwmError(f"{where}: row {row}, column '{self.schema.csv_names[column]}' is {rows[row, column]}.")
-        return rows
+        if self._assembler:
+            return self._assembler.rows(lambda group, source: _mapped(demo, source, where), where)
+        known = "obs" in demo and "system_state" in demo["obs"]
+        rows = self._system(demo, where) if known else self._recorded(demo, where)
+        return check_finite(rows, self.schema, where)
 
     def _system(self, demo: Any, where: str) -> np.ndarray:
         """Return rows from the observation groups: each index holds a state and the action that produced it."""
@@ -205,41 +145,6 @@ class DemoReader:
             rows[:, self.schema.group(group)] = values
         return rows
 
-    def _mapped(self, demo: Any, where: str, mapping: Hdf5Mapping) -> np.ndarray:
-        rows: np.ndarray | None = None
-        for group, source in mapping.groups.items():
-            values = _get(demo, source.path, where)
-            values = values.reshape(len(values), -1)
-            if source.columns:
-                values = values[:, slice(*source.columns)]
-            columns = self.schema.group(group)
-            if rows is None:
-                rows = np.zeros((len(values), self.schema.width), np.float32)
-            values = _shaped(values, rows[:, columns].shape, source.path, where)
-            if group in self._order:
-                values = values[:, self._order[group]]
-            if source.subtract_default:
-                values = values - np.array(self.robot.default_joint_pos)
-            values = values * source.scale
-            if group == "action" and mapping.action_index == "next":
-                values = np.concatenate((np.zeros_like(values[:1]), values[:-1]))
-            rows[:, columns] = values
-        self.missing |= set(mapping.missing)
-        assert rows is not None
-        return rows
-
-    def _check(self, mapping: Hdf5Mapping) -> None:
-        said = [*mapping.groups, *mapping.missing]
-        unknown = [g for g in said if g not in self.schema.groups]
-        unsaid = [g for g in self.schema.groups if g not in said]
-        faults = [f"{what} {', '.join(names)}" for what, names in
-                  (("does not know", unknown), ("says nothing of", unsaid)) if names]  # fmt: skip
-        if faults or not mapping.groups:
-            raise RwmError(
-                f"The mapping {'; '.join(faults) or 'has no groups'}.",
-                f"groups are {', '.join(self.schema.groups)}; those not recorded belong under 'missing'",
-            )
-
 
 def rotation(quaternion: np.ndarray) -> np.ndarray:
     """Return the rotation matrices, base to world, of quaternions (w, x, y, z): ``(n, 4)`` -> ``(n, 3, 3)``."""
@@ -252,11 +157,14 @@ def rotation(quaternion: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.array(rows), -1, 0)
 
 
-def drive_torque(robot: RobotSpec, action: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-    """Return kp (scale * action - q) - kd qd within the effort limit, N m; positions relative to the default pose."""
-    drive = robot.drive
-    torque = drive.stiffness * (robot.action_scale * action - position) - drive.damping * velocity
-    return torque.clip(-drive.effort_limit, drive.effort_limit)
+def _mapped(demo: Any, source: Source, where: str) -> np.ndarray:
+    values = _get(demo, source.path, where)
+    values = values.reshape(len(values), -1)
+    if source.columns is None:
+        return values
+    if not isinstance(source.columns, tuple):
+        raise RwmError(f"Columns of '{source.path}' are {source.columns}; an HDF5 dataset needs [first, behind last].")
+    return values[:, slice(*source.columns)]
 
 
 def _get(demo: Any, path: str, where: str) -> np.ndarray:
@@ -273,12 +181,3 @@ def _shaped(values: np.ndarray, shape: tuple[int | None, ...], path: str, where:
         wanted = ", ".join("T" if s is None else str(s) for s in shape)
         raise RwmError(f"{where}: '{path}' has shape {values.shape}, expected ({wanted}).", "--mapping")
     return values
-
-
-def _order(found: list[str] | None, wanted: list[str], what: str) -> list[int]:
-    """Return where each of ``wanted`` is in the file."""
-    if found is None:
-        return list(range(len(wanted)))
-    if sorted(found) != sorted(wanted):
-        raise RwmError(f"The mapping's {what} are {', '.join(found)}; the robot's are {', '.join(wanted)}.")
-    return [found.index(name) for name in wanted]

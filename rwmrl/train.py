@@ -25,9 +25,13 @@ class TrainConfig(Frozen):
     backend: str = "auto"
     num_envs: int = Field(4096, ge=1)
     iterations: int = Field(300, ge=1)
-    ppo: PPOConfig = PPOConfig(init_std=0.5, checkpoint_interval=10)
-    """With an initial standard deviation of 1 the noise alone makes every step's reward negative; dying then pays, and
-    that is what PPO learns first. Checkpoints are close together because the stages of a run are worth replaying."""
+    ppo: PPOConfig = PPOConfig(checkpoint_interval=10)
+    """Checkpoints are close together because the stages of a run are worth replaying. ``init_std`` is set from the
+    next field."""
+    exploration_rad: float = Field(0.25, gt=0)
+    """Standard deviation of the joint targets that training starts with, rad: the same motion for every action scale.
+    With twice as much the noise alone makes every step's reward negative; dying then pays, and that is what PPO learns
+    first. With half as much a robot that stands does not find out that it could walk."""
     seed: int = 0
 
 
@@ -43,10 +47,11 @@ def train_in_simulator(
     config = TrainConfig(**resume.meta.config) if resume else config or TrainConfig()
     robot = load_robot(config.robot)
     env = make_env(config.backend, config.task, robot, config.num_envs, config.seed)
+    ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
     run = resume or Run.create(home, "train", config.model_dump(mode="json"), {}, config.seed)
     try:
         with run.running():
-            Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN).train(config.iterations)
+            Runner(env, ppo, run, robot, config.seed, progress, SHOWN).train(config.iterations)
             run.finish(_summary(run, config))
     finally:
         env.close()

@@ -143,7 +143,7 @@ def test_a_mapping_that_forgets_or_invents_a_group_is_refused(home, robot, tmp_p
         ({"missing": ["joint_torque"]}, "says nothing of thigh_contact, foot_contact"),
         ({"missing": ["joint_torque", "thigh_contact", "foot_contact", "tail"]}, "does not know tail"),
         ({"joints": ["a"]}, "mapping's joints are a; the robot's are LF_HAA"),
-        ({"groups": {"action": {"paht": "actions"}}}, "groups.action.path: Field required; groups.action.paht"),
+        ({"groups": {"action": {"paht": "actions"}}}, "groups.action.paht: Extra inputs are not permitted"),
     ]
     for changes, message in cases:
         mapping = mapping_file(tmp_path / "m.yaml", robot, **changes)

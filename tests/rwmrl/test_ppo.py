@@ -182,6 +182,6 @@ def test_without_rsl_rl_the_extra_to_install_is_named(monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] == "rsl_rl" or m == "rwmrl.ppo"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "rsl_rl", None)
-    with pytest.raises(RwmError, match="rsl-rl-lib, which is not installed") as error:
+    with pytest.raises(RwmError, match="rsl-rl-lib 5.4 or newer") as error:
         importlib.import_module("rwmrl.ppo")
     assert "pip install 'rwm[rl]'" in str(error.value.hint)

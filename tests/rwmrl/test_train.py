@@ -32,3 +32,15 @@ def test_what_cannot_be_trained_leaves_no_run(home, change, message):
     with pytest.raises(RwmError, match=message):
         train_in_simulator(home, TINY.model_copy(update=change))
     assert home.runs() == []
+
+
+def test_stages_are_kept_and_exploration_is_the_same_motion_for_every_robot(home):
+    """Go2's actions are half as large in rad, so its policy starts with twice the standard deviation."""
+    stds = {}
+    for name in ("anymal_d", "go2"):
+        run = train_in_simulator(home, TINY.model_copy(update={"robot": name}))
+        stds[name] = series(run)["policy/std"][0]
+        assert [p.name for p in sorted(run.checkpoints.glob("policy-*"))] == [
+            "policy-000001.safetensors", "policy-000002.safetensors"
+        ]  # fmt: skip
+    assert stds["anymal_d"] == pytest.approx(0.5, abs=0.02) and stds["go2"] == pytest.approx(1.0, abs=0.04)
