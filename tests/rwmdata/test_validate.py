@@ -17,8 +17,12 @@ def found(dataset):
     return {(f.severity, f.check) for f in validate(dataset)}
 
 
-def test_a_sound_dataset_has_no_fault(make_dataset, parts):
-    assert validate(make_dataset(parts)) == []
+def errors(dataset):
+    return [f for f in validate(dataset) if f.severity == "error"]
+
+
+def test_a_sound_dataset_has_no_error(make_dataset, parts):
+    assert errors(make_dataset(parts)) == []
 
 
 def test_every_fault_is_told_at_once(make_dataset, parts, schema):
@@ -26,13 +30,12 @@ def test_every_fault_is_told_at_once(make_dataset, parts, schema):
     parts[1][7, schema.contact.start] = 0.5
     parts[2][9, -1] = 1
     parts[3][100:] = parts[4][:100]
-    faults = validate(make_dataset(parts))
+    faults = errors(make_dataset(parts))
     by_check = {f.check: f for f in faults}
     assert by_check["gravity"].where == "row 5" and "1.1000" in by_check["gravity"].message
     assert by_check["contact"].where == "row 207, column thigh_contact_LF"
     assert by_check["termination"].where == "row 409"
     assert {f.where for f in faults if f.check == "splice"} == {"row 410", "row 700"}
-    assert all(f.severity == "error" for f in faults)
 
 
 def test_a_changed_truncated_or_missing_shard_is_named(make_dataset, parts):

@@ -1,0 +1,114 @@
+"""Is what a dataset holds likely? Warnings, not errors: a robot may have been at its limits, a sensor may be quiet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.robots import RobotSpec, load_robot
+
+JOINT_MARGIN_RAD = 0.1
+"""A joint may be pressed into its stop by this much."""
+TORQUE_FACTOR, VELOCITY_FACTOR = 1.1, 2.0
+"""Beyond their limits by these factors torques and velocities are not this robot's. An impact can turn a joint faster
+than its drive."""
+FROZEN_S = 1.0
+"""A continuous sensor that gives the very same number for so long, while others move, is stuck."""
+SHIFT_STD = 1.5
+"""Means of two shards so far apart, in standard deviations of the whole, are told of; with two shards 2 is the most
+there can be."""
+
+
+def implausible(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
+    """Give (check, where, message) of everything unlikely in a dataset's rows ``(R, width)``."""
+    missing = dataset.manifest.provenance.get("missing_groups", [])
+    if missing:
+        yield "missing", "dataset.json", f"{', '.join(missing)} not recorded, written as zeros"
+    try:
+        yield from _beyond_limits(dataset, matrix, load_robot(dataset.robot), missing)
+    except RwmError:
+        yield "robot", "dataset.json", f"robot '{dataset.robot}' is not known here, so its limits were not checked"
+    yield from _stuck(dataset, matrix, missing)
+    yield from _repeated(dataset, matrix)
+    yield from _shifted(dataset, matrix)
+
+
+def _beyond_limits(
+    dataset: Dataset, matrix: np.ndarray, robot: RobotSpec, missing: list[str]
+) -> Iterator[tuple[str, str, str]]:
+    limits = np.array(robot.joint_pos_limits) - np.array(robot.default_joint_pos)[:, None]
+    ranges = {
+        "joint_pos": (limits[:, 0] - JOINT_MARGIN_RAD, limits[:, 1] + JOINT_MARGIN_RAD),
+        "joint_vel": _both(VELOCITY_FACTOR * robot.drive.velocity_limit),
+        "joint_torque": _both(TORQUE_FACTOR * robot.drive.effort_limit),
+    }
+    for group, (low, high) in ranges.items():
+        if group in missing:
+            continue
+        columns = dataset.schema.group(group)
+        values = matrix[:, columns]
+        wrong = (values < low) | (values > high)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            name = dataset.schema.csv_names[columns.start + column]
+            text = f"is {values[row, column]:.3g}, beyond what {robot.title} can do ({wrong.any(axis=1).sum()} rows)"
+            yield "limits", f"row {row}, column {name}", text
+
+
+def _both(limit: float) -> tuple[float, float]:
+    return -limit, limit
+
+
+def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Find continuous state columns that repeat the same number while the robot moves."""
+    schema, rows = dataset.schema, round(FROZEN_S * dataset.control_hz)
+    starts = set(dataset.episodes.start.tolist())
+    moving = np.ptp(matrix[:, schema.group("joint_vel")], axis=0).max() > 0 if len(matrix) else False
+    for j in range(schema.state.stop):
+        if schema.columns[j].group in missing or not moving:
+            continue
+        same = np.concatenate(([False], matrix[1:, j] == matrix[:-1, j]))
+        same[list(starts)] = False
+        ends = np.flatnonzero(np.diff(np.concatenate((same, [False])).astype(np.int8)) == -1)
+        begins = np.flatnonzero(np.diff(np.concatenate(([False], same)).astype(np.int8)) == 1)
+        long = (ends - begins + 1) >= rows
+        if long.any():
+            first = int(begins[long][0]) - 1
+            total = int((ends - begins + 2)[long].sum())
+            yield (
+                "stuck",
+                f"row {first}, column {schema.names[j]}",
+                (f"keeps the value {matrix[first, j]:.4g} for over {FROZEN_S:g} s ({total} rows)"),
+            )
+
+
+def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
+    """Find rows equal to the one before, and episodes that occur twice."""
+    same = (matrix[1:] == matrix[:-1]).all(axis=1)
+    same[dataset.episodes.start[1:] - 1] = False
+    if same.any():
+        text = f"is the same as the row before in every column ({same.sum()} rows)"
+        yield "duplicate", f"row {np.flatnonzero(same)[0] + 1}", text
+    bounds = zip(dataset.episodes.start, dataset.episodes.length, strict=True)
+    seen = Counter(hash(matrix[a : a + n].tobytes()) for a, n in bounds if n > 1)
+    twice = sum(count - 1 for count in seen.values())
+    if twice:
+        yield "duplicate", "dataset", f"{twice} episodes are exact copies of others"
+
+
+def _shifted(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
+    """Find state columns whose mean differs between shards far more than the values do."""
+    at, means = 0, []
+    state = dataset.schema.state
+    for shard in dataset.manifest.shards:
+        means.append(matrix[at : at + shard.rows, state].mean(axis=0, dtype=np.float64))
+        at += shard.rows
+    inside = np.array([c.std for c in dataset.manifest.columns[state]])
+    spread = np.ptp(np.stack(means), axis=0) / np.maximum(inside, 1e-6)
+    for j in np.flatnonzero(spread > SHIFT_STD):
+        text = f"its mean differs between shards by {spread[j]:.1f} standard deviations"
+        yield "shift", f"column {dataset.schema.names[j]}", text
