@@ -22,7 +22,7 @@ from cli.common import (
 
 def fit(
     dataset: DatasetArgument = None,
-    preset: Annotated[str, typer.Option("--preset", help="smoke, demo, laptop or paper.")] = "laptop",
+    preset: Annotated[str, typer.Option("--preset", help="smoke, demo, laptop, reference or paper.")] = "laptop",
     updates: Annotated[int | None, typer.Option("--updates", min=1, help="Optimiser steps.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Windows per update.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
@@ -32,6 +32,9 @@ def fit(
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")] = None,
     patience: Annotated[
         int | None, typer.Option("--patience", min=1, help="Stop after this many validations without improvement.")
+    ] = None,
+    balance: Annotated[
+        bool | None, typer.Option("--balance/--no-balance", help="Draw every behaviour's windows equally often.")
     ] = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,
@@ -44,7 +47,7 @@ def fit(
 
     overrides: dict[str, Any] = given(
         updates=updates, batch=batch, lr=lr, base=base, members=members, loss=loss, precision=precision,
-        patience=patience,
+        patience=patience, balance=balance,
     )  # fmt: skip
     config = fit_preset(preset, seed=seed, device=device, **overrides)
     source = pick_dataset(home_of(home), dataset, json_output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -28,38 +29,75 @@ def window_starts(start: np.ndarray, length: np.ndarray, window: int, episodes: 
 
 
 class WindowSampler:
-    """Draws batches of window starts: epoch after epoch, each a seeded permutation without replacement.
+    """Draws batches of window starts.
 
-    What a draw returns is a pure function of (starts, seed, step, batch), so a resumed fit sees the windows an
-    undisturbed one would have seen.
+    Without weights: epoch after epoch, each a seeded permutation without replacement. With weights: independent draws
+    with replacement, each window as often as its weight says. What a draw returns is a pure function of (starts,
+    weights, seed, step, batch, rank, world), so a resumed fit sees the windows an undisturbed one would have seen, and
+    of several processes each sees its own part of one common order.
 
     Args:
         starts: Valid window starts, ``(n,)``.
         seed: Seed of the order.
+        weights: Relative weight of each start, ``(n,)``, not negative.
+        rank: Number of this process.
+        world: Number of processes.
 
     Raises:
-        RwmError: There is no start to draw.
+        RwmError: There is no start to draw, or the weights are not weights.
     """
 
-    def __init__(self, starts: np.ndarray, seed: int) -> None:
+    def __init__(
+        self, starts: np.ndarray, seed: int, weights: np.ndarray | None = None, rank: int = 0, world: int = 1
+    ) -> None:
         if len(starts) == 0:
             raise RwmError("There is no window to draw: no episode is long enough.", "a shorter history or forecast")
         self.starts = np.asarray(starts, np.int64)
-        self.seed = seed
+        self.seed, self.rank, self.world = seed, rank, world
+        self._cumulative = None if weights is None else _cumulative(np.asarray(weights, np.float64), len(starts))
         self._epoch = lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.starts))
 
     def draw(self, step: int, batch: int) -> np.ndarray:
-        """Return the starts of batch number ``step``, ``(batch,)`` int64."""
+        """Return this process's starts of batch number ``step``, ``(batch,)`` int64."""
+        if self._cumulative is not None:
+            unit = np.random.default_rng((self.seed, step, self.rank)).random(batch)
+            return self.starts[np.searchsorted(self._cumulative, unit, side="right")]
         count = len(self.starts)
-        position = step * batch + np.arange(batch, dtype=np.int64)
+        position = (step * self.world + self.rank) * batch + np.arange(batch, dtype=np.int64)
         out = np.empty(batch, np.int64)
         for epoch in np.unique(position // count):
             here = position // count == epoch
             out[here] = self.starts[self._epoch(int(epoch))[position[here] % count]]
         return out
+
+
+def _cumulative(weights: np.ndarray, count: int) -> np.ndarray:
+    if weights.shape != (count,) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
+        raise RwmError(f"Weights must be {count} finite numbers, none negative and not all zero.")
+    cumulative = np.cumsum(weights / weights.sum())
+    cumulative[-1] = np.inf  # Rounding must not put a draw behind the end.
+    return cumulative
+
+
+def balanced_weights(starts: np.ndarray, episode_start: np.ndarray, labels: Sequence[str | None]) -> np.ndarray:
+    """Return weights under which every label is drawn equally often.
+
+    Args:
+        starts: Window starts, ``(n,)``.
+        episode_start: First row of each episode, ascending, ``(K,)``.
+        labels: What each episode is balanced by, K of them: its behaviour.
+
+    Returns:
+        ``(n,)``, sum 1.
+    """
+    kinds = {label: k for k, label in enumerate(dict.fromkeys(labels))}
+    number = np.array([kinds[label] for label in labels])
+    of_window = number[np.searchsorted(episode_start, starts, side="right") - 1]
+    counts = np.bincount(of_window, minlength=len(kinds))
+    return 1.0 / (counts[of_window] * np.count_nonzero(counts))
 
 
 def gather(rows: np.ndarray, starts: np.ndarray, window: int, out: np.ndarray | None = None) -> np.ndarray:

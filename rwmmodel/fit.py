@@ -14,7 +14,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
-from rwmdata.windows import WindowSampler
+from rwmdata.windows import WindowSampler, balanced_weights
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
 from rwmmodel.data import RowStore
 from rwmmodel.devices import require_precision, resolve_device
@@ -103,7 +103,9 @@ class _Fit:
         self.device = resolve_device(c.device)
         require_precision(c.precision, self.device)
         self.window = c.history + c.forecast
-        self.sampler = WindowSampler(split_starts(dataset, "train", self.window), c.seed)
+        starts, episodes = split_starts(dataset, "train", self.window), dataset.episodes
+        weights = balanced_weights(starts, episodes.start, episodes.behaviour) if c.balance else None
+        self.sampler = WindowSampler(starts, c.seed, weights)
         split_starts(dataset, "val", self.window)  # Refuse before the rows are read.
         schema = dataset.schema
         normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *dataset.normalizer(c.normalizer))

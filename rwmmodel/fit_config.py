@@ -43,6 +43,8 @@ class FitConfig(Architecture):
     """The robot's own constants, the dataset's statistics, or the former where the robot has them."""
     batch: int = Field(256, ge=1)
     """Windows per update."""
+    balance: bool = False
+    """Draw windows of every behaviour equally often, with replacement; else every window once an epoch."""
     updates: int = Field(200, ge=1)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rwmdata.errors import RwmError
-from rwmdata.windows import WindowSampler, gather, window_starts
+from rwmdata.windows import WindowSampler, balanced_weights, gather, window_starts
 
 START = np.array([0, 5, 7, 20])
 LENGTH = np.array([5, 2, 13, 4])
@@ -58,3 +58,35 @@ def test_draws_are_a_pure_function_of_seed_and_step():
 def test_nothing_to_draw_is_an_error():
     with pytest.raises(RwmError, match="no episode is long enough"):
         WindowSampler(window_starts(START, LENGTH, 50), 0)
+
+
+def test_processes_share_one_epoch_without_overlap():
+    parts = [WindowSampler(np.arange(120), 3, rank=r, world=3) for r in range(3)]
+    drawn = np.concatenate([p.draw(step, 10) for step in range(4) for p in parts])
+    assert sorted(drawn) == list(range(120))
+    np.testing.assert_array_equal(drawn[:30], WindowSampler(np.arange(120), 3).draw(0, 30))
+
+
+def test_weights_decide_how_often_a_window_is_drawn():
+    sampler = WindowSampler(np.array([10, 20, 30]), 0, weights=np.array([3.0, 0.0, 1.0]))
+    drawn = np.concatenate([sampler.draw(step, 500) for step in range(20)])
+    assert (drawn == 10).mean() == pytest.approx(0.75, abs=0.02) and not (drawn == 20).any()
+    np.testing.assert_array_equal(sampler.draw(7, 50), sampler.draw(7, 50))
+    other = WindowSampler(np.array([10, 20, 30]), 0, weights=np.array([3.0, 0.0, 1.0]), rank=1, world=2)
+    assert (other.draw(7, 50) != sampler.draw(7, 50)).any()
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 1.0, 1.0]])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(RwmError, match="Weights must be 3 finite numbers"):
+        WindowSampler(np.arange(3), 0, weights=np.array(weights))
+
+
+def test_balanced_behaviours_are_drawn_equally_often():
+    starts = window_starts(START, LENGTH, 3)
+    labels = ["a", "b", "a", "b"]
+    weights = balanced_weights(starts, START, labels)
+    episode = np.searchsorted(START, starts, side="right") - 1
+    shares = {k: weights[[labels[e] == k for e in episode]].sum() for k in "ab"}
+    assert weights.sum() == pytest.approx(1.0) and shares["a"] == pytest.approx(0.5)
+    assert balanced_weights(np.array([0, 1]), np.array([0]), [None]).tolist() == [0.5, 0.5]
