@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+from pyarrow import csv as pacsv
 
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
@@ -17,13 +20,15 @@ from rwmdata.episode_ends import EpisodeStart, find_episode_starts
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
-from rwmdata.robots import load_robot
+from rwmdata.robots import load_robot, one_line
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 
 FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz)?$")
 EPISODE_ENDS = ("auto", "file", "none")
 SHOWN_FAULTS = 5
+BLOCK_BYTES = 16 << 20
+"""How much of a file is parsed at a time."""
 
 
 def convert_csv(
@@ -60,16 +65,39 @@ def convert_csv(
                   "notes": notes}  # fmt: skip
     with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, provenance, seed) as writer:
         for i, file in enumerate(files):
-            rows = read_csv(file, schema)
-            starts = [] if episode_ends == "none" else find_episode_starts(rows, schema, spec.control_dt_s)
-            starts = [s for s in starts if episode_ends == "auto" or s.marked]
+            starts: list[EpisodeStart] = []
+            for rows in _episodes(file, schema, spec.control_dt_s, episode_ends, starts):
+                writer.append_episode(rows, truncated=bool(rows[-1, -1] < 0.5))
             notes += _notes(file, starts)
-            bounds = [0, *(s.row for s in starts), len(rows)]
-            for start, stop in zip(bounds, bounds[1:], strict=False):
-                writer.append_episode(rows[start:stop], truncated=bool(rows[stop - 1, -1] < 0.5))
             if progress:
                 progress(i + 1, len(files), {"rows": float(writer.rows)})
         return writer.commit()
+
+
+def _episodes(
+    file: Path, schema: Schema, control_dt_s: float, ends: str, found: list[EpisodeStart]
+) -> Iterator[np.ndarray]:
+    """Give a recording's episodes, ``(n, width)`` each; their starts but the first are added to ``found``."""
+    pieces: list[np.ndarray] = []
+    at = 0
+    for block in read_blocks(file, schema):
+        starts = []
+        if ends != "none":
+            # Whether an episode begins shows in a row and the one before it, which may be in the block before.
+            last = pieces[-1][-1:] if pieces else block[:0]
+            joined = np.concatenate((last, block)) if len(last) else block
+            starts = find_episode_starts(joined, schema, control_dt_s)
+            starts = [replace(s, row=s.row - len(last)) for s in starts if ends == "auto" or s.marked]
+        found += [replace(s, row=at + s.row) for s in starts]
+        bounds = [0, *(s.row for s in starts), len(block)]
+        for k, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            if k and pieces:
+                yield np.concatenate(pieces)
+                pieces = []
+            if stop > start:
+                pieces.append(block[start:stop])
+        at += len(block)
+    yield np.concatenate(pieces)
 
 
 def _notes(file: Path, starts: list[EpisodeStart]) -> list[str]:
@@ -102,27 +130,44 @@ def find_csv_files(sources: list[Path]) -> list[Path]:
     return files
 
 
-def read_csv(file: Path, schema: Schema) -> np.ndarray:
-    """Read one recording, ``(R, width)`` float32.
+def read_blocks(file: Path, schema: Schema) -> Iterator[np.ndarray]:
+    """Read one recording a piece at a time, ``(n, width)`` float32; memory does not grow with the file.
 
     Raises:
         RwmError: See :func:`convert_csv`.
     """
-    names = list(schema.csv_names)
+    names, at = list(schema.csv_names), 0
     try:
-        frame = pl.read_csv(file, has_header=False, schema=dict.fromkeys(names, pl.Float32), glob=False)
-    except (pl.exceptions.PolarsError, OSError) as exc:
-        raise _first_faults(file, schema) or RwmError(f"{file} cannot be read as CSV: {exc}.") from exc
-    if frame.height == 0:
-        raise RwmError(f"{file} is empty; expected rows of {schema.width} numbers.")
-    if frame.width != schema.width or any(frame.null_count().row(0)):
-        raise _first_faults(file, schema) or RwmError(f"{file} cannot be read as CSV.")
-    rows = np.ascontiguousarray(frame.to_numpy())
+        with pa.input_stream(str(file), compression="detect") as stream:
+            reader = pacsv.open_csv(
+                stream,
+                pacsv.ReadOptions(column_names=names, block_size=BLOCK_BYTES),
+                pacsv.ParseOptions(ignore_empty_lines=False),
+                pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.float32()), null_values=[]),
+            )
+            for batch in reader:
+                yield _checked(
+                    np.column_stack([batch.column(k).to_numpy() for k in range(len(names))]), file, schema, at
+                )
+                at += batch.num_rows
+    except (pa.ArrowException, OSError) as exc:
+        if file.stat().st_size == 0:
+            raise _empty(file, schema) from exc
+        raise _first_faults(file, schema) or RwmError(f"{file} cannot be read as CSV: {one_line(exc)}.") from exc
+    if at == 0:
+        raise _empty(file, schema)
+
+
+def _empty(file: Path, schema: Schema) -> RwmError:
+    return RwmError(f"{file} is empty; expected rows of {schema.width} numbers.")
+
+
+def _checked(rows: np.ndarray, file: Path, schema: Schema, at: int) -> np.ndarray:
     binary = rows[:, schema.contact.start :]
     bad = ~np.isfinite(rows)
     bad[:, schema.contact.start :] |= (binary != 0) & (binary != 1)
     if bad.any():
-        raise _faults(file, schema, [(r, c, str(rows[r, c])) for r, c in np.argwhere(bad)])
+        raise _faults(file, schema, [(at + r, c, str(rows[r, c])) for r, c in np.argwhere(bad)])
     return rows
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rwmdata import csv_files
 from rwmdata.csv_files import convert_csv, write_csv
 from rwmdata.errors import RwmError
 
@@ -117,3 +118,31 @@ def test_a_folder_without_recordings_and_a_used_output_folder_are_refused(home, 
     write_csv(dataset, tmp_path / "out")
     with pytest.raises(RwmError, match="holds state_action_data files already"):
         write_csv(dataset, tmp_path / "out")
+
+
+@pytest.mark.parametrize("ends", ["auto", "file", "none"])
+@pytest.mark.parametrize("block", [900, 5_000, 70_000])
+def test_reading_in_pieces_changes_nothing(home, tmp_path, episodes, monkeypatch, ends, block):
+    """Episode ends at, before and behind the border of a piece are the same as in one piece."""
+    rows = np.concatenate(episodes(6, 37))
+    rows[36, -1] = rows[73, -1] = 1
+    file = tmp_path / "state_action_data_0.csv"
+    np.savetxt(file, rows, fmt="%.9g", delimiter=",")
+    whole = convert_csv(home, [file], "whole", episode_ends=ends)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", block)
+    assert len(list(csv_files.read_blocks(file, whole.schema))) > (1 if block < 70_000 else 0)
+    pieces = convert_csv(home, [file], "pieces", episode_ends=ends)
+    assert np.array_equal(pieces.matrix(), whole.matrix())
+    assert pieces.episodes.start.tolist() == whole.episodes.start.tolist()
+    assert pieces.manifest.provenance["notes"] == whole.manifest.provenance["notes"]
+
+
+def test_a_fault_in_a_later_piece_is_named_by_its_own_row(home, tmp_path, episodes, monkeypatch):
+    rows = np.concatenate(episodes(2, 40))
+    rows[70, 60] = 0.5
+    file = tmp_path / "state_action_data_0.csv"
+    np.savetxt(file, rows, fmt="%.9g", delimiter=",")
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 5_000)
+    with pytest.raises(RwmError, match=r"row 71, column 61 \(thigh_contact_RH\) is '0.5', expected 0 or 1"):
+        convert_csv(home, [file], "x")
+    assert home.datasets() == []
