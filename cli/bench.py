@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,20 @@ def export(
     )
     with progress_bar("bench", json_output) as progress:
         show(bench_export(config, progress), json_output)
+
+
+@app.command("data")
+def data(
+    rows: Annotated[int, typer.Option("--rows", min=2000, help="Rows of the dataset.")] = 6_000_000,
+    csv_mb: Annotated[int, typer.Option("--csv-mb", min=1, help="Size of the CSV, MB.")] = 1000,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where the files go meanwhile.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure the data stage at scale: write, validate, open, draw windows; CSV conversion beside pandas."""
+    from reports.bench_data import BenchDataConfig, bench_data
+
+    with progress_bar("bench", json_output) as progress:
+        show(bench_data(BenchDataConfig(rows=rows, csv_mb=csv_mb), folder, progress), json_output)
 
 
 def show(found: dict[str, Any], json_output: bool) -> None:
