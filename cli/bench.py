@@ -29,7 +29,8 @@ def export(
         robot=robot, policy=policy, transitions=transitions, num_envs=num_envs, repeats=repeats, seed=seed
     )
     with progress_bar("bench", json_output) as progress:
-        show(bench_export(config, progress), json_output)
+        found = bench_export(config, progress)
+    show(found, json_output)
 
 
 @app.command("data")
@@ -43,7 +44,8 @@ def data(
     from reports.bench_data import BenchDataConfig, bench_data
 
     with progress_bar("bench", json_output) as progress:
-        show(bench_data(BenchDataConfig(rows=rows, csv_mb=csv_mb), folder, progress), json_output)
+        found = bench_data(BenchDataConfig(rows=rows, csv_mb=csv_mb), folder, progress)
+    show(found, json_output)
 
 
 def show(found: dict[str, Any], json_output: bool) -> None:

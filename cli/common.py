@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,10 @@ def say(text: str, quiet: bool = False) -> None:
 
 @contextmanager
 def progress_bar(label: str, quiet: bool = False) -> Iterator[rwm_progress.Progress]:
-    """Give a progress callback that draws a bar on standard error; it appears with its first news."""
+    """Give a progress callback that draws a bar on standard error; it appears with its first news.
+
+    Within the block standard output goes to standard error too: simulators print, and it is for results.
+    """
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=err, disable=quiet,
@@ -90,10 +94,25 @@ def progress_bar(label: str, quiet: bool = False) -> Iterator[rwm_progress.Progr
         bar.update(task, completed=done, total=total, numbers=text)
 
     try:
-        yield update
+        with results_only():
+            yield update
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+@contextmanager
+def results_only() -> Iterator[None]:
+    """Send what is written to standard output to standard error, that of libraries below Python included."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def pick_dataset(home: Home, name: str | None, quiet: bool) -> Dataset:

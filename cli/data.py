@@ -185,7 +185,8 @@ def merge(
 
     parts = [home_of(home).dataset(source) for source in sources]
     with progress_bar("merge", json_output) as progress:
-        show_result(join(home_of(home), parts, name, seed, progress), json_output)
+        dataset = join(home_of(home), parts, name, seed, progress)
+    show_result(dataset, json_output)
 
 
 @app.command("filter")
@@ -202,7 +203,8 @@ def filter_(
 
     source = pick_dataset(home_of(home), dataset, json_output)
     with progress_bar("filter", json_output) as progress:
-        show_result(filter_episodes(home_of(home), source, where, name, seed, progress), json_output)
+        kept = filter_episodes(home_of(home), source, where, name, seed, progress)
+    show_result(kept, json_output)
 
 
 @app.command("split")

@@ -56,9 +56,6 @@ def make_mjlab_env(
     Raises:
         RwmError: The task is not registered, or does not fit the robot.
     """
-    import warp
-
-    warp.config.quiet = True  # Standard output is for results.
     import mjlab.tasks  # noqa: F401  registers the tasks
     from mjlab.envs import ManagerBasedRlEnv
     from mjlab.tasks.registry import list_tasks, load_env_cfg

@@ -64,8 +64,14 @@ def test_torques_follow_the_drive_law_with_the_action_of_the_same_row(dataset):
     names = ("action", "joint_pos", "joint_vel", "joint_torque")
     action, position, velocity, torque = (rows[1:, schema.group(g)][:, thigh] for g in names)
     drive = robot.drive
-    wanted = drive.stiffness * (robot.action_scale * action - position) - drive.damping * velocity
-    assert np.corrcoef(wanted.clip(-23.7, 23.7).ravel(), torque.ravel())[0, 1] > 0.9
+
+    def explained(action):
+        wanted = drive.stiffness * (robot.action_scale * action - position) - drive.damping * velocity
+        return np.corrcoef(wanted.clip(-23.7, 23.7).ravel(), torque.ravel())[0, 1]
+
+    # Not exactly: joints have a bias of their own that is randomised, and pushes change velocities after the step.
+    assert explained(action) > 0.85
+    assert explained(action) > 0.03 + max(explained(np.roll(action, k, axis=0)) for k in (-1, 1))
 
 
 def test_json_output_is_one_object_and_an_unknown_task_is_named(tmp_path):
