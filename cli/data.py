@@ -88,8 +88,8 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="66-column CSV files or folders of them, Isaac Lab recorder files (.hdf5), or with --mapping any "
-            "robot's log (CSV or Parquet with named columns)."
+            help="66-column CSV files or folders of them, Isaac Lab recorder files (.hdf5), a LeRobot dataset, or with "
+            "--mapping any robot's log (CSV or Parquet with named columns)."
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the new dataset.")] = None,
@@ -110,6 +110,7 @@ def convert(
     """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), Isaac Lab's HDF5, any log."""
     from rwmdata.csv_files import convert_csv
     from rwmdata.hdf5_files import SUFFIXES, convert_hdf5
+    from rwmdata.lerobot_files import convert_lerobot
     from rwmdata.log_files import convert_logs, infer_mapping
     from rwmdata.robots import load_robot
 
@@ -118,6 +119,11 @@ def convert(
         return
     if name is None:
         raise RwmError("The new dataset needs a name.", "--name NAME")
+    if len(sources) == 1 and (sources[0] / "meta" / "info.json").is_file():
+        with progress_bar("convert", json_output) as progress:
+            dataset = convert_lerobot(home_of(home), sources[0], name, robot, mapping, seed, progress)
+        show_result(dataset, json_output)
+        return
     hdf5 = [source.suffix in SUFFIXES for source in sources]
     if any(hdf5) != all(hdf5):
         raise RwmError("CSV and HDF5 files cannot be mixed in one dataset.", "convert them separately, then merge")
@@ -149,6 +155,25 @@ def write_csv(
         print_json({"dataset": source.name, "files": files})
     else:
         out.print(f"wrote {len(files)} files, {source.rows:,} rows: {out_dir}", highlight=False)
+
+
+@app.command("write-lerobot")
+def write_lerobot(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the new LeRobot dataset.")],
+    dataset: DatasetArgument = None,
+    home: HomeOption = ".",
+    json_output: JsonOption = False,
+) -> None:
+    """Write a dataset in LeRobot's format v3.0; rwm data convert reads it back, the same numbers."""
+    from rwmdata.lerobot_files import write_lerobot as write
+
+    source = pick_dataset(home_of(home), dataset, json_output)
+    with progress_bar("write", json_output) as progress:
+        folder = write(source, out_dir, progress)
+    if json_output:
+        print_json({"dataset": source.name, "folder": folder})
+    else:
+        out.print(f"wrote {source.rows:,} frames: {folder}", highlight=False)
 
 
 @app.command("validate")

@@ -86,6 +86,8 @@ class RobotSpec(Frozen):
     reward_weights: dict[str, float]
     task_reward_weights: dict[str, dict[str, float]] = {}
     """Overrides of the weights by task name."""
+    task_air_time_s: dict[str, float] = {}
+    """Length of a step that ``feet_air_time`` neither rewards nor punishes, by task name; 0.5 where absent."""
     foot_positions_m: list[tuple[float, float]]
     """x (forward) and y (left) of each foot in the default pose, base frame."""
     normalizer: NormalizerSpec = NormalizerSpec()

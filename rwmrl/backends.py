@@ -104,6 +104,7 @@ def make_env(
         return make(task, robot, num_envs, seed, episode_length_s, pushes, noise, randomize, weights)
     from rwmrl.commands import CommandConfig
     from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
+    from rwmrl.rewards import AIR_TIME_THRESHOLD_S
 
     command = CommandConfig(heading=True)
     if bounds_m:
@@ -113,6 +114,7 @@ def make_env(
         seed=seed,
         episode_length_s=episode_length_s,
         reward_weights=weights,
+        air_time_threshold_s=robot.task_air_time_s.get(task, AIR_TIME_THRESHOLD_S),
         pushes=config.pushes if pushes is None else pushes,
         noise=noise,
         randomize=config.randomize if randomize is None else randomize,

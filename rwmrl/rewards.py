@@ -17,6 +17,7 @@ from rwmdata.schema import Schema
 TRACKING_VARIANCE = 0.25
 """Denominator of both tracking exponentials, (m/s)^2 and (rad/s)^2."""
 AIR_TIME_THRESHOLD_S = 0.5
+"""Steps longer than this are rewarded, shorter ones punished; a robot may have another for a task."""
 MOVING_COMMAND = 0.1
 """Air time pays only where |commanded xy velocity| exceeds this, m/s."""
 STANDING_COMMAND = 0.05
@@ -74,6 +75,7 @@ class RewardModel:
         num_envs: E.
         device: Where the tensors live.
         weights: Overrides of the robot's weights by term name.
+        air_time_threshold_s: Length of a step that earns nothing.
 
     Attributes:
         episode_sums: Each weighted term times dt, summed over the running episode, ``(E,)``.
@@ -89,7 +91,9 @@ class RewardModel:
         num_envs: int,
         device: torch.device,
         weights: Mapping[str, float] | None = None,
+        air_time_threshold_s: float = AIR_TIME_THRESHOLD_S,
     ) -> None:
+        self.air_time_threshold_s = air_time_threshold_s
         self.weights = dict(robot.reward_weights) | dict(weights or {})
         unknown = sorted(set(self.weights) - set(TERMS))
         if unknown:
@@ -147,7 +151,7 @@ class RewardModel:
         velocity, rate, gravity = part["base_lin_vel"], part["base_ang_vel"], part["projected_gravity"]
         legs = contact.shape[1] // 2
         first_contact, air_time = self.air_time.update(contact[:, legs:] > 0.5)
-        landing = ((air_time - AIR_TIME_THRESHOLD_S) * first_contact).sum(dim=-1)
+        landing = ((air_time - self.air_time_threshold_s) * first_contact).sum(dim=-1)
         position = part["joint_pos"]
         beyond = (self.lower - position).clamp(min=0) + (position - self.upper).clamp(min=0)
         return {

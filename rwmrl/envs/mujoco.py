@@ -15,7 +15,7 @@ from rwmrl.commands import CommandConfig, CommandSampler
 from rwmrl.envs.base import Observations, Step, VecEnv
 from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.observations import add_noise, noise_scale, policy_observation
-from rwmrl.rewards import RewardModel
+from rwmrl.rewards import AIR_TIME_THRESHOLD_S, RewardModel
 
 CONTACT_FORCE_N = 1.0
 """A body touches the ground where the net force on it exceeds this."""
@@ -46,6 +46,7 @@ class MujocoEnvConfig(Frozen):
     """Physics threads; 0 steps on the calling thread, None takes the cores this process may use."""
     reward_weights: dict[str, float] = {}
     """Overrides of the robot's reward weights."""
+    air_time_threshold_s: float = AIR_TIME_THRESHOLD_S
     command: CommandConfig = CommandConfig(heading=True)
 
 
@@ -78,7 +79,9 @@ class MujocoEnv(VecEnv):
         self._noise_scale = noise_scale(self.schema, self.device)
         self._default = torch.tensor(robot.default_joint_pos, dtype=torch.float64)
         self._commands = CommandSampler(self.num_envs, config.command, self.control_dt_s, self._generator, self.device)
-        self._rewards = RewardModel(robot, self.schema, self.num_envs, self.device, config.reward_weights)
+        self._rewards = RewardModel(
+            robot, self.schema, self.num_envs, self.device, config.reward_weights, config.air_time_threshold_s
+        )
         self._push_steps_left = torch.zeros(self.num_envs, dtype=torch.int64)
         self._columns = {name: self.schema.group(name) for name in self.schema.groups}
         self._rows = torch.zeros(self.num_envs, self.schema.width)
