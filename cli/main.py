@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
-from cli import bench, data, demo, doctor, evaluate, fit, policy, runs, sql, train
+from cli import bench, data_edit, demo, doctor, evaluate, fit, policy, runs, sql, train
 from cli.common import err
 from rwmdata.errors import RwmError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("demo")(demo.demo)
-app.add_typer(data.app, name="data")
+app.add_typer(data_edit.app, name="data")
 app.command("fit")(fit.fit)
 app.command("policy")(policy.policy)
 app.command("train")(train.train)
