@@ -90,6 +90,8 @@ class RobotSpec(Frozen):
     """Length of a step that ``feet_air_time`` neither rewards nor punishes, by task name; 0.5 where absent."""
     foot_positions_m: list[tuple[float, float]]
     """x (forward) and y (left) of each foot in the default pose, base frame."""
+    mirror_signs: list[float] | None = None
+    """For a robot with two like sides: -1 where a joint's angle changes sign in the mirror image (hip roll), else 1."""
     normalizer: NormalizerSpec = NormalizerSpec()
     reset: ResetSpec = ResetSpec()
     randomization: RandomizationSpec = RandomizationSpec()
@@ -108,6 +110,7 @@ class RobotSpec(Frozen):
             ("joint_pos_limits", self.joint_pos_limits, len(self.joints)),
             ("foot_positions_m", self.foot_positions_m, len(self.legs)),
             ("thigh_bodies", self.thigh_bodies, len(self.legs)),
+            ("mirror_signs", self.mirror_signs or self.joints, len(self.joints)),
             ("foot_bodies", self.foot_bodies, len(self.legs)),
         ]
         faults = [f"{key} has {len(v)} entries, expected {n}" for key, v, n in expected if len(v) != n]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from rwmdata.robots import Frozen, RobotSpec
 from rwmdata.runs import Run
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
+from rwmrl.symmetry import Mirror
 
 try:
     from rsl_rl.runners import OnPolicyRunner
@@ -57,12 +59,23 @@ class PPOConfig(Frozen):
     init_std: float = Field(1.0, gt=0)
     obs_normalization: bool = True
     """Normalise observations by their running statistics."""
+    symmetry: bool = False
+    """Learn from the mirror image of every transition too; the robot must have two like sides."""
     checkpoint_interval: int = Field(50, ge=1)
     """Iterations between checkpoints."""
 
 
-def to_rsl_rl(config: PPOConfig) -> dict[str, Any]:
-    """Return rsl_rl's configuration; a new dict each time, because rsl_rl changes the one it is given."""
+def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]:
+    """Return rsl_rl's configuration; a new dict each time, because rsl_rl changes the one it is given.
+
+    Args:
+        config: Our settings.
+        mirror: Mirrors the robot; needed where ``config.symmetry`` is on.
+    """
+    symmetry: dict[str, Any] = {}
+    if config.symmetry and mirror:
+        function = partial(with_mirror_image, mirror)
+        symmetry = {"symmetry_cfg": {"use_data_augmentation": True, "data_augmentation_func": function}}
     network = {
         "class_name": "MLPModel", "hidden_dims": list(config.hidden_dims), "activation": config.activation,
         "obs_normalization": config.obs_normalization,
@@ -80,9 +93,21 @@ def to_rsl_rl(config: PPOConfig) -> dict[str, Any]:
             "clip_param": config.clip, "gamma": config.gamma, "lam": config.gae_lambda,
             "value_loss_coef": config.value_coef, "use_clipped_value_loss": True,
             "entropy_coef": config.entropy_coef, "learning_rate": config.lr, "schedule": config.schedule,
-            "desired_kl": config.desired_kl, "max_grad_norm": config.max_grad_norm,
+            "desired_kl": config.desired_kl, "max_grad_norm": config.max_grad_norm, **symmetry,
         },
     }  # fmt: skip
+
+
+def with_mirror_image(
+    mirror: Mirror, env: Any, obs: TensorDict | None, actions: Tensor | None
+) -> tuple[TensorDict | None, Tensor | None]:
+    """Return observations and actions, each followed by its mirror image, as rsl_rl's augmentation asks for them."""
+    if obs is not None:
+        both: Any = (obs, obs.apply(mirror.observations))
+        obs = torch.cat(both)  # type: ignore[assignment]
+    if actions is not None:
+        actions = torch.cat([actions, mirror.actions(actions)])
+    return obs, actions
 
 
 class RslVecEnv:
@@ -211,7 +236,8 @@ class Runner(OnPolicyRunner):
         self.completed = 0
         torch.manual_seed(seed)
         with quiet(run.path):
-            super().__init__(RslVecEnv(env), to_rsl_rl(config), device=str(env.device))
+            mirror = Mirror(robot, env.device) if config.symmetry else None
+            super().__init__(RslVecEnv(env), to_rsl_rl(config, mirror), device=str(env.device))
         self.logger = RunLogger(
             run, progress, shown, cfg=self.cfg, env_cfg=self.env.cfg, num_envs=self.env.num_envs,
             is_distributed=self.is_distributed, gpu_world_size=self.gpu_world_size,
