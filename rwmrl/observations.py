@@ -52,3 +52,25 @@ def add_noise(observation: Tensor, scale: Tensor, generator: torch.Generator) ->
     """Return the observation plus uniform noise in +-``scale``."""
     unit = torch.rand(observation.shape, generator=generator, device=observation.device)
     return observation + (2 * unit - 1) * scale
+
+
+def observation_groups(
+    rows: Tensor, command: Tensor, schema: Schema, noise: Tensor | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return the five observation groups of a simulator's rows.
+
+    Args:
+        rows: ``(E, width)``.
+        command: ``(E, 3)``.
+        schema: Column layout of ``rows``.
+        noise: Half width of the noise on the ``policy`` group, see :func:`noise_scale`; none when None.
+        generator: The noise is drawn from it.
+    """
+    policy = policy_observation(rows[:, schema.state], command, rows[:, schema.action], schema)
+    return {
+        "policy": policy if noise is None else add_noise(policy, noise, generator),
+        "system_state": rows[:, schema.state],
+        "system_action": rows[:, schema.action],
+        "system_contact": rows[:, schema.contact],
+        "system_termination": rows[:, schema.termination],
+    }

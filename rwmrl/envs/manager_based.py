@@ -15,7 +15,7 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
 from rwmrl.envs.base import Observations, Step, VecEnv
-from rwmrl.observations import add_noise, noise_scale, policy_observation
+from rwmrl.observations import noise_scale, observation_groups
 from rwmrl.rewards import RewardModel
 from rwmrl.tasks import TASKS
 
@@ -109,17 +109,8 @@ class ManagerBasedEnv(VecEnv):
 
     def get_observations(self) -> Observations:
         """Return the observations of the current state; every call draws new noise."""
-        schema, rows = self.schema, self._rows
-        policy = policy_observation(rows[:, schema.state], self.command, rows[:, schema.action], schema)
-        if self._noise:
-            policy = add_noise(policy, self._noise_scale, self._generator)
-        return {
-            "policy": policy,
-            "system_state": rows[:, schema.state],
-            "system_action": rows[:, schema.action],
-            "system_contact": rows[:, schema.contact],
-            "system_termination": rows[:, schema.termination],
-        }
+        noise = self._noise_scale if self._noise else None
+        return observation_groups(self._rows, self.command, self.schema, noise, self._generator)
 
     def current_rows(self) -> Tensor:
         """Return the row of the current state, ``(E, width)``; right after a reset its action is zero."""
