@@ -22,6 +22,8 @@ from rwmrl.ppo import series
 
 KEPT = ("return", "lin_vel_error", "yaw_rate_error", "falls_per_minute", "share_without_fall")
 """Numbers a shipped policy's file states of it, per scenario."""
+SCORES = "scores.json"
+"""Marks a folder of reference policies; only such a folder, or an empty one, is replaced."""
 EXPERT_SHARE = 0.8
 """The learning curve says when this share of the expert's return is reached."""
 
@@ -52,12 +54,15 @@ def build_references(
     actions.)
 
     Raises:
-        RwmError: The run is not a training run, has fewer than three stages, or did not learn anything.
+        RwmError: The run is not a training run, has fewer than three stages, or did not learn anything; ``out`` holds
+            other things.
     """
     config = config or ReferenceConfig()
     files = sorted(run.checkpoints.glob("policy-*.safetensors"))
     if run.kind != "train" or len(files) < 3:
         raise RwmError(f"Run {run.id} has no training stages to pick from.", "rwm train --task Init-v0")
+    if out.exists() and any(out.iterdir()) and not (out / SCORES).is_file():
+        raise RwmError(f"{out} holds other things than reference policies; nothing was written.", "--out NEW_FOLDER")
     robot = load_robot(run.meta.config["robot"])
     chosen = sorted({round(i) for i in np.linspace(0, len(files) - 1, config.curve)})
     building = temporary_name(out)
@@ -87,7 +92,7 @@ def build_references(
             save_policy(stage, building / STAGES / f"stage-{name.removeprefix('policy-')}.safetensors")
         table = curve_table(run, {name: returns[name] for name in names}, share)
         summary = {"robot": robot.name, "run": run.id, "scores": scores, "curve": table, "medium": medium}
-        write_json(building / "scores.json", summary)
+        write_json(building / SCORES, summary)
         draw_curve(building / "curve.png", robot.title, table, returns[RANDOM])
         shutil.rmtree(out, ignore_errors=True)
         building.rename(out)

@@ -79,6 +79,14 @@ def test_runs_without_stages_or_without_learning_are_refused(home, robot, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_with_other_things_is_never_replaced(train_run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years")
+    with pytest.raises(RwmError, match="holds other things than reference policies"):
+        build_references(train_run, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"
+
+
 def test_normalised_scores_by_hand(robot):
     scalars = [{"metric": "return", "mode": "disturbed", "value": 8.0, "low": 6.0, "high": 10.0}]
     (score,) = normalized(scalars, "disturbed", (-2.0, 18.0))
