@@ -36,6 +36,9 @@ def fit(
     balance: Annotated[
         bool | None, typer.Option("--balance/--no-balance", help="Draw every behaviour's windows equally often.")
     ] = None,
+    rows: Annotated[
+        str | None, typer.Option("--rows", help="Where rows are held: memory, mapped (a file), or auto.")
+    ] = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -47,7 +50,7 @@ def fit(
 
     overrides: dict[str, Any] = given(
         updates=updates, batch=batch, lr=lr, base=base, members=members, loss=loss, precision=precision,
-        patience=patience, balance=balance,
+        patience=patience, balance=balance, rows=rows,
     )  # fmt: skip
     config = fit_preset(preset, seed=seed, device=device, **overrides)
     source = pick_dataset(home_of(home), dataset, json_output)

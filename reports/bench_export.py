@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 
 from rwmdata.home import Home
+from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, load_robot
-from rwmrl.backends import available_threads
 from rwmrl.behaviour_base import Setting
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
-from rwmdata.manifest import MANIFEST_FILE, DatasetManifest
+from rwmdata.machine import available_threads
+from rwmdata.manifest import CACHED_ROWS, MANIFEST_FILE, DatasetManifest
 from rwmdata.robots import load_robot, one_line
 from rwmdata.schema import Schema
 
+ROWS_FILE = "rows.f32"
+"""All rows as they are used in training, float32 row by row; made from the shards where they do not fit in memory."""
 MIN_STD = 1e-6
 """A column that never moves is divided by 1 instead of by less than this."""
 
@@ -116,15 +121,41 @@ class Dataset:
             RwmError: A shard is missing, unreadable or of another length than the manifest says.
         """
         out = np.empty((self.rows, self.schema.width), np.float32)
-        at = 0
-        for path, shard in zip(self.shard_paths, self.manifest.shards, strict=True):
-            filled = read_shard(path, self.schema, out[at : at + shard.rows])
-            if filled != shard.rows:
-                raise self._damaged(f"{path} holds {filled} rows, the manifest says {shard.rows}")
-            at += shard.rows
-        if at != self.rows:
-            raise self._damaged(f"the shards of '{self.name}' hold {at} rows, the manifest says {self.rows}")
+        self._read(out)
         return out
+
+    def mapped_matrix(self) -> np.ndarray:
+        """Return the rows of :meth:`matrix` as a memory-mapped file: for data larger than memory.
+
+        The file, ``rows.f32`` beside the shards, is made by the first call. What is written into the array stays in
+        this process.
+
+        Raises:
+            RwmError: As :meth:`matrix`, or there is no room for the file.
+        """
+        file, shape = self.path / ROWS_FILE, (self.rows, self.schema.width)
+        try:
+            if not file.exists() or file.stat().st_size != 4 * self.rows * self.schema.width:
+                commit_file(file, lambda p: self._read(np.memmap(p, np.float32, "w+", shape=shape)))
+            return np.memmap(file, np.float32, "c", shape=shape)
+        except OSError as exc:
+            raise RwmError(f"Cannot write {file}: {exc.strerror}.", "rwm fit --rows memory") from exc
+
+    def _read(self, out: np.ndarray) -> None:
+        """Fill ``out (R, width)``, shards side by side."""
+        bounds = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
+        if bounds[-1] != self.rows:
+            raise self._damaged(f"the shards of '{self.name}' hold {bounds[-1]} rows, the manifest says {self.rows}")
+
+        def read(number: int) -> None:
+            start, stop = bounds[number : number + 2]
+            path = self.shard_paths[number]
+            found = read_shard(path, self.schema, out[start:stop])
+            if found != stop - start:
+                raise self._damaged(f"{path} holds {found} rows, the manifest says {stop - start}")
+
+        with ThreadPoolExecutor(available_threads(), "shard") as pool:
+            list(pool.map(read, range(len(self.manifest.shards))))
 
     def _damaged(self, what: str) -> RwmError:
         return RwmError(f"{what}.", f"rwm data validate {self.name}")
@@ -165,9 +196,12 @@ def read_shard(path: Path, schema: Schema, out: np.ndarray) -> int:
                 return int(file.metadata.num_rows)
             at = 0
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=list(schema.csv_names))
-                for j, name in enumerate(schema.csv_names):
-                    out[at : at + table.num_rows, j] = table.column(name).to_numpy()
+                table = file.read_row_group(group, columns=list(schema.csv_names), use_threads=False)
+                columns = [table.column(name).to_numpy() for name in schema.csv_names]
+                for start in range(0, table.num_rows, CACHED_ROWS):
+                    stop = min(start + CACHED_ROWS, table.num_rows)
+                    for j, column in enumerate(columns):
+                        out[at + start : at + stop, j] = column[start:stop]
                 at += table.num_rows
             return at
     except FileNotFoundError as exc:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-from pyarrow import csv as pacsv
 
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.episode_ends import EpisodeStart, find_episode_starts
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
 from rwmdata.robots import load_robot, one_line
 from rwmdata.schema import Schema
@@ -27,8 +28,12 @@ from rwmdata.writer import DatasetWriter
 FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz)?$")
 EPISODE_ENDS = ("auto", "file", "none")
 SHOWN_FAULTS = 5
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 """How much of a file is parsed at a time."""
+LONGEST_LINE = 64 << 20
+LONGEST_WORD = 40
+"""More of a cell is not shown in an error."""
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 def convert_csv(
@@ -131,64 +136,94 @@ def find_csv_files(sources: list[Path]) -> list[Path]:
 
 
 def read_blocks(file: Path, schema: Schema) -> Iterator[np.ndarray]:
-    """Read one recording a piece at a time, ``(n, width)`` float32; memory does not grow with the file.
+    """Read one recording a piece at a time, ``(n, width)`` float32, columns contiguous.
+
+    Pieces are parsed beside each other; memory does not grow with the file.
 
     Raises:
         RwmError: See :func:`convert_csv`.
     """
-    names, at = list(schema.csv_names), 0
-    try:
-        with pa.input_stream(str(file), compression="detect") as stream:
-            reader = pacsv.open_csv(
-                stream,
-                pacsv.ReadOptions(column_names=names, block_size=BLOCK_BYTES),
-                pacsv.ParseOptions(ignore_empty_lines=False),
-                pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.float32()), null_values=[]),
-            )
-            for batch in reader:
-                yield _checked(
-                    np.column_stack([batch.column(k).to_numpy() for k in range(len(names))]), file, schema, at
-                )
-                at += batch.num_rows
-    except (pa.ArrowException, OSError) as exc:
-        if file.stat().st_size == 0:
-            raise _empty(file, schema) from exc
-        raise _first_faults(file, schema) or RwmError(f"{file} cannot be read as CSV: {one_line(exc)}.") from exc
+    workers = available_threads()
+    parsed: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(workers, "csv") as pool:
+        at = 0
+        try:
+            for data in _raw_blocks(file):
+                lines = data.count(b"\n") + (not data.endswith(b"\n"))
+                parsed.append(pool.submit(_parse, data, lines, file, schema, at))
+                at += lines
+                if len(parsed) > workers:
+                    yield parsed.popleft().result()
+            while parsed:
+                yield parsed.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
     if at == 0:
-        raise _empty(file, schema)
+        raise RwmError(f"{file} is empty; expected rows of {schema.width} numbers.")
 
 
-def _empty(file: Path, schema: Schema) -> RwmError:
-    return RwmError(f"{file} is empty; expected rows of {schema.width} numbers.")
+def _raw_blocks(file: Path) -> Iterator[bytes]:
+    """Read a file in pieces of whole lines.
+
+    Raises:
+        RwmError: It cannot be read or unpacked, or a line does not end.
+    """
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            while block := stream.read(BLOCK_BYTES):
+                tail = b"" if block.endswith(b"\n") else stream.readline(LONGEST_LINE)
+                if len(tail) == LONGEST_LINE:
+                    raise RwmError(f"{file} is no CSV: a line is longer than {LONGEST_LINE >> 20} MiB.")
+                yield block + tail
+    except (OSError, EOFError, zlib.error) as exc:
+        raise RwmError(f"{file} cannot be read: {one_line(exc)}.") from exc
 
 
-def _checked(rows: np.ndarray, file: Path, schema: Schema, at: int) -> np.ndarray:
+def _parse(data: bytes, lines: int, file: Path, schema: Schema, at: int) -> np.ndarray:
+    """Turn ``lines`` whole lines, the first of them row ``at``, into numbers ``(lines, width)``.
+
+    Raises:
+        RwmError: See :func:`convert_csv`.
+    """
+    names = schema.csv_names
+    try:
+        # Polars reads float64 faster than float32, the rounding included.
+        frame = pl.read_csv(data, has_header=False, schema=dict.fromkeys(names, pl.Float64), quote_char=None)
+    except pl.exceptions.PolarsError as exc:
+        raise _faults_of_text(data, file, schema, at) or RwmError(f"{file} is no CSV: {one_line(exc)}.") from exc
+    rows = np.empty((frame.height, len(names)), np.float32, order="F")
+    for j, column in enumerate(frame.get_columns()):
+        rows[:, j] = column.to_numpy()
+    if len(rows) != lines or frame.null_count().sum_horizontal().item():
+        raise _faults_of_text(data, file, schema, at) or RwmError(f"{file} is no CSV: it has {lines} lines, "
+                                                                  f"but {len(rows)} rows of numbers.")  # fmt: skip
     binary = rows[:, schema.contact.start :]
-    bad = ~np.isfinite(rows)
-    bad[:, schema.contact.start :] |= (binary != 0) & (binary != 1)
-    if bad.any():
-        raise _faults(file, schema, [(at + r, c, str(rows[r, c])) for r, c in np.argwhere(bad)])
+    if not np.isfinite(rows.sum()) or ((binary != 0) & (binary != 1)).any():
+        bad = ~np.isfinite(rows)
+        bad[:, schema.contact.start :] |= (binary != 0) & (binary != 1)
+        if bad.any():
+            raise _faults(file, schema, [(at + r, c, str(rows[r, c])) for r, c in np.argwhere(bad)])
     return rows
 
 
-def _first_faults(file: Path, schema: Schema) -> RwmError | None:
-    """Scan a file that did not parse, line by line, and say what is wrong where."""
+def _faults_of_text(data: bytes, file: Path, schema: Schema, at: int) -> RwmError | None:
+    """Look at lines that did not parse one by one, and say what is wrong where."""
     cells: list[tuple[int, int, str]] = []
-    try:
-        with _open_text(file) as lines:
-            for row, line in enumerate(lines):
-                words = line.rstrip("\r\n").split(",")
-                if len(words) != schema.width:
-                    return RwmError(
-                        f"{file}, row {row + 1} has {len(words)} columns, expected {schema.width} "
-                        f"({schema.csv_names[0]} to {schema.csv_names[-1]}).",
-                        "the files of this robot, or --robot NAME",
-                    )
-                cells += [(row, column, word) for column, word in enumerate(words) if not _is_number(word)]
-                if len(cells) > SHOWN_FAULTS:
-                    break
-    except (OSError, UnicodeDecodeError, EOFError) as exc:
-        return RwmError(f"{file} cannot be read as text: {exc}.")
+    for row, line in enumerate(data.decode(errors="replace").removesuffix("\n").split("\n"), start=at):
+        words = line.rstrip("\r").split(",")
+        if len(words) != schema.width:
+            return RwmError(
+                f"{file}, row {row + 1} has {len(words)} columns, expected {schema.width} "
+                f"({schema.csv_names[0]} to {schema.csv_names[-1]}).",
+                "--robot NAME, --extension for additional columns, or --mapping for a log with named columns",
+            )
+        wrong = [(row, column, word) for column, word in enumerate(words) if not NUMBER.fullmatch(word)]
+        if row == 0 and len(wrong) == len(words):
+            text = f"{file}, row 1 is a header; this format has none, and --mapping reads logs with named columns."
+            return RwmError(text, f"rwm data convert {file} --infer")
+        cells += wrong
+        if len(cells) > SHOWN_FAULTS:
+            break
     return _faults(file, schema, cells) if cells else None
 
 
@@ -197,23 +232,11 @@ def _faults(file: Path, schema: Schema, cells: list[tuple[int, int, str]]) -> Rw
         return "0 or 1" if column >= schema.contact.start else "a finite number"
 
     shown = "; ".join(
-        f"row {r + 1}, column {c + 1} ({schema.csv_names[c]}) is '{text}', expected {expected(c)}"
+        f"row {r + 1}, column {c + 1} ({schema.csv_names[c]}) is '{text[:LONGEST_WORD]}', expected {expected(c)}"
         for r, c, text in cells[:SHOWN_FAULTS]
     )
     more = f"; and {len(cells) - SHOWN_FAULTS} more" if len(cells) > SHOWN_FAULTS else ""
     return RwmError(f"{file}: {shown}{more}; nothing was written.", "correct the file, or leave those rows out")
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _open_text(file: Path) -> IO[str]:
-    return gzip.open(file, "rt") if file.suffix == ".gz" else file.open()
 
 
 def write_csv(dataset: Dataset, folder: Path, rows_per_file: int = 10_000) -> list[Path]:

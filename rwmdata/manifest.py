@@ -11,7 +11,7 @@ from rwmdata.schema import SCHEMA_VERSION, Schema
 
 MANIFEST_FILE = "dataset.json"
 CACHED_ROWS = 2048
-"""Rows whose statistics are made in one go: few enough to stay in the processor's cache."""
+"""Rows that are worked on in one go: few enough to stay in the processor's cache."""
 SPLIT_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -151,12 +152,12 @@ class DatasetWriter:
         Raises:
             RwmError: The shape is wrong or a value is not finite (episode, row and column are named).
         """
-        rows = np.ascontiguousarray(rows, np.float32)
+        rows = np.asarray(rows, np.float32)
         episode = len(self._table.start)
         if rows.ndim != 2 or rows.shape[1] != self.schema.width or len(rows) == 0:
             raise RwmError(f"Episode {episode} has shape {rows.shape}, expected (n > 0, {self.schema.width}).")
-        finite = np.isfinite(rows)
-        if not finite.all():
+        # One sum tells; what is wrong where is looked for only then.
+        if not np.isfinite(rows.sum()) and not (finite := np.isfinite(rows)).all():
             row, column = np.argwhere(~finite)[0]
             name = self.schema.csv_names[column]
             raise RwmError(f"Episode {episode}, row {row}, column '{name}' is {rows[row, column]}, expected a number.")
@@ -190,20 +191,18 @@ class DatasetWriter:
             self._writing[-1 - SHARDS_WAITING].result()
 
     def _write_shard(self, pending: _Pending, number: int) -> ShardInfo:
-        rows = np.concatenate(pending.rows)
-        table = shard_table(self.schema, rows, pending)
+        table = shard_table(self.schema, pending)
         path = self._temporary / f"shard-{number:05d}.parquet"
         try:
             commit_file(
                 path,
                 lambda p: pq.write_table(
-                    table, p, compression="zstd", compression_level=1, use_dictionary=["behaviour"],
-                    row_group_size=ROW_GROUP_ROWS,
+                    table, p, compression="lz4", use_dictionary=["behaviour"], row_group_size=ROW_GROUP_ROWS,
                 ),
             )  # fmt: skip
         except OSError as exc:
             raise RwmError(f"Cannot write {self.path.parent}: {exc.strerror or exc}.", "--home FOLDER") from exc
-        return ShardInfo(file=path.name, rows=len(rows), sha256=checksum(path))
+        return ShardInfo(file=path.name, rows=table.num_rows, sha256=checksum(path))
 
     def commit(self) -> Dataset:
         """Write the manifest and make the dataset visible under its name.
@@ -244,31 +243,59 @@ class DatasetWriter:
         )  # fmt: skip
 
 
-def shard_table(schema: Schema, rows: np.ndarray, pending: _Pending) -> pa.Table:
-    """Return the Arrow table of one shard: schema columns, then the columns about the episode."""
+def shard_table(schema: Schema, pending: _Pending) -> pa.Table:
+    """Return the Arrow table of one shard: schema columns, then the columns about the episode.
+
+    ``pa.array`` is avoided: where pandas is installed it imports it, which takes longer than the rest.
+    """
     lengths = [len(r) for r in pending.rows]
-    ends = np.cumsum(lengths) - 1
-    truncated = np.zeros(len(rows), bool)
-    truncated[ends] = pending.truncated
-    columns: dict[str, Any] = {name: rows[:, j] for j, name in enumerate(schema.names)}
-    columns["episode"] = np.repeat(np.arange(pending.first, pending.first + len(lengths), dtype=np.int32), lengths)
-    columns["step"] = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
-    columns["terminated"] = rows[:, -1] > 0.5
-    columns["truncated"] = truncated
-    command = _joined(pending.command, lengths, 3)
-    for j, name in enumerate(COMMAND_COLUMNS):
-        columns[name] = pa.array(command[:, j], pa.float32(), from_pandas=True)
-    columns["reward"] = pa.array(_joined(pending.reward, lengths, 1)[:, 0], pa.float32(), from_pandas=True)
-    names = pa.array(pending.behaviour, pa.string()).dictionary_encode()
-    columns["behaviour"] = names.take(pa.array(np.repeat(np.arange(len(lengths)), lengths))).cast(pa.string())
+    values = _transposed(pending.rows, schema.width)
+    truncated = np.zeros(values.shape[1], bool)
+    truncated[np.cumsum(lengths) - 1] = pending.truncated
+    first = np.arange(pending.first, pending.first + len(lengths), dtype=np.int32)
+    command, reward = _joined(pending.command, lengths, 3), _joined(pending.reward, lengths, 1)
+    columns = {name: _zero_copy(values[j]) for j, name in enumerate(schema.names)}
+    about = pl.DataFrame(
+        {
+            "episode": np.repeat(first, lengths),
+            "step": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
+            "terminated": values[-1] > 0.5,
+            "truncated": truncated,
+            **dict(zip(COMMAND_COLUMNS, command, strict=True)),
+            "reward": reward[0],
+            "behaviour": pl.Series(pending.behaviour, dtype=pl.String).gather(
+                np.repeat(first - pending.first, lengths)
+            ),
+        }
+    ).to_arrow()
+    columns.update(zip(about.column_names, about.columns, strict=True))
     return pa.table(columns)
 
 
-def _joined(parts: list[np.ndarray | None], lengths: list[int], width: int) -> np.ndarray:
-    """Join per-episode arrays to ``(rows, width)``; NaN (null at rest) where an episode has none."""
-    return np.concatenate(
+def _transposed(parts: list[np.ndarray], width: int) -> np.ndarray:
+    """Join arrays ``(n, width)`` to columns ``(width, sum n)``."""
+    if all(p.flags.f_contiguous or not p.flags.c_contiguous for p in parts):
+        return np.concatenate(parts).T
+    bounds = np.cumsum([0, *map(len, parts)])
+    out = np.empty((width, bounds[-1]), np.float32)
+    for part, start, stop in zip(parts, bounds, bounds[1:], strict=False):
+        out[:, start:stop] = part.T  # An episode fits the cache, so turning it around costs little.
+    return out
+
+
+def _zero_copy(column: np.ndarray) -> pa.Array:
+    """Return a contiguous float32 column as it lies in memory."""
+    return pa.Array.from_buffers(pa.float32(), len(column), [None, pa.py_buffer(column)])
+
+
+def _joined(parts: list[np.ndarray | None], lengths: list[int], width: int) -> list[pl.Series]:
+    """Join per-episode arrays ``(n, width)`` to columns; null where an episode has none."""
+    if all(p is None for p in parts):
+        return [pl.repeat(None, sum(lengths), dtype=pl.Float32, eager=True)] * width
+    joined = np.concatenate(
         [
             np.full((n, width), np.nan, np.float32) if p is None else np.asarray(p, np.float32).reshape(n, width)
             for p, n in zip(parts, lengths, strict=True)
         ]
     )
+    return [pl.Series(np.ascontiguousarray(column)).fill_nan(None) for column in joined.T]

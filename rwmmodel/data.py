@@ -1,16 +1,23 @@
-"""Rows resident on the device, normalised once; a window is a start index until it is gathered."""
+"""Rows held once, in memory, on the device or in a mapped file; a window is a start index until it is gathered."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rwmdata.catalog import Dataset
+from rwmdata.machine import available_memory
+from rwmdata.manifest import CACHED_ROWS
 from rwmdata.schema import Schema
 from rwmmodel.normalizer import Normalizer
+
+Rows = Literal["auto", "memory", "mapped"]
+MEMORY_SHARE = 0.5
+"""Rows that take more of the free memory are not held in it."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,43 @@ class Windows:
 
 
 class RowStore:
-    """All rows of a dataset as one float32 tensor ``(R, width)`` on the device.
-
-    States and actions are normalised in place once; the gather buffer is allocated once per window shape.
+    """The rows of a dataset as one float32 tensor ``(R, width)``; batches of windows come out normalised.
 
     Args:
-        dataset: The dataset, read whole.
+        dataset: The dataset.
         normalizer: Map to normalised space.
-        device: Where the rows live; on the CPU they are the array that was read, not a copy.
+        device: Where the windows are wanted.
+        rows: ``memory`` reads all rows once, normalises them once, and puts them on the device where they fit there;
+            ``mapped`` leaves them in a memory-mapped file and normalises what is drawn; ``auto`` maps what would take
+            more than half of the free memory.
+
+    Attributes:
+        rows: Where windows are gathered from; normalised unless mapped.
+        mapped: The rows are in a memory-mapped file.
     """
 
-    def __init__(self, dataset: Dataset, normalizer: Normalizer, device: torch.device) -> None:
-        self.schema = dataset.schema
-        self.rows = torch.from_numpy(dataset.matrix()).to(device)
-        for part, mean, std in (
-            (self.schema.state, normalizer.state_mean, normalizer.state_std),
-            (self.schema.action, normalizer.action_mean, normalizer.action_std),
-        ):
-            self.rows[:, part].sub_(mean.to(device)).div_(std.to(device))
-        self._buffer = torch.empty(0, device=device)
+    def __init__(self, dataset: Dataset, normalizer: Normalizer, device: torch.device, rows: Rows = "auto") -> None:
+        self.schema, self.device = dataset.schema, device
+        size = 4 * dataset.rows * self.schema.width
+        self.mapped = rows == "mapped" or (rows == "auto" and size > MEMORY_SHARE * available_memory())
+        self._mean, self._std = self._full_width(normalizer)
+        self.rows = torch.from_numpy(dataset.mapped_matrix() if self.mapped else dataset.matrix())
+        if not self.mapped:
+            for part in self.rows.split(CACHED_ROWS):
+                self._normalize(part)
+            if device.type != "cuda" or size < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+                self.rows = self.rows.to(device)
+        self._mean, self._std = self._mean.to(self.rows.device), self._std.to(self.rows.device)
+        self._buffer = torch.empty(0, device=self.rows.device)
+
+    def _full_width(self, normalizer: Normalizer) -> tuple[Tensor, Tensor]:
+        mean, std = torch.zeros(self.schema.width), torch.ones(self.schema.width)
+        mean[self.schema.state], std[self.schema.state] = normalizer.state_mean.cpu(), normalizer.state_std.cpu()
+        mean[self.schema.action], std[self.schema.action] = normalizer.action_mean.cpu(), normalizer.action_std.cpu()
+        return mean, std
+
+    def _normalize(self, rows: Tensor) -> None:
+        rows.sub_(self._mean).div_(self._std)
 
     def windows(self, starts: np.ndarray, length: int) -> Windows:
         """Gather the windows of ``length`` rows at ``starts (Bt,)``.
@@ -66,4 +91,7 @@ class RowStore:
         every = self.rows.as_strided((len(self.rows) - length + 1, length * width), (width, 1))
         index = torch.from_numpy(np.ascontiguousarray(starts)).to(self.rows.device)
         torch.index_select(every, 0, index, out=self._buffer)
-        return Windows.split(self._buffer.view(len(starts), length, width), self.schema)
+        rows = self._buffer.view(len(starts), length, width)
+        if self.mapped:
+            self._normalize(rows)
+        return Windows.split(rows.to(self.device), self.schema)

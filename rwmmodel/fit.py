@@ -113,7 +113,7 @@ class _Fit:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(c.seed)
             self.model = DynamicsEnsemble(c.ensemble(dataset), normalizer, info)
-        self.store = RowStore(dataset, normalizer, self.device)
+        self.store = RowStore(dataset, normalizer, self.device, c.rows)
         self.model.to(self.device).precision = c.precision
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
         self.validator = Validator(dataset, self.store, c)

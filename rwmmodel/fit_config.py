@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.robots import one_line
+from rwmmodel.data import Rows
 from rwmmodel.devices import Precision
 from rwmmodel.ensemble import Architecture, EnsembleConfig
 from rwmmodel.loss import LossConfig
@@ -52,6 +53,8 @@ class FitConfig(Architecture):
     """Largest gradient norm."""
     seed: int = Field(0, ge=0)
     device: str = "auto"
+    rows: Rows = "auto"
+    """Where the rows are held: in memory, in a memory-mapped file, or what fits."""
     precision: Precision = "float32"
     """``bfloat16`` speeds up the bases' products where the processor has units for it."""
     log_interval: int = Field(10, ge=1)

@@ -124,13 +124,6 @@ def make_env(
     return MujocoEnv(robot, settings)
 
 
-def available_threads() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _manager_based(backend: str) -> Callable[..., VecEnv]:
     if backend == "mjlab":
         from rwmrl.envs.mjlab import make_mjlab_env

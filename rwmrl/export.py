@@ -16,12 +16,13 @@ from pydantic import Field
 
 from rwmdata.catalog import Dataset
 from rwmdata.home import Home
+from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, load_robot
 from rwmdata.runs import versions
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
-from rwmrl.backends import EMBEDDED, available_threads, make_env, resolve_backend
+from rwmrl.backends import EMBEDDED, make_env, resolve_backend
 from rwmrl.behaviour_base import Behaviour, Setting
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.base import Step, VecEnv

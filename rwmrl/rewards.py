@@ -38,7 +38,10 @@ TERMS = (
     "flat_orientation_l2",
     "stand_still",
     "dof_pos_limits",
+    "gait",
 )
+"""The terms of the reward table, and ``gait``, which only shapes training in a simulator: 1 while diagonal feet share
+their contact and neighbours do not (a trot), -1 the other way round (a bound), 0 when all feet agree."""
 
 
 class FeetAirTime:
@@ -107,6 +110,10 @@ class RewardModel:
         default = torch.tensor(robot.default_joint_pos, device=device)
         middle, half = limits.mean(dim=1) - default, (limits[:, 1] - limits[:, 0]) * 0.5 * SOFT_LIMIT_FACTOR
         self.lower, self.upper = middle - half, middle + half
+        feet = torch.tensor(robot.foot_positions_m, device=device)
+        feet = feet - feet.mean(dim=0)
+        self.across = torch.cdist(feet * feet.new_tensor([1.0, -1.0]), feet).argmin(dim=1)
+        self.diagonal = torch.cdist(-feet, feet).argmin(dim=1)
 
     def reset(self, env_ids: Tensor, state: Tensor, action: Tensor | None = None) -> None:
         """Start new episodes.
@@ -150,9 +157,11 @@ class RewardModel:
         part = {g: state[:, self.schema.group(g)] for g in self.schema.groups[:6]}
         velocity, rate, gravity = part["base_lin_vel"], part["base_ang_vel"], part["projected_gravity"]
         legs = contact.shape[1] // 2
-        first_contact, air_time = self.air_time.update(contact[:, legs:] > 0.5)
+        feet = contact[:, legs:] > 0.5
+        first_contact, air_time = self.air_time.update(feet)
         landing = ((air_time - self.air_time_threshold_s) * first_contact).sum(dim=-1)
         position = part["joint_pos"]
+        moving = command[:, :2].norm(dim=-1) > MOVING_COMMAND
         beyond = (self.lower - position).clamp(min=0) + (position - self.upper).clamp(min=0)
         return {
             "track_lin_vel_xy_exp": torch.exp(-_sum_sq(command[:, :2] - velocity[:, :2]) / TRACKING_VARIANCE),
@@ -162,11 +171,12 @@ class RewardModel:
             "dof_torques_l2": _sum_sq(part["joint_torque"]),
             "dof_acc_l2": _sum_sq((part["joint_vel"] - self.joint_vel) / self.dt),
             "action_rate_l2": _sum_sq(action - self.action),
-            "feet_air_time": landing * (command[:, :2].norm(dim=-1) > MOVING_COMMAND),
+            "feet_air_time": landing * moving,
             "undesired_contacts": (contact[:, :legs] > 0.5).float().sum(dim=-1),
             "flat_orientation_l2": _sum_sq(gravity[:, :2]),
             "stand_still": position.abs().sum(dim=-1) * (command.norm(dim=-1) < STANDING_COMMAND),
             "dof_pos_limits": beyond.sum(dim=-1),
+            "gait": (feet.eq(feet[:, self.diagonal]).float() - feet.eq(feet[:, self.across]).float()).mean(-1) * moving,
         }
 
 

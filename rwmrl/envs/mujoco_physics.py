@@ -6,8 +6,8 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
+from rwmdata.machine import available_threads
 from rwmdata.robots import RobotSpec
-from rwmrl.backends import available_threads
 from rwmrl.envs.mujoco_model import layout_of, load_model, randomized_models, trunk_offset
 
 GROUND_CLEARANCE_M = 0.002

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from rwmmodel import data
 from rwmmodel.data import RowStore
 from rwmmodel.normalizer import Normalizer
 
@@ -27,6 +28,26 @@ def test_the_last_window_ends_with_the_last_row(linear_dataset):
     store = RowStore(linear_dataset, Normalizer(12, 1), torch.device("cpu"))
     windows = store.windows(np.array([linear_dataset.rows - 4]), 4)
     np.testing.assert_array_equal(windows.contact[0], linear_dataset.matrix()[-4:, 13:15])
+
+
+def test_mapped_rows_give_the_same_windows_and_the_file_is_made_once(linear_dataset):
+    kept = RowStore(linear_dataset, Normalizer(12, 1, MEAN, STD), torch.device("cpu"), "memory")
+    mapped = RowStore(linear_dataset, Normalizer(12, 1, MEAN, STD), torch.device("cpu"), "mapped")
+    made = (linear_dataset.path / "rows.f32").stat()
+    again = RowStore(linear_dataset, Normalizer(12, 1, MEAN, STD), torch.device("cpu"), "mapped")
+    assert (linear_dataset.path / "rows.f32").stat().st_mtime_ns == made.st_mtime_ns
+    starts = np.array([70, 3, 0])
+    for store in (mapped, again):
+        assert store.mapped and not kept.mapped
+        ours, theirs = vars(store.windows(starts, 5)), vars(kept.windows(starts, 5))
+        assert all(torch.equal(ours[part], theirs[part]) for part in theirs)
+
+
+def test_rows_that_would_fill_the_memory_are_mapped(linear_dataset, monkeypatch):
+    size = 4 * linear_dataset.rows * linear_dataset.schema.width
+    for free, mapped in ((2 * size - 8, True), (2 * size, False)):
+        monkeypatch.setattr(data, "available_memory", lambda free=free: free)
+        assert RowStore(linear_dataset, Normalizer(12, 1), torch.device("cpu")).mapped == mapped
 
 
 def test_windows_of_one_shape_share_a_buffer(linear_dataset):

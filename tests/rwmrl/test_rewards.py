@@ -54,6 +54,22 @@ def test_motion_terms(model, schema):
     assert values["dof_torques_l2"] == pytest.approx(48.0)
 
 
+@pytest.mark.parametrize(
+    ("feet", "command", "expected"),
+    [
+        ("LF RH", (0.5, 0.0, 0.0), 1.0),
+        ("RF LH", (0.0, -0.5, 0.0), 1.0),
+        ("LF RF", (0.5, 0.0, 0.0), -1.0),
+        ("LF LH", (0.5, 0.0, 0.0), 0.0),
+        ("LF RF LH RH", (0.5, 0.0, 0.0), 0.0),
+        ("LF RH", (0.0, 0.0, 1.0), 0.0),
+    ],
+)
+def test_gait_tells_a_trot_from_a_bound(model, schema, robot, feet, command, expected):
+    contact = [0.0] * 4 + [float(leg in feet.split()) for leg in robot.legs]
+    assert evaluate(model, schema, command=command, contact=contact)["gait"] == pytest.approx(expected)
+
+
 def test_joint_acceleration_is_the_finite_difference(model, schema):
     evaluate(model, schema, joint_vel=[0.5] + [0.0] * 11)
     values = evaluate(model, schema, joint_vel=[0.1] + [0.0] * 11)
@@ -130,7 +146,7 @@ def test_total_is_dt_times_the_weighted_sum_with_the_robots_weights(robot, schem
     unit = RewardModel(robot, schema, 3, CPU, dict.fromkeys(TERMS, 1.0))
     total, _ = model.compute(state, contact, action, command)
     _, plain = unit.compute(state, contact, action, command)
-    expected = sum(plain[k] * robot.reward_weights[k] for k in TERMS)
+    expected = sum(plain[k] * robot.reward_weights.get(k, 0.0) for k in TERMS)
     torch.testing.assert_close(total, expected)
     assert robot.reward_weights["track_lin_vel_xy_exp"] == 1.0 and robot.reward_weights["feet_air_time"] == 0.5
 
