@@ -19,13 +19,16 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, load_robot
+from rwmdata.runs import Run
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 
 NAME, EPISODE = "bench", 1000
 HISTORY, FORECAST, BATCH = 32, 8, 1000
 DRAW_S = 5.0
-STEPS = ("write", "validate", "fit", "convert", "pandas")
+RUNS = 1000
+QUERY = "select behaviour, avg(reward), avg(base_lin_vel_x), count(*) from transitions group by 1"
+STEPS = ("write", "validate", "fit", "sql", "convert", "pandas")
 BYTES_PER_ROW = 640
 """About what a row of 66 numbers takes as text."""
 
@@ -81,6 +84,8 @@ def table(found: dict[str, dict[str, float]], config: BenchDataConfig) -> list[d
         row("open to first training batch", fit["first_batch_s"], "s"),
         row("fit process, peak memory", fit["peak_mib"], "MiB"),
         row("windows of 40 rows drawn", fit["windows_per_s"], "windows/s"),
+        row("average by behaviour over all transitions, warm", found["sql"]["group_s"], "s"),
+        row(f"views opened and all of {RUNS} runs selected", found["sql"]["runs_s"], "s"),
         row("csv to parquet (baseline: pandas)", ours["mb_per_s"], "MB/s", pandas["mb_per_s"]),
         row("csv to parquet, peak memory (baseline: pandas)", ours["peak_mib"], "MiB", pandas["peak_mib"]),
     ]
@@ -146,6 +151,31 @@ def _fit(home: Home, _: BenchDataConfig) -> dict[str, float]:
     return {"first_batch_s": first, "windows_per_s": drawn / (time.perf_counter() - started)}
 
 
+def _sql(home: Home, _: BenchDataConfig) -> dict[str, float]:
+    from rwmdata.views import run_sql
+
+    many = Home(home.root / "many")
+    first = Run.create(many, "model", {"updates": 200}, {"dataset": NAME}, seed=0)
+    first.finish({"val/total": 1.0})
+    for k in range(1, RUNS):
+        run_id = f"{first.id}-{k}"
+        path = first.path.with_name(run_id)
+        path.mkdir()
+        Run(path, first.meta.model_copy(update={"id": run_id, "seed": k})).save()
+    return {
+        "group_s": _warm(lambda: run_sql(home, QUERY)),
+        "runs_s": _warm(lambda: run_sql(many, "select * from runs")),
+    }
+
+
+def _warm(call: Callable[[], object]) -> float:
+    """Return the seconds of the second call."""
+    call()
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def _csv(home: Home, config: BenchDataConfig) -> Path:
     """Return the CSV to convert, written where it is not there yet."""
     file = home.root / "big.csv"
@@ -186,7 +216,7 @@ def _peak_mib() -> float:
 
 def _child(step: str, home: str, config: str) -> None:
     steps: dict[str, Callable[[Home, BenchDataConfig], dict[str, float]]] = {
-        "write": _write, "validate": _validate, "fit": _fit, "convert": _convert, "pandas": _pandas
+        "write": _write, "validate": _validate, "fit": _fit, "sql": _sql, "convert": _convert, "pandas": _pandas
     }  # fmt: skip
     found = steps[step](Home.resolve(home), BenchDataConfig.model_validate_json(config))
     sys.stdout.write(json.dumps({**found, "peak_mib": _peak_mib()}))

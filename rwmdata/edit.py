@@ -100,7 +100,7 @@ def filter_episodes(
     import duckdb
 
     query = f"select episode from episodes where dataset = '{source.name}' and ({where}) order by episode"
-    with open_views(home) as connection:
+    with open_views(home, ("episodes",)) as connection:
         try:
             kept = [int(row[0]) for row in connection.execute(query).fetchall()]
             columns = [row[0] for row in connection.execute("describe episodes").fetchall()]

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from rwmdata.atomic import write_json, write_text
 from rwmdata.errors import RwmError
+from rwmdata.locks import exclusive
 from rwmdata.robots import one_line
 
 if TYPE_CHECKING:
@@ -182,14 +183,18 @@ class Run:
         """Mark the run as running; as failed or interrupted when the block ends by an exception.
 
         The block calls :meth:`finish`; leaving it without one leaves the status ``running``.
+
+        Raises:
+            RwmError: Another process runs it.
         """
         machine = {**self.meta.machine, "host": platform.node()}
-        self.update(status="running", error=None, pid=os.getpid(), machine=machine)
-        try:
-            yield self
-        except KeyboardInterrupt:
-            self.update(status="interrupted", error="interrupted by the user")
-            raise
-        except BaseException as exc:
-            self.update(status="failed", error=" ".join(f"{type(exc).__name__}: {exc}".split())[:2000])
-            raise
+        with exclusive(self.path / ".lock", f"Run {self.id}", "rwm runs ls"):
+            self.update(status="running", error=None, pid=os.getpid(), machine=machine)
+            try:
+                yield self
+            except KeyboardInterrupt:
+                self.update(status="interrupted", error="interrupted by the user")
+                raise
+            except BaseException as exc:
+                self.update(status="failed", error=" ".join(f"{type(exc).__name__}: {exc}".split())[:2000])
+                raise

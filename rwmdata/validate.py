@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,7 +15,10 @@ from rwmdata.alignment import check_alignment
 from rwmdata.catalog import Dataset, checksum, read_shard
 from rwmdata.episode_ends import find_episode_starts
 from rwmdata.errors import RwmError
+from rwmdata.machine import available_threads
+from rwmdata.manifest import ShardInfo
 from rwmdata.plausibility import implausible
+from rwmdata.schema import Schema
 
 GRAVITY_TOLERANCE = 1e-3
 SHOWN = 5
@@ -36,9 +42,9 @@ def validate(dataset: Dataset) -> list[Fault]:
     groups that were not recorded, values beyond the robot's limits, stuck sensors, repeated rows and episodes, shards
     that differ from each other.
     """
-    faults = list(_check_shards(dataset))
+    matrix = np.empty((sum(s.rows for s in dataset.manifest.shards), dataset.schema.width), np.float32)
+    faults = list(_read_shards(dataset, matrix))
     if not faults:
-        matrix = dataset.matrix()
         faults += [*_check_bookkeeping(dataset), *_check_values(dataset, matrix), *_check_episodes(dataset, matrix)]
         if not any(f.check == "finite" for f in faults):
             faults += _check_alignment(dataset, matrix)
@@ -46,24 +52,32 @@ def validate(dataset: Dataset) -> list[Fault]:
     return sorted(faults, key=lambda f: f.severity)
 
 
-def _check_shards(dataset: Dataset) -> Iterator[Fault]:
-    for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
-        where = shard.file
-        if not path.is_file():
-            yield Fault("error", "shard", where, "the file is missing")
-            continue
-        if checksum(path) != shard.sha256:
-            yield Fault("error", "checksum", where, "the content is not what was written (half-written or changed)")
-        try:
-            found = read_shard(path, dataset.schema, np.empty((shard.rows, dataset.schema.width), np.float32))
-        except RwmError as exc:
-            yield Fault("error", "shard", where, exc.message)
-            continue
-        if found != shard.rows:
-            yield Fault("error", "rows", where, f"holds {found} rows, the manifest says {shard.rows}")
-    total = sum(s.rows for s in dataset.manifest.shards)
-    if total != dataset.rows:
-        yield Fault("error", "rows", "dataset.json", f"says {dataset.rows} rows, its shards hold {total}")
+def _read_shards(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
+    """Read the shards into ``matrix``, side by side, and give what is wrong with them."""
+    manifest = dataset.manifest
+    ends = np.cumsum([s.rows for s in manifest.shards])
+    parts = [matrix[end - s.rows : end] for s, end in zip(manifest.shards, ends, strict=True)]
+    with ThreadPoolExecutor(available_threads(), "shard") as pool:
+        for found in pool.map(partial(_shard_faults, dataset.schema), dataset.shard_paths, manifest.shards, parts):
+            yield from found
+    if len(matrix) != dataset.rows:
+        yield Fault("error", "rows", "dataset.json", f"says {dataset.rows} rows, its shards hold {len(matrix)}")
+
+
+def _shard_faults(schema: Schema, path: Path, shard: ShardInfo, out: np.ndarray) -> list[Fault]:
+    if not path.is_file():
+        return [Fault("error", "shard", shard.file, "the file is missing")]
+    faults = []
+    if checksum(path) != shard.sha256:
+        text = "the content is not what was written (half-written or changed)"
+        faults.append(Fault("error", "checksum", shard.file, text))
+    try:
+        found = read_shard(path, schema, out)
+    except RwmError as exc:
+        return [*faults, Fault("error", "shard", shard.file, exc.message)]
+    if found != shard.rows:
+        faults.append(Fault("error", "rows", shard.file, f"holds {found} rows, the manifest says {shard.rows}"))
+    return faults
 
 
 def _check_bookkeeping(dataset: Dataset) -> Iterator[Fault]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from typing import Any
 
 import duckdb
@@ -29,22 +30,32 @@ EVALUATIONS = {"run": pl.String, "dataset": pl.String, "model": pl.String, "poli
                "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}  # fmt: skip
 
 
-def open_views(home: Home) -> duckdb.DuckDBPyConnection:
-    """Return an in-memory DuckDB connection with the six views over the files of ``home``.
+def open_views(home: Home, names: Collection[str] = VIEWS) -> duckdb.DuckDBPyConnection:
+    """Return an in-memory DuckDB connection with views over the files of ``home``.
 
     Small things (datasets, episodes, runs, evaluations) are read from their manifests; ``transitions`` and
     ``metrics`` are scanned where they lie. The connection can read files of this home only.
+
+    Args:
+        home: The folder.
+        names: Views to make; the fewer, the less has to be read.
     """
     connection = duckdb.connect()
-    datasets, runs = home.datasets(), home.runs()
-    _register(connection, "datasets", DATASETS, [
-        (d.name, d.robot, d.rows, len(d.episodes), d.control_hz, d.manifest.created, str(d.path)) for d in datasets
-    ])  # fmt: skip
-    _register(connection, "episodes", EPISODES, [row for d in datasets for row in _episode_rows(d)])
-    _register(connection, "runs", RUNS, [_run_row(r) for r in runs])
-    _register(connection, "evaluations", EVALUATIONS, [row for r in runs for row in _evaluation_rows(r)])
-    _create_transitions(connection, datasets)
-    _create_metrics(connection, runs)
+    datasets = home.datasets() if {"datasets", "episodes", "transitions"} & {*names} else []
+    runs = home.runs() if {"runs", "metrics", "evaluations"} & {*names} else []
+    tables: dict[str, tuple[dict[str, Any], Callable[[], list[tuple[Any, ...]]]]] = {
+        "datasets": (DATASETS, lambda: [_dataset_row(d) for d in datasets]),
+        "episodes": (EPISODES, lambda: [row for d in datasets for row in _episode_rows(d)]),
+        "runs": (RUNS, lambda: [_run_row(r) for r in runs]),
+        "evaluations": (EVALUATIONS, lambda: [row for r in runs for row in _evaluation_rows(r)]),
+    }
+    for name, (schema, rows) in tables.items():
+        if name in names:
+            _register(connection, name, schema, rows())
+    if "transitions" in names:
+        _create_transitions(connection, datasets)
+    if "metrics" in names:
+        _create_metrics(connection, runs)
     connection.execute(f"set allowed_directories = [{_literal(str(home.root.resolve()) + '/')}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
@@ -52,12 +63,13 @@ def open_views(home: Home) -> duckdb.DuckDBPyConnection:
 
 
 def run_sql(home: Home, query: str) -> pl.DataFrame:
-    """Run one query over the views.
+    """Run one query over the views; only those it names are made, all where it names none.
 
     Raises:
         RwmError: DuckDB refuses it; the error names the views.
     """
-    with open_views(home) as connection:
+    named = [name for name in VIEWS if name in query.lower()]
+    with open_views(home, named or VIEWS) as connection:
         try:
             relation = connection.sql(query)
             if relation is None:
@@ -73,6 +85,11 @@ def _register(
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     connection.register(f"{name}_frame", frame.to_arrow())
     connection.execute(f"create view {name} as select * from {name}_frame")
+
+
+def _dataset_row(dataset: Dataset) -> tuple[Any, ...]:
+    made, path = dataset.manifest.created, str(dataset.path)
+    return dataset.name, dataset.robot, dataset.rows, len(dataset.episodes), dataset.control_hz, made, path
 
 
 def _episode_rows(dataset: Dataset) -> list[tuple[Any, ...]]:

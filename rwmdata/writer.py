@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from rwmdata.atomic import commit_file, sync_folder, temporary_name, write_text
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.errors import RwmError
+from rwmdata.locks import exclusive
 from rwmdata.manifest import (
     MANIFEST_FILE,
     ColumnInfo,
@@ -56,8 +58,8 @@ class _Pending:
 class DatasetWriter:
     """Builds a dataset in a temporary folder and commits it with one rename.
 
-    Used as a context manager; leaving the block without :meth:`commit` removes what was written. Of two writers of
-    one name the first to commit wins and the other gets an error.
+    Used as a context manager; leaving the block without :meth:`commit` removes what was written. While one writer has
+    a name, another is refused it; where the file system has no locks, the first to commit wins.
 
     Args:
         data_dir: Folder of the datasets.
@@ -70,7 +72,7 @@ class DatasetWriter:
         rows_per_shard: A shard is written as soon as it would hold this many rows.
 
     Raises:
-        RwmError: The name is not a file name, is taken, or the folder cannot be written.
+        RwmError: The name is not a file name, is taken, is being written, or the folder cannot be written.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class DatasetWriter:
         self.provenance, self.seed, self.rows_per_shard = provenance, seed, rows_per_shard
         self._refuse_existing()
         self._temporary = temporary_name(self.path)
+        self._held = ExitStack()
         self._shards: list[ShardInfo] = []
         self._table = EpisodeTable(start=[], length=[], terminated=[], behaviour=[])
         self._statistics = RunningStatistics(schema.width)
@@ -105,13 +108,19 @@ class DatasetWriter:
             raise RwmError(f"Dataset '{self.path.name}' exists already in {self.path.parent}.", "--name NEW_NAME")
 
     def __enter__(self) -> DatasetWriter:
+        folder, name = self.path.parent, self.path.name
         try:
-            self._temporary.mkdir(parents=True)
-        except FileExistsError:
-            shutil.rmtree(self._temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._held.enter_context(exclusive(folder / f".lock-{name}", f"Dataset '{name}'", "--name NEW_NAME"))
+            self._refuse_existing()
+            shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir()
         except OSError as exc:
-            raise RwmError(f"Cannot write {self.path.parent}: {exc.strerror}.", "--home FOLDER") from exc
+            self._held.close()
+            raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--home FOLDER") from exc
+        except RwmError:
+            self._held.close()
+            raise
         return self
 
     def __exit__(
@@ -119,6 +128,7 @@ class DatasetWriter:
     ) -> None:
         self._workers.shutdown()
         shutil.rmtree(self._temporary, ignore_errors=True)
+        self._held.close()
 
     @property
     def rows(self) -> int:

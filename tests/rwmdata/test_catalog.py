@@ -3,13 +3,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import polars as pl
 import pytest
 
+from rwmdata import writer as writer_module
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.errors import RwmError
+from rwmdata.home import Home
 from rwmdata.manifest import RunningStatistics, split_episodes
 from rwmdata.writer import DatasetWriter
 
@@ -111,7 +114,20 @@ def test_a_taken_name_is_refused(home, schema, dataset):
         writer_of(home, schema)
 
 
-def test_the_second_of_two_writers_loses_and_the_first_stays(home, schema, rows):
+def test_a_name_that_is_being_written_is_refused_until_its_writer_is_done(home, schema, rows):
+    with writer_of(home, schema) as first:
+        first.append_episode(rows[:10], truncated=True)
+        with pytest.raises(RwmError, match=rf"'set' is being written by another process \(number {os.getpid()}\)"):
+            writer_of(home, schema).__enter__()
+    with writer_of(home, schema) as second:
+        second.append_episode(rows, truncated=True)
+        second.commit()
+    assert home.dataset("set").rows == len(rows)
+    assert [p.name for p in home.data_dir.iterdir()] == ["set"]
+
+
+def test_without_locks_the_first_to_commit_wins(home, schema, rows, monkeypatch):
+    monkeypatch.setattr(writer_module, "exclusive", lambda *_: nullcontext())
     with writer_of(home, schema) as first, writer_of(home, schema) as second:
         second._temporary = second._temporary.with_name(".tmp-0-set")
         second._temporary.mkdir()
@@ -121,6 +137,40 @@ def test_the_second_of_two_writers_loses_and_the_first_stays(home, schema, rows)
         with pytest.raises(RwmError, match="exists already"):
             second.commit()
     assert home.dataset("set").rows == 10
+
+
+def write_after(gate, answers, root, schema, rows, number):
+    gate.wait()
+    try:
+        with writer_of(Home(root), schema, rows_per_shard=10) as writer:
+            for part in np.split(rows + np.float32(number), 10):
+                writer.append_episode(part, truncated=True)
+            writer.commit()
+        answers.put((number, "won"))
+    except RwmError as exc:
+        answers.put((number, exc.message))
+
+
+def test_of_many_processes_one_writes_a_name_and_readers_see_it_whole_or_not_at_all(home, schema, rows):
+    """Four writers of one name at once, while this process reads all the time."""
+    context = multiprocessing.get_context("spawn")
+    gate, answers = context.Barrier(5), context.Queue()
+    arguments = [(gate, answers, home.root, schema, rows, number) for number in range(4)]
+    writers = [context.Process(target=write_after, args=a) for a in arguments]
+    for process in writers:
+        process.start()
+    gate.wait()
+    seen = 0
+    while seen == 0 or any(process.is_alive() for process in writers):
+        for found in home.datasets():
+            seen += 1
+            difference = (found.matrix() - rows)[:, :45]
+            assert np.ptp(difference) < 1e-5 and round(float(difference.mean())) in range(4)
+    said = dict(answers.get() for _ in writers)
+    assert sorted(said.values()).count("won") == 1, said
+    assert all(a == "won" or "is being written" in a or "exists already" in a for a in said.values())
+    winner = next(number for number, answer in said.items() if answer == "won")
+    np.testing.assert_allclose((home.dataset("set").matrix() - rows)[:, :45], winner, atol=1e-5)
 
 
 def write_and_die(home, schema, rows):

@@ -57,6 +57,14 @@ def test_a_run_that_breaks_says_how(home, error, status):
     assert Run.open(run.path).meta.status == status
 
 
+def test_a_run_that_runs_is_not_run_twice(home):
+    run = new_run(home)
+    with run.running(), pytest.raises(RwmError, match="is being written by another process"):
+        Run.open(run.path).running().__enter__()
+    with Run.open(run.path).running():
+        pass
+
+
 def test_only_finished_runs_are_taken_by_default_and_prefixes_work(home):
     first, second = new_run(home), new_run(home)
     first.finish({})
