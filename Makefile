@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_HOME ?= .
 
-.PHONY: demo smoke test test-mjlab test-isaaclab lint types pytest format clean
+.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot lint types pytest format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -51,9 +51,20 @@ test-isaaclab: .venv-isaaclab/ready
 	OMP_NUM_THREADS=1 .venv-isaaclab/bin/pytest tests/rwmdata tests/rwmmodel tests/rwmrl/test_manager_based.py \
 		tests/rwmrl/test_rewards.py tests/rwmrl/test_commands_observations.py tests/rwmrl/test_policy_file.py
 
+# lerobot pins an older torch and much that only images and robots need; what its dataset needs is named here.
+.venv-lerobot/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-lerobot
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 'pytest>=8' 'datasets<4.2' accelerate av \
+		deepdiff draccus==0.10.0 einops gymnasium jsonlines psutil -e .
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.3
+	touch $@
+
+test-lerobot: .venv-lerobot/ready
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-lerobot/bin/pytest tests/lerobot
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-mjlab .venv-isaaclab build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-mjlab .venv-isaaclab .venv-lerobot build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

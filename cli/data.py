@@ -100,6 +100,10 @@ def convert(
     mapping: Annotated[
         Path | None, typer.Option("--mapping", help="YAML that says where each column group is.")
     ] = None,
+    extension: Annotated[
+        str | None,
+        typer.Option("--extension", help="Names of additional columns between action and contact: height,slope."),
+    ] = None,
     infer: Annotated[
         bool, typer.Option("--infer", help="Only print a proposed mapping for a log, from its column names.")
     ] = False,
@@ -134,8 +138,20 @@ def convert(
         elif mapping:
             dataset = convert_logs(where, sources, name, mapping, robot, seed, progress)
         else:
-            dataset = convert_csv(where, sources, name, robot, episode_ends, seed, progress)
+            dataset = convert_csv(where, sources, name, robot, episode_ends, seed, progress, names_of(extension))
     show_result(dataset, json_output)
+
+
+def names_of(text: str | None) -> list[str]:
+    """Read names separated by commas.
+
+    Raises:
+        RwmError: A name is empty, no word, or there twice.
+    """
+    names = [name.strip() for name in text.split(",")] if text else []
+    if len({*names}) < len(names) or not all(name.isidentifier() for name in names):
+        raise RwmError(f"'{text}' are not different names, separated by commas.", "--extension height,slope")
+    return names
 
 
 @app.command("write-csv")

@@ -6,7 +6,7 @@ import gzip
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,7 @@ def convert_csv(
     episode_ends: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
+    extension: Sequence[str] = (),
 ) -> Dataset:
     """Turn CSV recordings into a dataset; every file is a recording of its own.
 
@@ -56,6 +57,7 @@ def convert_csv(
             every file one episode.
         seed: Seed of the split.
         progress: Told after each file.
+        extension: Names of the extension columns, which lie between action and contact.
 
     Raises:
         RwmError: A file is missing, empty, of other width, or holds a cell that is not a finite number or not 0 or 1
@@ -64,7 +66,7 @@ def convert_csv(
     if episode_ends not in EPISODE_ENDS:
         raise RwmError(f"Unknown --episode-ends '{episode_ends}'; choices: {', '.join(EPISODE_ENDS)}.")
     spec = load_robot(robot)
-    schema, files = Schema.from_robot(spec), find_csv_files(sources)
+    schema, files = Schema.from_robot(spec, extension), find_csv_files(sources)
     notes: list[str] = []
     provenance = {"source": "rwm data convert", "files": [f.name for f in files], "episode_ends": episode_ends,
                   "notes": notes}  # fmt: skip

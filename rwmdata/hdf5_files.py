@@ -47,8 +47,9 @@ def convert_hdf5(
     except ImportError as exc:
         raise RwmError("HDF5 files need the package h5py, which is not installed.", "pip install 'rwm[hdf5]'") from exc
     spec = load_robot(robot)
-    schema = Schema.from_robot(spec)
-    reader = DemoReader(spec, schema, load_mapping(mapping) if mapping else None)
+    said = load_mapping(mapping) if mapping else None
+    schema = Schema.from_robot(spec, said.extension if said else [])
+    reader = DemoReader(spec, schema, said)
     provenance: dict[str, Any] = {"source": "rwm data convert", "files": [f.name for f in sources]}
     with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, provenance, seed) as writer:
         for i, path in enumerate(sources):

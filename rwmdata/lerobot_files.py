@@ -27,9 +27,9 @@ VERSION = "v3.0"
 INFO, EPISODES, TASKS = "meta/info.json", "meta/episodes", "meta/tasks.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FRAMES_PER_FILE = 500_000
-STATE, LAST_ACTION, CONTACT, COMMAND = (
-    "observation.state", "observation.last_action", "observation.contact", "observation.command"
-)  # fmt: skip
+STATE, LAST_ACTION, EXTENSION, CONTACT, COMMAND = (
+    f"observation.{part}" for part in ("state", "last_action", "extension", "contact", "command")
+)
 TASK = "follow the velocity command"
 
 
@@ -71,6 +71,7 @@ def _write(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
         last = np.arange(count) == count - 1
         tables.append(pa.table({
             STATE: _lists(rows[:, schema.state]), LAST_ACTION: _lists(rows[:, schema.action]),
+            **({EXTENSION: _lists(rows[:, schema.extension])} if schema.dims["extension"] else {}),
             CONTACT: _lists(rows[:, schema.contact]), COMMAND: _lists(command), "action": _lists(action),
             "next.reward": pa.array(np.concatenate((reward[1:], reward[:1] * 0)), pa.float32()),
             "next.done": last, "next.terminated": last & (not e.truncated),
@@ -125,6 +126,8 @@ def _features(dataset: Dataset) -> dict[str, Any]:
     }  # fmt: skip
     scalars = {"next.reward": "float32", "next.done": "bool", "next.terminated": "bool", "timestamp": "float32",
                "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}  # fmt: skip
+    if schema.dims["extension"]:
+        vectors[EXTENSION] = names[schema.extension]
     found: dict[str, Any] = {k: {"dtype": "float32", "shape": [len(v)], "names": list(v)} for k, v in vectors.items()}
     return found | {k: {"dtype": kind, "shape": [1], "names": None} for k, kind in scalars.items()}
 
@@ -166,12 +169,14 @@ def convert_lerobot(
     Raises:
         RwmError: It is not a v3.0 dataset, its rate is not the robot's, a feature is missing or of another size.
     """
-    spec = load_robot(robot)
-    schema = Schema.from_robot(spec)
-    info = _read_info(folder)
+    spec, info = load_robot(robot), _read_info(folder)
+    said = load_mapping(mapping) if mapping else None
+    ours = info["features"].get(EXTENSION, {}).get("names", [])
+    extension = said.extension if said else [name.removeprefix("extension_") for name in ours]
+    schema = Schema.from_robot(spec, extension)
     if abs(info["fps"] * spec.control_dt_s - 1) > 0.01:
         raise RwmError(f"{folder} has {info['fps']} frames a second; {spec.title} runs at {1 / spec.control_dt_s:g}.")
-    assembler = Assembler(spec, schema, load_mapping(mapping)) if mapping else None
+    assembler = Assembler(spec, schema, said) if said else None
     if assembler is None and not {STATE, LAST_ACTION, CONTACT} <= info["features"].keys():
         raise RwmError(
             f"{folder} has the features {', '.join(info['features'])}, not ours; a mapping must say what they hold.",
@@ -202,7 +207,9 @@ def convert_lerobot(
 
 def _own(part: pa.Table, schema: Schema, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = np.zeros((part.num_rows, schema.width), np.float32)
-    for feature, columns in ((STATE, schema.state), (LAST_ACTION, schema.action), (CONTACT, schema.contact)):
+    parts = [(STATE, schema.state), (LAST_ACTION, schema.action), (CONTACT, schema.contact)]
+    parts += [(EXTENSION, schema.extension)] if schema.dims["extension"] else []
+    for feature, columns in parts:
         values = _vectors(part, feature, where)
         if values.shape[1] != columns.stop - columns.start:
             raise RwmError(

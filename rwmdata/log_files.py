@@ -57,9 +57,10 @@ def convert_logs(
             does not fit the robot. File, row and column are named and nothing is written.
     """
     spec = load_robot(robot)
-    schema, said = Schema.from_robot(spec), load_mapping(mapping)
+    said = load_mapping(mapping)
+    schema = Schema.from_robot(spec, said.extension)
     assembler = Assembler(spec, schema, said)
-    used = {g: source_columns(g, s, spec, mapping) for g, s in said.groups.items() if s.kind != "drive"}
+    used = {g: source_columns(g, s, spec, said, mapping) for g, s in said.groups.items() if s.kind != "drive"}
     provenance: dict[str, Any] = {
         "source": "rwm data convert", "files": [f.name for f in sources], "mapping": said.model_dump(mode="json"),
         "missing_groups": sorted(assembler.missing), "computed_groups": sorted(assembler.computed),
@@ -81,19 +82,19 @@ def convert_logs(
         return writer.commit()
 
 
-def source_columns(group: str, source: Source, robot: RobotSpec, mapping: Path) -> list[str]:
+def source_columns(group: str, source: Source, robot: RobotSpec, mapping: Mapping, file: Path) -> list[str]:
     """Return a source's columns by name.
 
     Raises:
         RwmError: The mapping names none.
     """
     if isinstance(source.columns, str) and "{}" in source.columns:
-        return [source.columns.replace("{}", s) for s in suffixes(group, robot)]
+        return [source.columns.replace("{}", s) for s in suffixes(group, robot, mapping.extension)]
     if isinstance(source.columns, str):
         return [source.columns]
     if isinstance(source.columns, list):
         return source.columns
-    raise RwmError(f"{mapping} names no columns for '{group}'.", f"{group}: [column, ...], or a name with {{}} in it")
+    raise RwmError(f"{file} names no columns for '{group}'.", f"{group}: [column, ...], or a name with {{}} in it")
 
 
 def read_log(file: Path, names: list[str], mapping: Mapping) -> pl.DataFrame:
@@ -204,7 +205,7 @@ def infer_mapping(file: Path, robot: RobotSpec) -> str:
 
 def _guess(group: str, columns: list[str], robot: RobotSpec) -> list[str]:
     """Return the columns that hold a group, or none: each must name the quantity and its axis, joint or leg."""
-    ends = suffixes(group, robot)
+    ends = suffixes(group, robot, [])
     for word in SYNONYMS[group]:
         found = []
         for end in ends:

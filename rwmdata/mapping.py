@@ -39,9 +39,11 @@ class Mapping(Frozen):
     """What a mapping file says."""
 
     groups: dict[str, Source]
-    """By group: base_lin_vel, ..., action, thigh_contact, foot_contact, termination."""
+    """By group: base_lin_vel, ..., action, (extension,) thigh_contact, foot_contact, termination."""
     missing: list[str] = []
     """Groups that were not recorded; written as zeros and named in the dataset's provenance."""
+    extension: list[str] = []
+    """Names of additional quantities the model shall predict; their columns are the group ``extension``."""
     joints: list[str] | None = None
     """Order of the joints in the recording; the robot's own when None."""
     legs: list[str] | None = None
@@ -77,8 +79,10 @@ def load_mapping(path: Path) -> Mapping:
         raise RwmError(f"{path} is not a valid mapping: {one_line(exc)}.") from exc
 
 
-def suffixes(group: str, robot: RobotSpec) -> list[str]:
-    """Return what tells the columns of a group apart: axes, joints, legs, or nothing."""
+def suffixes(group: str, robot: RobotSpec, extension: list[str]) -> list[str]:
+    """Return what tells the columns of a group apart: axes, joints, legs, the extension's names, or nothing."""
+    if group == "extension":
+        return extension
     if group in PER_JOINT:
         return list(robot.joints)
     if group in PER_LEG:

@@ -9,6 +9,8 @@ import pytest
 from rwmdata import csv_files
 from rwmdata.csv_files import convert_csv, write_csv
 from rwmdata.errors import RwmError
+from rwmdata.lerobot_files import convert_lerobot, write_lerobot
+from rwmdata.schema import Schema
 
 
 def write(path, rows):
@@ -135,6 +137,37 @@ def test_reading_in_pieces_changes_nothing(home, tmp_path, episodes, monkeypatch
     assert np.array_equal(pieces.matrix(), whole.matrix())
     assert pieces.episodes.start.tolist() == whole.episodes.start.tolist()
     assert pieces.manifest.provenance["notes"] == whole.manifest.provenance["notes"]
+
+
+def test_extension_columns_come_in_and_go_out(home, robot, tmp_path, episodes):
+    wide = Schema.from_robot(robot, ["height", "slope"])
+    (narrow,) = episodes(1, 30)
+    rows = np.insert(narrow, [57, 57], [0.25, -1.5], axis=1)
+    file = write(tmp_path / "state_action_data_0.csv", rows)
+    with pytest.raises(RwmError, match=r"row 1 has 68 columns, expected 66 .*--extension for additional columns"):
+        convert_csv(home, [file], "narrow")
+    dataset = convert_csv(home, [file], "wide", extension=["height", "slope"])
+    assert dataset.schema == wide and dataset.schema.names[57:59] == ("extension_height", "extension_slope")
+    np.testing.assert_array_equal(dataset.matrix()[:, wide.extension], [[0.25, -1.5]] * 30)
+    assert write_csv(dataset, tmp_path / "out")[0].read_text().count(",") == 30 * 67
+    folder = write_lerobot(dataset, tmp_path / "lerobot")
+    np.testing.assert_array_equal(convert_lerobot(home, folder, "back").matrix(), rows)
+
+
+def test_a_header_is_recognised(home, schema, recording):
+    recording.write_text(",".join(schema.csv_names) + "\n" + recording.read_text())
+    with pytest.raises(RwmError, match=r"row 1 is a header.*--infer"):
+        convert_csv(home, [recording], "x")
+
+
+def test_windows_line_ends_are_read_and_empty_lines_refused(home, recording):
+    plain = convert_csv(home, [recording], "plain").matrix()
+    text = recording.read_text()
+    recording.write_bytes(text.replace("\n", "\r\n").encode())
+    np.testing.assert_array_equal(convert_csv(home, [recording], "windows").matrix(), plain)
+    recording.write_text(text.replace("\n", "\n\n", 1))
+    with pytest.raises(RwmError, match="row 2 has 1 columns, expected 66"):
+        convert_csv(home, [recording], "x")
 
 
 def test_a_fault_in_a_later_piece_is_named_by_its_own_row(home, tmp_path, episodes, monkeypatch):

@@ -74,6 +74,18 @@ def test_units_signs_defaults_targets_and_drives(home, robot, schema, log, tmp_p
     assert dataset.manifest.provenance["notes"][-1] == f"a{suffix}: not read: note"
 
 
+def test_additional_quantities_become_extension_columns(home, log, tmp_path):
+    log["height_m"], log["slope"] = np.full(T, 0.5), np.full(T, 2.0)
+    file = as_file(tmp_path / "a.csv", log)
+    mapping = spec_file(tmp_path / "m.yaml", extension=["height", "slope"])
+    said = yaml.safe_load(mapping.read_text())
+    said["groups"]["extension"] = {"columns": ["height_m", "slope"], "scale": [100.0, 1.0]}
+    mapping.write_text(yaml.safe_dump(said))
+    dataset = convert_logs(home, [file], "a", mapping)
+    assert dataset.rows == T and dataset.manifest.extension == ["height", "slope"]
+    assert dataset.matrix()[:, dataset.schema.extension].tolist() == [[50.0, 2.0]] * T
+
+
 def test_a_pause_and_a_step_back_in_time_begin_episodes(home, log, tmp_path):
     log["t"] = np.concatenate((log["t"][:10], 5 + log["t"][10:25], log["t"][25:]))
     file = as_file(tmp_path / "a.csv", log)
