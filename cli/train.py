@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cli.common import HomeOption, JsonOption, SeedOption, home_of, progress_bar, show_run
+from cli.common import HomeOption, JsonOption, SeedOption, given, home_of, progress_bar, show_run
+from rwmdata.errors import RwmError
 
 
 def train(
@@ -18,6 +19,18 @@ def train(
     symmetry: Annotated[
         bool, typer.Option("--symmetry", help="Learn from every transition's mirror image too; slower, evener gaits.")
     ] = False,
+    rewards: Annotated[
+        list[str] | None, typer.Option("--reward", help="Weight of a reward term, TERM=WEIGHT; may be repeated.")
+    ] = None,
+    exploration: Annotated[
+        float | None, typer.Option("--exploration", min=0.001, help="Noise on the joint targets at the start, rad.")
+    ] = None,
+    entropy: Annotated[
+        float | None, typer.Option("--entropy", min=0, help="Weight of the entropy bonus; 0 lets exploration die down.")
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option("--warm-start", help="Begin with the networks of this train run.")
+    ] = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     json_output: JsonOption = False,
@@ -25,10 +38,27 @@ def train(
     """Train a policy by PPO in the simulator."""
     from rwmrl.train import TrainConfig, train_in_simulator
 
-    ppo = TrainConfig().ppo.model_copy(update={"symmetry": symmetry})
+    ppo = TrainConfig().ppo.model_copy(update={"symmetry": symmetry, **given(entropy_coef=entropy)})
     config = TrainConfig(
-        task=task, robot=robot, backend=backend, iterations=iterations, num_envs=num_envs, seed=seed, ppo=ppo
-    )
+        task=task, robot=robot, backend=backend, iterations=iterations, num_envs=num_envs, seed=seed, ppo=ppo,
+        rewards=weights_of(rewards or []), warm_start=warm_start, **given(exploration_rad=exploration),
+    )  # fmt: skip
     with progress_bar("train", json_output) as progress:
         run = train_in_simulator(home_of(home), config, progress)
     show_run(run, json_output, "rwm runs show " + run.id)
+
+
+def weights_of(texts: list[str]) -> dict[str, float]:
+    """Read ``TERM=WEIGHT`` texts.
+
+    Raises:
+        RwmError: One of them is something else.
+    """
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            raise RwmError(f"'{text}' is not TERM=WEIGHT.", "--reward action_rate_l2=-0.02") from None
+    return found

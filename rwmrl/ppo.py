@@ -16,7 +16,7 @@ from torch import Tensor
 from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen, RobotSpec
+from rwmdata.robots import Frozen, RobotSpec, one_line
 from rwmdata.runs import Run
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
@@ -288,16 +288,46 @@ class Runner(OnPolicyRunner):
                 policy.scale.copy_(actor.obs_normalizer.std + actor.obs_normalizer.eps)
         return policy
 
+    def warm_start(self, source: Run) -> None:
+        """Begin with the networks and normalisers of another run, with our own exploration and a new optimiser.
+
+        A run that has a checkpoint of its own goes on from that instead.
+
+        Raises:
+            RwmError: The other run has no checkpoint, or its networks are of another shape.
+        """
+        path = source.checkpoints / STATE_FILE
+        if not path.exists():
+            raise RwmError(f"Run {source.id} has no checkpoint to start from.", "rwm runs ls")
+        state = self._load(path)
+        own = self.alg.actor.state_dict()
+        exploration = {k: v for k, v in own.items() if k.startswith("distribution.")}
+        try:
+            self.alg.actor.load_state_dict({**state["actor_state_dict"], **exploration})
+            self.alg.critic.load_state_dict(state["critic_state_dict"])
+        except (RuntimeError, KeyError) as exc:
+            raise RwmError(f"The networks of run {source.id} do not fit ours: {one_line(exc)}.", "rwm runs ls") from exc
+
     def _restore(self) -> None:
         path = self.run.checkpoints / STATE_FILE
         if not path.exists():
             return
+        state = self._load(path)
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])
+        except Exception as exc:
+            raise _unreadable(path, exc) from exc
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        try:
+            return dict(torch.load(path, map_location=self.device, weights_only=True))
         except Exception as exc:  # Arbitrary bytes fail in any way an unpickler can.
-            raise RwmError(f"The checkpoint {path} cannot be read: {type(exc).__name__}.", "start a new run") from exc
+            raise _unreadable(path, exc) from exc
+
+
+def _unreadable(path: Path, exc: Exception) -> RwmError:
+    return RwmError(f"The checkpoint {path} cannot be read: {type(exc).__name__}.", "start a new run")
 
 
 @contextmanager

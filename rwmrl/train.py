@@ -32,6 +32,10 @@ class TrainConfig(Frozen):
     """Standard deviation of the joint targets that training starts with, rad: the same motion for every action scale.
     With twice as much the noise alone makes every step's reward negative; dying then pays, and that is what PPO learns
     first. With half as much a robot that stands does not find out that it could walk."""
+    rewards: dict[str, float] = {}
+    """Weights of reward terms, over those the robot has for the task."""
+    warm_start: str | None = None
+    """Train run whose networks this one begins with."""
     seed: int = 0
 
 
@@ -46,12 +50,19 @@ def train_in_simulator(
     """
     config = TrainConfig(**resume.meta.config) if resume else config or TrainConfig()
     robot = load_robot(config.robot)
+    weights = {config.task: robot.task_reward_weights.get(config.task, {}) | config.rewards}
+    robot = robot.model_copy(update={"task_reward_weights": robot.task_reward_weights | weights})
     env = make_env(config.backend, config.task, robot, config.num_envs, config.seed)
     ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
-    run = resume or Run.create(home, "train", config.model_dump(mode="json"), {}, config.seed)
+    source = home.run("train", config.warm_start) if config.warm_start else None
+    parents = {"policy": source.id if source else None}
+    run = resume or Run.create(home, "train", config.model_dump(mode="json"), parents, config.seed)
     try:
         with run.running():
-            Runner(env, ppo, run, robot, config.seed, progress, SHOWN).train(config.iterations)
+            runner = Runner(env, ppo, run, robot, config.seed, progress, SHOWN)
+            if source:
+                runner.warm_start(source)
+            runner.train(config.iterations)
             run.finish(_summary(run, config))
     finally:
         env.close()

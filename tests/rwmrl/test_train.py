@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rwmdata.errors import RwmError
 from rwmrl.policy_file import load_policy
@@ -32,6 +33,28 @@ def test_what_cannot_be_trained_leaves_no_run(home, change, message):
     with pytest.raises(RwmError, match=message):
         train_in_simulator(home, TINY.model_copy(update=change))
     assert home.runs() == []
+
+
+def test_a_warm_start_takes_networks_and_normalisers_but_its_own_exploration(home):
+    first = train_in_simulator(home, TINY)
+    changes = {"warm_start": first.id, "iterations": 1, "exploration_rad": 0.1}
+    ppo = TINY.ppo.model_copy(update={"lr": 1e-12, "schedule": "fixed"})
+    second = train_in_simulator(home, TINY.model_copy(update={**changes, "ppo": ppo}))
+    old, new = (load_policy(run.checkpoints / "policy.safetensors", "anymal_d") for run in (first, second))
+    for a, b in zip(old.mlp.parameters(), new.mlp.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-8, rtol=0)
+    assert series(second)["policy/std"][0] == pytest.approx(0.2, abs=1e-3)
+    assert second.meta.parents == {"policy": first.id}
+    wider = TINY.ppo.model_copy(update={"hidden_dims": (9,)})
+    with pytest.raises(RwmError, match="do not fit ours"):
+        train_in_simulator(home, TINY.model_copy(update={**changes, "ppo": wider}))
+
+
+def test_reward_weights_can_be_given_and_unknown_terms_are_refused(home):
+    run = train_in_simulator(home, TINY.model_copy(update={"rewards": {"lin_vel_z_l2": 0.0, "gait": 0.5}}))
+    assert "reward/gait" in series(run) and "reward/lin_vel_z_l2" not in series(run)
+    with pytest.raises(RwmError, match="Unknown reward term hop"):
+        train_in_simulator(home, TINY.model_copy(update={"rewards": {"hop": 1.0}}))
 
 
 def test_stages_are_kept_and_exploration_is_the_same_motion_for_every_robot(home):
