@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rwmdata.machine import alive
 
 TMP_MARK = ".tmp-"
 """Every uncommitted file or folder carries this mark in its name, so leftovers of a crash can be recognised."""
@@ -15,6 +19,19 @@ TMP_MARK = ".tmp-"
 def temporary_name(path: Path) -> Path:
     """Return the name ``path`` is written under before its commit."""
     return path.with_name(f"{TMP_MARK}{os.getpid()}-{path.name}")
+
+
+def abandoned(path: Path) -> bool:
+    """Whether a file or folder of a temporary name was left by a process that is gone."""
+    owner = re.match(re.escape(TMP_MARK) + r"(\d+)-", path.name)
+    return TMP_MARK in path.name and not (owner and alive(int(owner[1])))
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that are gone left of ``path`` without committing it."""
+    for left in path.parent.glob(f"{TMP_MARK}*-{path.name}"):
+        if abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwmdata.atomic import TMP_MARK
+from rwmdata.atomic import TMP_MARK, abandoned
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.machine import alive
 from rwmdata.manifest import MANIFEST_FILE
 from rwmdata.runs import Run
 
@@ -67,8 +66,7 @@ def _leftovers(root: Path) -> list[Trouble]:
     """Return what unfinished writers left; those of a process that still runs are its own business."""
     found = []
     for path in sorted(root.rglob(f"{TMP_MARK}*")):
-        owner = re.match(re.escape(TMP_MARK) + r"(\d+)-", path.name)
-        if any(TMP_MARK in parent.name for parent in path.parents) or (owner and alive(int(owner[1]))):
+        if any(TMP_MARK in parent.name for parent in path.parents) or not abandoned(path):
             continue
         found.append(Trouble(path, "left by a writer that was cut off; nothing of it was committed", "remove it"))
     return found
@@ -102,14 +100,3 @@ def _run_troubles(folder: Path) -> list[Trouble]:
     if run.meta.status == "running" and here and (run.meta.pid is None or not alive(run.meta.pid)):
         return [Trouble(file, "says running, but its process is gone", "mark it interrupted; rwm runs resume goes on")]
     return []
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process of this number runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -57,7 +57,8 @@ class Home:
 
     def runs(self, kind: str | None = None) -> list[Run]:
         """Return the runs of one kind (or of all), newest first."""
-        found = [Run.open(p.parent) for p in self.runs_dir.glob(f"{kind or '*'}/*/run.json")]
+        files = self.runs_dir.glob(f"{kind or '*'}/*/run.json")
+        found = [Run.open(p.parent) for p in files if TMP_MARK not in p.parent.name]
         return sorted(found, key=lambda r: (r.meta.created, r.id), reverse=True)
 
     def run(self, kind: str | None, run_id: str | None = None) -> Run:

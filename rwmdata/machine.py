@@ -20,3 +20,14 @@ def available_memory() -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from rwmdata.atomic import write_json, write_text
+from rwmdata.atomic import temporary_name, write_json, write_text
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive
 from rwmdata.robots import one_line
@@ -120,14 +120,16 @@ class Run:
             id=run_id, kind=kind, status="created", created=now(), seed=seed, parents=parents, config=config,
             command=sys.argv, versions=versions(), machine=machine, git=git_state(),
         )  # fmt: skip
-        run = cls(home.runs_dir / kind / run_id, meta)
+        path = home.runs_dir / kind / run_id
+        building = cls(temporary_name(path), meta)
         try:
-            run.checkpoints.mkdir(parents=True)
+            building.checkpoints.mkdir(parents=True)
+            write_json(building.path / "config.json", config)
+            building.save()
+            building.path.rename(path)
         except OSError as exc:
-            raise RwmError(f"Cannot write the run folder {run.path}: {exc.strerror}.", "--home FOLDER") from exc
-        write_json(run.path / "config.json", config)
-        run.save()
-        return run
+            raise RwmError(f"Cannot write the run folder {path}: {exc.strerror}.", "--home FOLDER") from exc
+        return cls(path, meta)
 
     @classmethod
     def open(cls, path: Path) -> Run:

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rwmdata.atomic import commit_file, sync_folder, temporary_name, write_text
+from rwmdata.atomic import commit_file, remove_leftovers, sync_folder, temporary_name, write_text
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive
@@ -113,6 +113,7 @@ class DatasetWriter:
             folder.mkdir(parents=True, exist_ok=True)
             self._held.enter_context(exclusive(folder / f".lock-{name}", f"Dataset '{name}'", "--name NEW_NAME"))
             self._refuse_existing()
+            remove_leftovers(self.path)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir()
         except OSError as exc:

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from rwmdata.atomic import TMP_MARK
-from rwmdata.fsck import alive, check_home, repair
+from rwmdata.fsck import check_home, repair
+from rwmdata.machine import alive
 from rwmdata.runs import Run
 
 
