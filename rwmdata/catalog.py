@@ -121,7 +121,7 @@ class Dataset:
             RwmError: A shard is missing, unreadable or of another length than the manifest says.
         """
         out = np.empty((self.rows, self.schema.width), np.float32)
-        self._read(out)
+        self.read_into(out)
         return out
 
     def mapped_matrix(self) -> np.ndarray:
@@ -136,13 +136,17 @@ class Dataset:
         file, shape = self.path / ROWS_FILE, (self.rows, self.schema.width)
         try:
             if not file.exists() or file.stat().st_size != 4 * self.rows * self.schema.width:
-                commit_file(file, lambda p: self._read(np.memmap(p, np.float32, "w+", shape=shape)))
+                commit_file(file, lambda p: self.read_into(np.memmap(p, np.float32, "w+", shape=shape)))
             return np.memmap(file, np.float32, "c", shape=shape)
         except OSError as exc:
             raise RwmError(f"Cannot write {file}: {exc.strerror}.", "rwm fit --rows memory") from exc
 
-    def _read(self, out: np.ndarray) -> None:
-        """Fill ``out (R, width)``, shards side by side."""
+    def read_into(self, out: np.ndarray) -> None:
+        """Fill ``out (R, width)`` with all rows, shards side by side.
+
+        Raises:
+            RwmError: See :meth:`matrix`.
+        """
         bounds = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
         if bounds[-1] != self.rows:
             raise self._damaged(f"the shards of '{self.name}' hold {bounds[-1]} rows, the manifest says {self.rows}")

@@ -13,7 +13,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.mapping import PER_LEG, Assembler, Mapping, Source, check_finite, drive_torque, load_mapping, notes
 from rwmdata.progress import Progress
-from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.robots import RobotSpec, load_robot, one_line
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 
@@ -21,6 +21,8 @@ SUFFIXES = (".hdf5", ".h5")
 SYSTEM = {"state": "obs/system_state", "action": "obs/system_action", "contact": "obs/system_contact",
           "termination": "obs/system_termination"}  # fmt: skip
 ROBOT_STATES = "articulation/robot"
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
+"""What h5py raises when the inside of a file is damaged: any of these, whatever the damage."""
 
 
 def convert_hdf5(
@@ -56,12 +58,12 @@ def convert_hdf5(
             if not path.is_file():
                 raise RwmError(f"There is no file {path}.", "rwm data convert FILE.hdf5 --name NAME")
             try:
-                with h5py.File(path, "r") as file:
+                with h5py.File(path, "r") as file, np.errstate(over="ignore"):
                     for demo in demos_of(file, path):
                         rows = reader.read(file["data"][demo], f"{path}, {demo}")
                         writer.append_episode(rows, truncated=bool(rows[-1, -1] < 0.5))
-            except OSError as exc:
-                raise RwmError(f"{path} cannot be read as HDF5: {exc}.") from exc
+            except DAMAGE as exc:
+                raise RwmError(f"{path} cannot be read as HDF5: {one_line(exc)}.") from exc
             if progress:
                 progress(i + 1, len(sources), {"rows": float(writer.rows)})
         provenance |= {

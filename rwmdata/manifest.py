@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rwmdata.schema import SCHEMA_VERSION, Schema
 
@@ -32,8 +33,8 @@ class ShardInfo(BaseModel):
     """One immutable Parquet file."""
 
     model_config = ConfigDict(extra="forbid")
-    file: str
-    rows: int
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    rows: int = Field(ge=1)
     sha256: str
 
 
@@ -59,14 +60,24 @@ class DatasetManifest(BaseModel):
     joints: list[str]
     legs: list[str]
     extension: list[str] = []
-    control_hz: float
+    control_hz: float = Field(gt=0, lt=1e6)
     created: str
-    rows: int
+    rows: int = Field(ge=1)
     columns: list[ColumnInfo]
     episodes: EpisodeTable
     splits: dict[str, list[int]]
     shards: list[ShardInfo]
     provenance: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetManifest:
+        table = self.episodes
+        lists: list[Sized] = [table.length, table.terminated, table.behaviour, *table.parameters.values()]
+        if any(len(values) != len(table.start) for values in lists):
+            raise ValueError("the lists about the episodes differ in length")
+        if tuple(c.name for c in self.columns) != self.build_schema().names:
+            raise ValueError("the columns are not those of the joints, legs and extension it names")
+        return self
 
     def build_schema(self) -> Schema:
         """Return the schema its joints, legs and extension names imply."""

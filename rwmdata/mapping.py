@@ -75,7 +75,7 @@ def load_mapping(path: Path) -> Mapping:
         return Mapping(**yaml.safe_load(path.read_text()))
     except FileNotFoundError as exc:
         raise RwmError(f"There is no mapping file {path}.", "--mapping FILE.yaml") from exc
-    except (ValidationError, yaml.YAMLError, TypeError) as exc:
+    except (ValidationError, yaml.YAMLError, TypeError, ValueError, OSError) as exc:
         raise RwmError(f"{path} is not a valid mapping: {one_line(exc)}.") from exc
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rwmdata.alignment import check_alignment
-from rwmdata.catalog import Dataset, checksum, read_shard
+from rwmdata.catalog import Dataset, checksum
 from rwmdata.episode_ends import find_episode_starts
 from rwmdata.errors import RwmError
 from rwmdata.machine import available_threads
 from rwmdata.manifest import ShardInfo
 from rwmdata.plausibility import implausible
-from rwmdata.schema import Schema
+from rwmdata.robots import one_line
 
 GRAVITY_TOLERANCE = 1e-3
 SHOWN = 5
@@ -42,8 +43,10 @@ def validate(dataset: Dataset) -> list[Fault]:
     groups that were not recorded, values beyond the robot's limits, stuck sensors, repeated rows and episodes, shards
     that differ from each other.
     """
-    matrix = np.empty((sum(s.rows for s in dataset.manifest.shards), dataset.schema.width), np.float32)
-    faults = list(_read_shards(dataset, matrix))
+    faults = list(_check_files(dataset))
+    if not faults:
+        matrix = np.empty((dataset.rows, dataset.schema.width), np.float32)
+        faults += _read_shards(dataset, matrix)
     if not faults:
         faults += [*_check_bookkeeping(dataset), *_check_values(dataset, matrix), *_check_episodes(dataset, matrix)]
         if not any(f.check == "finite" for f in faults):
@@ -52,19 +55,18 @@ def validate(dataset: Dataset) -> list[Fault]:
     return sorted(faults, key=lambda f: f.severity)
 
 
-def _read_shards(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
-    """Read the shards into ``matrix``, side by side, and give what is wrong with them."""
-    manifest = dataset.manifest
-    ends = np.cumsum([s.rows for s in manifest.shards])
-    parts = [matrix[end - s.rows : end] for s, end in zip(manifest.shards, ends, strict=True)]
+def _check_files(dataset: Dataset) -> Iterator[Fault]:
+    """Look at the shards from outside: there, what was written, as many rows as the manifest says."""
+    shards = dataset.manifest.shards
     with ThreadPoolExecutor(available_threads(), "shard") as pool:
-        for found in pool.map(partial(_shard_faults, dataset.schema), dataset.shard_paths, manifest.shards, parts):
+        for found in pool.map(_file_faults, dataset.shard_paths, shards):
             yield from found
-    if len(matrix) != dataset.rows:
-        yield Fault("error", "rows", "dataset.json", f"says {dataset.rows} rows, its shards hold {len(matrix)}")
+    total = sum(s.rows for s in shards)
+    if total != dataset.rows:
+        yield Fault("error", "rows", "dataset.json", f"says {dataset.rows} rows, its shards hold {total}")
 
 
-def _shard_faults(schema: Schema, path: Path, shard: ShardInfo, out: np.ndarray) -> list[Fault]:
+def _file_faults(path: Path, shard: ShardInfo) -> list[Fault]:
     if not path.is_file():
         return [Fault("error", "shard", shard.file, "the file is missing")]
     faults = []
@@ -72,12 +74,21 @@ def _shard_faults(schema: Schema, path: Path, shard: ShardInfo, out: np.ndarray)
         text = "the content is not what was written (half-written or changed)"
         faults.append(Fault("error", "checksum", shard.file, text))
     try:
-        found = read_shard(path, schema, out)
-    except RwmError as exc:
-        return [*faults, Fault("error", "shard", shard.file, exc.message)]
-    if found != shard.rows:
-        faults.append(Fault("error", "rows", shard.file, f"holds {found} rows, the manifest says {shard.rows}"))
+        rows = pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as exc:
+        return [*faults, Fault("error", "shard", shard.file, f"is damaged: {one_line(exc)}")]
+    if rows != shard.rows:
+        faults.append(Fault("error", "rows", shard.file, f"holds {rows} rows, the manifest says {shard.rows}"))
     return faults
+
+
+def _read_shards(dataset: Dataset, matrix: np.ndarray) -> list[Fault]:
+    """Read the shards into ``matrix``; return what cannot be read."""
+    try:
+        dataset.read_into(matrix)
+    except RwmError as exc:
+        return [Fault("error", "shard", "dataset.json", exc.message)]
+    return []
 
 
 def _check_bookkeeping(dataset: Dataset) -> Iterator[Fault]:
@@ -98,6 +109,12 @@ def _check_bookkeeping(dataset: Dataset) -> Iterator[Fault]:
         wrong = (at_rest[name].to_numpy() != expected).nonzero()[0]
         if len(wrong):
             yield Fault("error", "episodes", f"row {wrong[0]}", f"{name} is not what the manifest's bounds imply")
+    about = dataset.scan().select("terminated", "behaviour").collect()
+    last = about[(episodes.start + episodes.length - 1).tolist()]
+    for name, said in (("terminated", episodes.terminated.tolist()), ("behaviour", episodes.behaviour)):
+        differ = [e for e, (a, b) in enumerate(zip(said, last[name].to_list(), strict=True)) if a != b]
+        if differ:
+            yield Fault("error", "episodes", f"episode {differ[0]}", f"{name} is not what its last row says")
     ids = sorted(i for split in dataset.manifest.splits.values() for i in split)
     if ids != list(range(len(episodes))):
         yield Fault("error", "splits", "dataset.json", "the splits do not hold every episode exactly once")
