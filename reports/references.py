@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from reports.figures import BLUE, GREY, ORANGE, figure
 from reports.policy_score import SCENARIOS, PolicyScoreConfig, Scenario, score_policy
+from reports.stages import Stage, stages_of
 from rwmdata.atomic import temporary_name, write_json
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
@@ -18,12 +20,13 @@ from rwmdata.robots import Frozen, RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmrl.behaviours import RANDOM, STAGES, untrained_policy
 from rwmrl.policy_file import MlpPolicy, load_policy, save_policy
-from rwmrl.ppo import series
 
 KEPT = ("return", "lin_vel_error", "yaw_rate_error", "falls_per_minute", "share_without_fall")
 """Numbers a shipped policy's file states of it, per scenario."""
 SCORES = "scores.json"
 """Marks a folder of reference policies; only such a folder, or an empty one, is replaced."""
+HEADER = ("policy", "scenario", "return", "normalised", "velocity error (m/s)", "yaw rate error (rad/s)",
+          "episodes without a fall", "falls a minute")  # fmt: skip
 EXPERT_SHARE = 0.8
 """The learning curve says when this share of the expert's return is reached."""
 
@@ -48,7 +51,8 @@ def build_references(
     """Score a training run's stages and write a robot's reference policies.
 
     Writes ``random``, ``medium`` and ``expert.safetensors`` into ``out``, each stating how it was made and what it
-    scores, the stages for ``mixed`` into ``out/stages``, ``scores.json`` and the learning curve ``curve.png``.
+    scores, the stages for ``mixed`` into ``out/stages``, ``scores.json``, the learning curve ``curve.png`` and a
+    ``README.md`` with the table. The stages of a warm start's run count.
     Expert is the run's last stage. Medium is the stage whose return lies nearest to the middle between the first
     stage's and the expert's: on its way, with faults. (The first stage stands still, which earns far more than random
     actions.)
@@ -58,42 +62,41 @@ def build_references(
             other things.
     """
     config = config or ReferenceConfig()
-    files = sorted(run.checkpoints.glob("policy-*.safetensors"))
-    if run.kind != "train" or len(files) < 3:
-        raise RwmError(f"Run {run.id} has no training stages to pick from.", "rwm train --task Init-v0")
+    stages = stages_of(run)
+    if len(stages) < 3:
+        raise RwmError(f"Run {run.id} has too few training stages to pick from.", "rwm train --task Init-v0")
     if out.exists() and any(out.iterdir()) and not (out / SCORES).is_file():
         raise RwmError(f"{out} holds other things than reference policies; nothing was written.", "--out NEW_FOLDER")
     robot = load_robot(run.meta.config["robot"])
-    chosen = sorted({round(i) for i in np.linspace(0, len(files) - 1, config.curve)})
+    chosen = {s.name: s for s in (stages[round(i)] for i in np.linspace(0, len(stages) - 1, config.curve))}
     building = temporary_name(out)
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        names = {files[i].stem: files[i] for i in chosen}
-        save_policy(untrained_policy(robot, config.seed), building / f"{RANDOM}.safetensors")
-        only: tuple[Scenario, ...] = ("undisturbed",)
         untrained = building / f"{RANDOM}.safetensors"
+        save_policy(untrained_policy(robot, config.seed), untrained)
+        only: tuple[Scenario, ...] = ("undisturbed",)
         scores = {RANDOM: _score(untrained, robot, config.stage_episodes, config.seed, only)}
-        for k, (name, file) in enumerate(names.items()):
-            scores[name] = _score(file, robot, config.stage_episodes, config.seed, only)
+        for k, (name, stage) in enumerate(chosen.items()):
+            scores[name] = _score(stage.file, robot, config.stage_episodes, config.seed, only)
             if progress:
-                progress(k + 1, len(names), {"return": scores[name]["undisturbed"]["return"]})
+                progress(k + 1, len(chosen), {"return": scores[name]["undisturbed"]["return"]})
         returns = {name: found["undisturbed"]["return"] for name, found in scores.items()}
-        share, stages = normalise(returns, list(names)[-1]), list(names)
-        middle = (returns[stages[0]] + returns[stages[-1]]) / 2
-        medium = min(stages, key=lambda name: abs(returns[name] - middle))
-        for name, source in ((RANDOM, None), ("medium", names[medium]), ("expert", names[stages[-1]])):
-            policy = load_policy(source) if source else untrained_policy(robot, config.seed)
-            _ship(policy, source, building / f"{name}.safetensors", robot, run, config)
+        first, *_, last = chosen
+        middle = (returns[first] + returns[last]) / 2
+        medium = min(chosen, key=lambda name: abs(returns[name] - middle))
+        for name, picked in ((RANDOM, None), ("medium", chosen[medium]), ("expert", chosen[last])):
+            _ship(picked, building / f"{name}.safetensors", robot, config)
         (building / STAGES).mkdir()
-        for name in spread(returns, stages, config.stages):
-            stage = load_policy(names[name])
-            stage.info = stage.info.model_copy(update={"made": _origin(names[name], run)})
-            save_policy(stage, building / STAGES / f"stage-{name.removeprefix('policy-')}.safetensors")
-        table = curve_table(run, {name: returns[name] for name in names}, share)
+        for name in spread(returns, list(chosen), config.stages):
+            policy = load_policy(chosen[name].file)
+            policy.info = policy.info.model_copy(update={"made": chosen[name].made()})
+            save_policy(policy, building / STAGES / f"{name}.safetensors")
+        table = curve_table(list(chosen.values()), returns)
         summary = {"robot": robot.name, "run": run.id, "scores": scores, "curve": table, "medium": medium}
         write_json(building / SCORES, summary)
         draw_curve(building / "curve.png", robot.title, table, returns[RANDOM])
+        (building / "README.md").write_text(describe(building, robot))
         shutil.rmtree(out, ignore_errors=True)
         building.rename(out)
     finally:
@@ -120,32 +123,72 @@ def spread(returns: dict[str, float], stages: list[str], count: int) -> list[str
     return [name for name in stages if name in nearest]
 
 
-def curve_table(run: Run, returns: dict[str, float], share: dict[str, float]) -> list[dict[str, float]]:
+def curve_table(stages: list[Stage], returns: dict[str, float]) -> list[dict[str, float]]:
     """Return for every stage its iteration, steps, minutes of training until then, return and normalised score."""
-    found = series(run)
-    seconds = np.cumsum(np.array(found["perf/collect_s"]) + np.array(found["perf/learn_s"]))
-    steps = run.meta.config["num_envs"] * run.meta.config["ppo"]["num_steps"]
-    rows = []
-    for name, value in returns.items():
-        iteration = int(name.removeprefix("policy-"))
-        rows.append({
-            "iteration": iteration, "steps": iteration * steps, "minutes": float(seconds[iteration - 1]) / 60,
-            "return": value, "normalized_score": share[name],
-        })  # fmt: skip
-    return rows
+    share = normalise(returns, stages[-1].name)
+    return [
+        {"iteration": s.iteration, "steps": s.steps, "minutes": s.minutes, "return": returns[s.name],
+         "normalized_score": share[s.name]} for s in stages
+    ]  # fmt: skip
+
+
+def describe(folder: Path, robot: RobotSpec) -> str:
+    """Return what a folder of reference policies holds, as Markdown, from its files."""
+    made = {name: load_policy(folder / f"{name}.safetensors").info.made for name in (RANDOM, "medium", "expert")}
+    curve = json.loads((folder / SCORES).read_text())["curve"]
+    lines = [
+        f"# Reference policies of {robot.title}",
+        "",
+        f"{made['expert']['episodes']} episodes of {robot.episode_length_s:g} s: commands uniform in [-1, 1] m/s,",
+        "headings steered to at up to 1 rad/s, return with the robot's full reward weights. Policies act by their mean,",
+        "`random` with its noise. Disturbed: pushes, randomised trunks, noise on what the policy sees.",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        "|---" * len(HEADER) + "|",
+    ]
+    for name, numbers in made.items():
+        for scenario in SCENARIOS:
+            value = {metric: numbers[metric][scenario] for metric in KEPT}
+            low, high = (made[end]["return"][scenario] for end in (RANDOM, "expert"))
+            lines.append(
+                f"| {name} | {scenario} | {value['return']:.2f} | {(value['return'] - low) / (high - low):.2f} "
+                f"| {value['lin_vel_error']:.3f} | {value['yaw_rate_error']:.3f} "
+                f"| {100 * value['share_without_fall']:.1f} % | {value['falls_per_minute']:.2f} |"
+            )
+    goal = reached(curve)
+    if goal:
+        lines += [
+            "",
+            f"{EXPERT_SHARE:.0%} of the expert's return was reached after {goal['minutes']:.0f} minutes of training:",
+            f"{goal['iteration']} iterations, {goal['steps'] / 1e6:.1f} million steps.",
+        ]
+    lines += [
+        f"The untrained mean action stands still and earns {curve[0]['return']:.1f}, far more than random actions:",
+        "read the return beside the normalised score.",
+        "",
+        "How they were made:",
+        "",
+        "```",
+    ]
+    told = [text for name in ("medium", "expert") for text in (made[name].get("warm_start"), made[name]["how"]) if text]
+    return "\n".join([*lines, *dict.fromkeys(told), "rwm eval references", "```", ""])
+
+
+def reached(curve: list[dict[str, float]]) -> dict[str, float] | None:
+    """Return the first row of a learning curve that earns ``EXPERT_SHARE`` of the last one's return."""
+    return next((row for row in curve if row["return"] >= EXPERT_SHARE * curve[-1]["return"]), None)
 
 
 def draw_curve(path: Path, title: str, table: list[dict[str, float]], random_return: float) -> None:
     """Draw the return over minutes and over environment steps."""
     minutes, earned = [r["minutes"] for r in table], [r["return"] for r in table]
-    goal = EXPERT_SHARE * earned[-1]
-    reached = next((r["minutes"] for r in table if r["return"] >= goal), None)
+    goal, first = EXPERT_SHARE * earned[-1], reached(table)
     with figure(path) as axes:
         ax = axes[0, 0]
         ax.plot(minutes, earned, color=BLUE, marker="o", label="mean action, undisturbed episodes")
         ax.axhline(goal, color=GREY, linestyle="--", linewidth=1.2, label=f"{EXPERT_SHARE:.0%} of the expert's return")
-        if reached is not None:
-            ax.axvline(reached, color=ORANGE, linewidth=1.2, label=f"reached after {reached:.1f} min")
+        if first:
+            ax.axvline(first["minutes"], color=ORANGE, linewidth=1.2, label=f"reached after {first['minutes']:.1f} min")
         ax.set(
             xlabel="training time (min)", ylabel="return of a 20 s episode, full reward weights",
             title=f"{title}: PPO in the simulator (random actions earn {random_return:.1f})",
@@ -166,21 +209,12 @@ def _score(
     }
 
 
-def _origin(source: Path | None, run: Run) -> dict[str, Any]:
-    if source is None:
-        return {"how": "untrained: the network PPO starts from, acting with noise"}
-    config = run.meta.config
-    command = f"rwm train --task {config['task']} --robot {config['robot']} --num-envs {config['num_envs']}"
-    iteration = int(source.stem.removeprefix("policy-"))
-    return {"how": f"{command} --seed {config['seed']}, after {iteration} iterations", "config": config}
-
-
-def _ship(
-    policy: MlpPolicy, source: Path | None, path: Path, robot: RobotSpec, run: Run, config: ReferenceConfig
-) -> None:
+def _ship(stage: Stage | None, path: Path, robot: RobotSpec, config: ReferenceConfig) -> None:
+    """Write a stage, or without one the untrained policy, with its scores."""
+    policy: MlpPolicy = load_policy(stage.file) if stage else untrained_policy(robot, config.seed)
     save_policy(policy, path)
     found = _score(path, robot, config.episodes, config.seed)
     numbers = {metric: {scenario: found[scenario][metric] for scenario in SCENARIOS} for metric in KEPT}
-    made = {**_origin(source, run), "episodes": config.episodes, **numbers}
-    policy.info = policy.info.model_copy(update={"made": made})
+    made = stage.made() if stage else {"how": "untrained: the network PPO starts from, acting with noise"}
+    policy.info = policy.info.model_copy(update={"made": {**made, "episodes": config.episodes, **numbers}})
     save_policy(policy, path)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from reports.policy_score import PolicyScoreConfig, evaluate_policy, normalized, reference_returns
-from reports.references import ReferenceConfig, build_references, curve_table, normalise, spread
+from reports.references import ReferenceConfig, build_references, describe, normalise, spread
+from reports.stages import stages_of
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
@@ -62,6 +63,8 @@ def test_a_run_becomes_a_robots_references(home, own_robot, train_run, tmp_path)
         expert.made["return"]["undisturbed"]
         > load_policy(out / "random.safetensors").info.made["return"]["undisturbed"]
     )
+    text = (out / "README.md").read_text()
+    assert text == describe(out, own_robot) and text.count("| expert | ") == 2 and "after 31 iterations" in text
     # By name, in equal shares, and with scores that refer to them.
     behaviour = make_behaviour("mixed", Setting(own_robot, 64, torch.Generator().manual_seed(0)))
     assert set(behaviour.names()) == {"stage-000001", "stage-000031"}
@@ -101,7 +104,26 @@ def test_stages_are_spread_over_the_scores():
     assert spread({"a": 0.0, "b": 0.9, "c": 1.0}, ["a", "b", "c"], 5) == ["a", "b", "c"]
 
 
-def test_the_learning_curve_counts_training_time(home, train_run):
-    (row,) = curve_table(train_run, {"policy-000011": 3.0}, {"policy-000011": 0.25})
-    assert row.pop("minutes") == pytest.approx(0.55)
-    assert row == {"iteration": 11, "steps": 2640, "return": 3.0, "normalized_score": 0.25}
+def test_a_warm_start_counts_on_from_the_run_before(home, train_run):
+    config = {**train_run.meta.config, "warm_start": train_run.id, "rewards": {"gait": 0.5}, "exploration_rad": 0.1}
+    run = Run.create(home, "train", config, {"policy": train_run.id}, 0)
+    for k in (1, 11):
+        shutil.copy(
+            train_run.checkpoints / "policy-000001.safetensors", run.checkpoints / f"policy-{k:06d}.safetensors"
+        )
+    for step in range(11):
+        run.log(step + 1, {"perf/collect_s": 4.0, "perf/learn_s": 2.0})
+    stages = stages_of(run)
+    assert [s.iteration for s in stages] == [1, 11, 21, 31, 32, 42]
+    assert [s.steps for s in stages] == [240, 2640, 5040, 7440, 7680, 10080]
+    assert [s.minutes for s in stages] == pytest.approx([0.05, 0.55, 1.05, 1.55, 1.65, 2.65])
+    made = stages[-1].made()
+    assert made["how"] == (
+        "rwm train --task Init-v0 --robot mine --warm-start RUN --num-envs 10 --exploration 0.1 --reward gait=0.5 "
+        "--iterations 300, after 11 iterations"
+    )
+    assert (
+        made["warm_start"]
+        == "rwm train --task Init-v0 --robot mine --num-envs 10 --iterations 300, after 31 iterations"
+    )
+    assert "warm_start" not in stages[0].made()

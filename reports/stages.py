@@ -1,0 +1,103 @@
+"""The stages of a training run, those of the run it was warm-started from included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rwmdata.errors import RwmError
+from rwmdata.runs import Run
+from rwmrl.ppo import series
+from rwmrl.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A policy on the way; counts go over all runs that led to it."""
+
+    file: Path
+    run: Run
+    own_iteration: int
+    """Iterations of its own run."""
+    iteration: int
+    steps: int
+    minutes: float
+    """Training time, minutes."""
+
+    @property
+    def name(self) -> str:
+        """``stage-000121``."""
+        return f"stage-{self.iteration:06d}"
+
+    def made(self) -> dict[str, Any]:
+        """Return how to make it: the command, that of the run before it, and the configuration."""
+        config = TrainConfig(**self.run.meta.config)
+        made: dict[str, Any] = {"how": f"{command_of(config)}, after {self.own_iteration} iterations"}
+        before = parent(self.run)
+        if before:
+            first = TrainConfig(**before.meta.config)
+            made["warm_start"] = f"{command_of(first)}, after {_iteration(stage_files(before)[-1])} iterations"
+        return {**made, "config": config.model_dump(mode="json")}
+
+
+def stages_of(run: Run) -> list[Stage]:
+    """Return the stages of a train run in order, its warm start's first.
+
+    Raises:
+        RwmError: The run is not a train run or has no stages.
+    """
+    files = stage_files(run)
+    if run.kind != "train" or not files:
+        raise RwmError(f"Run {run.id} has no training stages.", "rwm train --task Init-v0")
+    before = parent(run)
+    earlier = stages_of(before) if before else []
+    config = TrainConfig(**run.meta.config)
+    found = series(run)
+    seconds = np.cumsum([a or 0.0 for a in found["perf/collect_s"]]) + np.cumsum(
+        [a or 0.0 for a in found["perf/learn_s"]]
+    )
+    start = earlier[-1] if earlier else None
+    own = []
+    for file in files:
+        k = _iteration(file)
+        own.append(Stage(
+            file, run, k, k + (start.iteration if start else 0),
+            k * config.num_envs * config.ppo.num_steps + (start.steps if start else 0),
+            float(seconds[k - 1]) / 60 + (start.minutes if start else 0.0),
+        ))  # fmt: skip
+    return earlier + own
+
+
+def parent(run: Run) -> Run | None:
+    """Return the train run whose networks a run began with."""
+    before = run.meta.parents.get("policy")
+    return Run.open(run.path.with_name(before)) if before else None
+
+
+def stage_files(run: Run) -> list[Path]:
+    """Return the policies a run kept, in order."""
+    return sorted(run.checkpoints.glob("policy-*.safetensors"))
+
+
+def command_of(config: TrainConfig) -> str:
+    """Return the command line of a training; a warm start's run is named by the words that led to it."""
+    usual = TrainConfig()
+    words = [f"rwm train --task {config.task} --robot {config.robot}"]
+    options: dict[str, tuple[Any, Any]] = {
+        "--num-envs": (config.num_envs, usual.num_envs),
+        "--exploration": (config.exploration_rad, usual.exploration_rad),
+        "--entropy": (config.ppo.entropy_coef, usual.ppo.entropy_coef),
+        "--seed": (config.seed, usual.seed),
+    }
+    words += ["--symmetry"] if config.ppo.symmetry else []
+    words += ["--warm-start RUN"] if config.warm_start else []
+    words += [f"{name} {value:g}" for name, (value, default) in options.items() if value != default]
+    words += [f"--reward {term}={weight:g}" for term, weight in config.rewards.items()]
+    return " ".join([*words, f"--iterations {config.iterations}"])
+
+
+def _iteration(file: Path) -> int:
+    return int(file.stem.removeprefix("policy-"))
