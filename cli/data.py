@@ -192,6 +192,27 @@ def write_lerobot(
         out.print(f"wrote {source.rows:,} frames: {folder}", highlight=False)
 
 
+@app.command("write-minari")
+def write_minari(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of Minari datasets.")],
+    dataset: DatasetArgument = None,
+    home: HomeOption = ".",
+    json_output: JsonOption = False,
+) -> None:
+    """Write a dataset in Minari's format, for offline reinforcement learning libraries."""
+    from rwmdata.minari_files import ROOT_VARIABLE
+    from rwmdata.minari_files import write_minari as write
+
+    source = pick_dataset(home_of(home), dataset, json_output)
+    with progress_bar("write", json_output) as progress:
+        name = write(source, out_dir, progress)
+    if json_output:
+        print_json({"dataset": source.name, "id": name, "folder": out_dir / name})
+    else:
+        out.print(f"wrote {name}: {out_dir / name}", highlight=False)
+        say(f"next: {ROOT_VARIABLE}={out_dir} python -c \"import minari; minari.load_dataset('{name}')\"")
+
+
 @app.command("validate")
 def validate(dataset: DatasetArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
     """Check a dataset; every fault at once, exit code 1 when one is an error."""

@@ -1,0 +1,126 @@
+"""Minari datasets out: the exchange format of offline reinforcement learning libraries."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rwmdata.atomic import temporary_name
+from rwmdata.catalog import Dataset
+from rwmdata.edit import Episode, read_episodes
+from rwmdata.errors import RwmError
+from rwmdata.progress import Progress
+
+ROOT_VARIABLE = "MINARI_DATASETS_PATH"
+EPISODES_AT_ONCE = 64
+
+
+def write_minari(dataset: Dataset, folder: Path, progress: Progress | None = None) -> str:
+    """Write a dataset as a Minari dataset; return its id, ``<robot>-<name>-v0``.
+
+    An episode of n rows becomes n observations and n - 1 steps: row k's action led to row k, so it is step k - 1's.
+    Observations are dicts of ``state``, ``command``, ``contact`` and, where there is one, ``extension``; a command or
+    reward that was not recorded is zero. Episodes of a single row hold no step and are left out.
+
+    Args:
+        dataset: What to write.
+        folder: Folder of Minari datasets; ``MINARI_DATASETS_PATH`` has to name it when they are loaded.
+        progress: Told the rows written.
+
+    Raises:
+        RwmError: minari is missing, the folder holds that dataset already or cannot be written, or no episode has a
+            step.
+    """
+    try:
+        import minari
+        from gymnasium import spaces
+    except ImportError as exc:
+        raise RwmError("Minari datasets need the package minari.", "pip install 'rwm[minari]'") from exc
+    if not (dataset.episodes.length > 1).any():
+        raise RwmError(f"No episode of '{dataset.name}' has a step; nothing was written.")
+    name = f"{dataset.robot}-{re.sub('[^A-Za-z0-9_-]+', '-', dataset.name)}-v0"
+    target, building = folder / name, temporary_name(folder / name)
+    if target.exists():
+        raise RwmError(f"{target} exists already; nothing was written.", "--out FOLDER")
+    sizes = {key: len(values) for key, values in _observations(next(iter(read_episodes(dataset))), dataset).items()}
+    space: dict[str, spaces.Space[Any]] = {
+        key: spaces.Box(-np.inf, np.inf, (columns,), np.float32) for key, columns in sizes.items()
+    }
+    about: dict[str, Any] = {
+        "observation_space": spaces.Dict(space),
+        "action_space": spaces.Box(-np.inf, np.inf, (dataset.schema.dims["action"],), np.float32),
+        "algorithm_name": ", ".join(sorted({b for b in dataset.episodes.behaviour if b})) or None,
+        "description": f"{dataset.robot} at {dataset.control_hz:g} Hz; columns: {', '.join(dataset.schema.names)}",
+    }
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        with datasets_root(building), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # It misses authors and an environment to make anew.
+            made = None
+            for buffers, rows in _buffers(dataset):
+                if made is None:
+                    made = minari.create_dataset_from_buffers(name, buffers, **about)
+                else:
+                    made.update_dataset_from_buffer(buffers)
+                if progress:
+                    progress(rows, dataset.rows, {})
+        (building / name).rename(target)
+    except OSError as exc:
+        raise RwmError(f"Cannot write {target}: {exc.strerror or exc}.", "--out FOLDER") from exc
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return name
+
+
+@contextmanager
+def datasets_root(folder: Path) -> Iterator[None]:
+    """Let Minari keep its datasets in ``folder`` for as long as the block runs."""
+    before = os.environ.get(ROOT_VARIABLE)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[ROOT_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(ROOT_VARIABLE)
+        if before is not None:
+            os.environ[ROOT_VARIABLE] = before
+
+
+def _buffers(dataset: Dataset) -> Iterator[tuple[list[Any], int]]:
+    """Give Minari's episodes, some at a time, with the rows read so far."""
+    from minari.data_collector import EpisodeBuffer
+
+    waiting: list[Any] = []
+    count = rows = 0
+    for e in read_episodes(dataset):
+        rows += len(e.rows)
+        if len(e.rows) > 1:
+            steps = len(e.rows) - 1
+            last = np.arange(steps) == steps - 1
+            reward = e.reward if e.reward is not None else np.zeros(len(e.rows), np.float32)
+            waiting.append(EpisodeBuffer(
+                id=count, observations=_observations(e, dataset), actions=e.rows[1:, dataset.schema.action],
+                rewards=list(reward[1:]), terminations=list(last & (not e.truncated)),
+                truncations=list(last & e.truncated),
+            ))  # fmt: skip
+            count += 1
+        if len(waiting) == EPISODES_AT_ONCE:
+            yield waiting, rows
+            waiting = []
+    if waiting:
+        yield waiting, rows
+
+
+def _observations(episode: Episode, dataset: Dataset) -> dict[str, np.ndarray]:
+    schema, rows = dataset.schema, episode.rows
+    command = episode.command if episode.command is not None else np.zeros((len(rows), 3), np.float32)
+    found = {"state": rows[:, schema.state], "command": command, "contact": rows[:, schema.contact]}
+    return found | ({"extension": rows[:, schema.extension]} if schema.dims["extension"] else {})
