@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,39 @@ from cli.common import (
     say,
 )
 from cli.data import app, show_result
+from rwmdata.atomic import commit_file
+from rwmdata.errors import RwmError
+
+
+@app.command("sample")
+def sample(
+    dataset: DatasetArgument = None,
+    windows: Annotated[int, typer.Option("--windows", min=1, help="How many.")] = 8,
+    length: Annotated[int, typer.Option("--length", min=1, help="Rows of each.")] = 40,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "train",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write their rows there, .parquet or .csv; else a line about each.")
+    ] = None,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Draw training windows as a fit draws them."""
+    from rwmdata.windows import sample_windows, summary_of
+
+    if out_file and out_file.suffix not in (".parquet", ".csv"):
+        raise RwmError(f"'{out_file}' ends in neither .parquet nor .csv.", "--out windows.parquet")
+    source = pick_dataset(home_of(home), dataset, json_output)
+    frame = sample_windows(source, windows, length, split, seed)
+    if out_file:
+        commit_file(out_file, frame.write_csv if out_file.suffix == ".csv" else frame.write_parquet)
+    about = summary_of(frame)
+    if json_output:
+        print_json({"dataset": source.name, "windows": about.to_dicts(), "file": out_file})
+        return
+    print_table(f"windows of {length} rows, {split} split of {source.name}", about.columns, about.rows())
+    if out_file:
+        out.print(f"wrote {out_file}, {frame.height} rows", highlight=False)
 
 
 @app.command("merge")

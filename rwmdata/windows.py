@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import polars as pl
 
+from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 
 
@@ -26,6 +28,64 @@ def window_starts(start: np.ndarray, length: np.ndarray, window: int, episodes: 
     count = np.maximum(length - window + 1, 0)
     before = np.cumsum(count) - count
     return np.repeat(start - before, count) + np.arange(count.sum(), dtype=np.int64)
+
+
+def split_starts(dataset: Dataset, split: str, window: int) -> np.ndarray:
+    """Return the starts of every window of ``window`` rows in a split, ``(n,)`` int64.
+
+    Raises:
+        RwmError: No episode of the split is long enough for one.
+    """
+    ids = dataset.split(split)
+    starts = window_starts(dataset.episodes.start, dataset.episodes.length, window, ids)
+    if len(starts) == 0:
+        longest = int(dataset.episodes.length[ids].max(initial=0))
+        raise RwmError(
+            f"No episode in the {split} split of '{dataset.name}' has the {window} rows one window needs (in a fit "
+            f"history + forecast); it has {len(ids)} episodes, the longest of {longest} rows.",
+            "shorter windows, or rwm data export with more transitions",
+        )
+    return starts
+
+
+def sample_windows(dataset: Dataset, count: int, length: int, split: str = "train", seed: int = 0) -> pl.DataFrame:
+    """Return random windows of a split as a frame: ``window``, ``episode``, ``step``, ``behaviour``, then the columns.
+
+    Args:
+        dataset: The dataset.
+        count: Windows; fewer where the split has fewer.
+        length: Rows per window.
+        split: ``train``, ``val`` or ``test``.
+        seed: Seed of the choice, which is the first batch of a fit with that seed.
+
+    Raises:
+        RwmError: No episode of the split is long enough.
+    """
+    starts = split_starts(dataset, split, length)
+    count = min(count, len(starts))
+    drawn = WindowSampler(starts, seed).draw(0, count)
+    rows = gather(dataset.matrix(), drawn, length).reshape(count * length, -1)
+    episode = np.searchsorted(dataset.episodes.start, drawn, side="right") - 1
+    step = (drawn - dataset.episodes.start[episode])[:, None] + np.arange(length)
+    about = pl.DataFrame({"window": np.repeat(np.arange(count), length), "episode": np.repeat(episode, length),
+                          "step": step.ravel()})  # fmt: skip
+    names = pl.Series("behaviour", [dataset.episodes.behaviour[e] for e in about["episode"]], pl.String)
+    return about.with_columns(names).hstack(pl.DataFrame(rows, schema=list(dataset.schema.csv_names)))
+
+
+def summary_of(windows: pl.DataFrame) -> pl.DataFrame:
+    """Return a row about each window of :func:`sample_windows`: where it is from, and how the robot moved in it."""
+    feet, actions = pl.col("^foot_contact_.*$"), pl.col("^action_.*$")
+    return windows.group_by("window", maintain_order=True).agg(
+        pl.col("episode", "behaviour").first(),
+        pl.col("step").min().alias("from"),
+        pl.col("step").max().alias("to"),
+        pl.mean("base_lin_vel_x").alias("forward (m/s)"),
+        pl.mean("base_ang_vel_z").alias("turning (rad/s)"),
+        pl.mean_horizontal(actions.abs()).mean().alias("|action|"),
+        pl.mean_horizontal(feet).mean().alias("feet down"),
+        pl.col("terminated").max().cast(pl.Boolean).alias("falls"),
+    )
 
 
 class WindowSampler:

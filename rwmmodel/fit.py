@@ -14,7 +14,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
-from rwmdata.windows import WindowSampler, balanced_weights
+from rwmdata.windows import WindowSampler, balanced_weights, split_starts
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
 from rwmmodel.data import RowStore
 from rwmmodel.devices import require_precision, resolve_device
@@ -22,7 +22,7 @@ from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
 from rwmmodel.fit_config import FitConfig, fit_preset
 from rwmmodel.loss import LossTerms, draw_bootstrap, draw_noise, ensemble_loss
 from rwmmodel.normalizer import Normalizer
-from rwmmodel.validation import Validator, split_starts
+from rwmmodel.validation import Validator
 
 MODEL_FILE = "model.safetensors"
 """Weights with the lowest held-out loss."""

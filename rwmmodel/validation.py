@@ -7,32 +7,13 @@ import torch
 from torch import Tensor
 
 from rwmdata.catalog import Dataset
-from rwmdata.errors import RwmError
-from rwmdata.windows import WindowSampler, window_starts
+from rwmdata.windows import WindowSampler, split_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble
 from rwmmodel.fit_config import FitConfig
 from rwmmodel.loss import draw_noise, ensemble_loss
 
 HORIZONS = (1, 8, 32)
-
-
-def split_starts(dataset: Dataset, split: str, window: int) -> np.ndarray:
-    """Return the starts of every window of ``window`` rows in a split, ``(n,)`` int64.
-
-    Raises:
-        RwmError: No episode of the split is long enough for one.
-    """
-    ids = dataset.split(split)
-    starts = window_starts(dataset.episodes.start, dataset.episodes.length, window, ids)
-    if len(starts) == 0:
-        longest = int(dataset.episodes.length[ids].max(initial=0))
-        raise RwmError(
-            f"No episode in the {split} split of '{dataset.name}' has the {window} rows one window needs (history + "
-            f"forecast); it has {len(ids)} episodes, the longest of {longest} rows.",
-            "smaller --history and --forecast, or rwm data export with more transitions",
-        )
-    return starts
 
 
 class Validator:

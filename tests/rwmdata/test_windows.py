@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rwmdata.errors import RwmError
-from rwmdata.windows import WindowSampler, balanced_weights, gather, window_starts
+from rwmdata.windows import WindowSampler, balanced_weights, gather, sample_windows, summary_of, window_starts
 
 START = np.array([0, 5, 7, 20])
 LENGTH = np.array([5, 2, 13, 4])
@@ -90,3 +90,22 @@ def test_balanced_behaviours_are_drawn_equally_often():
     shares = {k: weights[[labels[e] == k for e in episode]].sum() for k in "ab"}
     assert weights.sum() == pytest.approx(1.0) and shares["a"] == pytest.approx(0.5)
     assert balanced_weights(np.array([0, 1]), np.array([0]), [None]).tolist() == [0.5, 0.5]
+
+
+def test_a_sample_is_what_a_fit_would_draw(make_dataset, episodes):
+    parts = episodes(4, 30)
+    parts[0][-1, -1] = 1
+    dataset = make_dataset(parts)
+    frame = sample_windows(dataset, 5, 10, seed=3)
+    ids = dataset.split("train")
+    starts = window_starts(dataset.episodes.start, dataset.episodes.length, 10, ids)
+    drawn = WindowSampler(starts, 3).draw(0, 5)
+    rows = frame.select(dataset.schema.csv_names).to_numpy().reshape(5, 10, -1)
+    np.testing.assert_array_equal(rows, gather(dataset.matrix(), drawn, 10))
+    first = frame.filter(frame["window"] != frame["window"].shift().fill_null(-1))
+    np.testing.assert_array_equal(first["episode"] * 30 + first["step"], drawn)
+    about = summary_of(frame)
+    assert about["to"].to_list() == (first["step"] + 9).to_list() and about["behaviour"].to_list() == ["synthetic"] * 5
+    np.testing.assert_allclose(about["forward (m/s)"], rows[:, :, 0].mean(1), rtol=1e-5)
+    assert about["falls"].to_list() == [bool(w[:, -1].any()) for w in rows]
+    assert sample_windows(dataset, 10_000, 30).height == 30 * len(ids)
