@@ -286,7 +286,7 @@ def shard_table(schema: Schema, pending: _Pending) -> pa.Table:
 def _transposed(parts: list[np.ndarray], width: int) -> np.ndarray:
     """Join arrays ``(n, width)`` to columns ``(width, sum n)``."""
     if all(p.flags.f_contiguous or not p.flags.c_contiguous for p in parts):
-        return np.concatenate(parts).T
+        return np.ascontiguousarray(np.concatenate(parts).T)
     bounds = np.cumsum([0, *map(len, parts)])
     out = np.empty((width, bounds[-1]), np.float32)
     for part, start, stop in zip(parts, bounds, bounds[1:], strict=False):

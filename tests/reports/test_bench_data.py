@@ -10,7 +10,7 @@ def test_every_step_is_measured_in_a_process_of_its_own(tmp_path):
     found = bench_data(BenchDataConfig(rows=4000, csv_mb=1), tmp_path)
     values = {r["name"]: r for r in found["rows"]}
     assert values["csv to parquet (baseline: pandas)"]["ratio"] > 0
-    assert all(r["value"] > 0 for r in found["rows"]) and len(values) == 9
+    assert all(r["value"] > 0 for r in found["rows"]) and len(values) == 11
     assert list(tmp_path.iterdir()) == []
 
 
@@ -19,6 +19,7 @@ def test_ratios_by_hand():
         "write": {"seconds": 2.0, "peak_mib": 1.0},
         "validate": {"seconds": 4.0, "peak_mib": 2.0},
         "fit": {"first_batch_s": 3.0, "peak_mib": 3.0, "windows_per_s": 5.0},
+        "sql": {"group_s": 0.5, "runs_s": 0.1},
         "convert": {"mb_per_s": 90.0, "peak_mib": 10.0},
         "pandas": {"mb_per_s": 30.0, "peak_mib": 40.0},
     }

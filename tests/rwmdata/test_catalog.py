@@ -227,3 +227,14 @@ def test_bad_names_and_empty_datasets_are_refused(home, schema):
         writer_of(home, schema, "../evil")
     with writer_of(home, schema) as writer, pytest.raises(RwmError, match="no rows"):
         writer.commit()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 40, 59), (50, 50)])
+def test_rows_of_any_memory_order_and_length_are_the_same_at_rest(home, schema, rows, order, lengths):
+    whole = np.asarray(rows, order=order)
+    with writer_of(home, schema, "any") as writer:
+        for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+            writer.append_episode(whole[end - length : end], truncated=True)
+        dataset = writer.commit()
+    np.testing.assert_array_equal(dataset.matrix(), rows[: sum(lengths)])
