@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -17,6 +18,8 @@ from rwmdata.errors import RwmError
 
 INTERRUPTED = 130
 """What typer exits with on Ctrl-C."""
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+"""A disk that is full, or a place that must not be written."""
 
 app = typer.Typer(
     name="rwm",
@@ -45,6 +48,12 @@ def run() -> None:
         err.print(f"error: {exc.message}", style="red", highlight=False, markup=False)
         if exc.hint:
             err.print(f"try:   {exc.hint}", highlight=False, markup=False)
+        sys.exit(1)
+    except OSError as exc:
+        if exc.errno not in UNWRITABLE:
+            raise
+        err.print(f"error: {exc.strerror}: {exc.filename or 'a file'}.", style="red", highlight=False, markup=False)
+        err.print("try:   make room, or --home FOLDER; then rwm runs resume", highlight=False, markup=False)
         sys.exit(1)
     except SystemExit as exc:
         if exc.code == INTERRUPTED:

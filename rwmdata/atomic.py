@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rwmdata.errors import RwmError
 from rwmdata.machine import alive
 
 TMP_MARK = ".tmp-"
@@ -50,16 +51,21 @@ def sync_file(path: Path) -> None:
 
 
 def commit_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, then rename it to ``path``; on an error nothing is left behind."""
+    """Let ``write`` fill a temporary file, then rename it to ``path``; on an error nothing is left behind.
+
+    Raises:
+        RwmError: The disk is full or the folder cannot be written.
+    """
     temporary = temporary_name(path)
     try:
         write(temporary)
         sync_file(temporary)
         temporary.replace(path)
-    except BaseException:
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise RwmError(f"Cannot write {path}: {exc.strerror or exc}.", "make room, or --home FOLDER") from exc
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -204,15 +204,8 @@ class DatasetWriter:
     def _write_shard(self, pending: _Pending, number: int) -> ShardInfo:
         table = shard_table(self.schema, pending)
         path = self._temporary / f"shard-{number:05d}.parquet"
-        try:
-            commit_file(
-                path,
-                lambda p: pq.write_table(
-                    table, p, compression="lz4", use_dictionary=["behaviour"], row_group_size=ROW_GROUP_ROWS,
-                ),
-            )  # fmt: skip
-        except OSError as exc:
-            raise RwmError(f"Cannot write {self.path.parent}: {exc.strerror or exc}.", "--home FOLDER") from exc
+        options: dict[str, Any] = {"use_dictionary": ["behaviour"], "row_group_size": ROW_GROUP_ROWS}
+        commit_file(path, lambda p: pq.write_table(table, p, compression="lz4", **options))
         return ShardInfo(file=path.name, rows=table.num_rows, sha256=checksum(path))
 
     def commit(self) -> Dataset:

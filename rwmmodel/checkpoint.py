@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rwmdata.atomic import commit_file
@@ -37,7 +38,8 @@ def save_model(model: DynamicsEnsemble, path: Path) -> None:
     # Cloned, because a GPU keeps a recurrent net's weights in one shared block, which the format refuses.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     # One key only: the format does not keep the order of several, and equal models should be equal files.
-    commit_file(path, lambda p: save_file(tensors, p, {METADATA_KEY: json.dumps(description)}))
+    packed = save(tensors, {METADATA_KEY: json.dumps(description)})
+    commit_file(path, lambda p: p.write_bytes(packed))
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DynamicsEnsemble:
@@ -133,7 +135,14 @@ class FitState:
 def save_fit_state(path: Path, state: FitState, weights: dict[str, Tensor], optimizer_state: dict[str, Any]) -> None:
     """Write everything a resumed fit needs to one file, atomically."""
     content = {"fit": asdict(state), "model": weights, "optimizer": optimizer_state}
-    commit_file(path, lambda p: torch.save(content, p))
+    save_state(path, content)
+
+
+def save_state(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values to one file, atomically; equal content makes equal files."""
+    packed = io.BytesIO()
+    torch.save(content, packed)
+    commit_file(path, lambda p: p.write_bytes(packed.getbuffer()))
 
 
 def load_fit_state(path: Path, device: torch.device) -> tuple[FitState, dict[str, Tensor], dict[str, Any]]:

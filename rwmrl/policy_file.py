@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rwmdata.atomic import commit_file
@@ -84,7 +84,8 @@ def save_policy(policy: MlpPolicy, path: Path) -> None:
     """Write a policy and its description to one file, atomically."""
     description = json.dumps({"format": FORMAT, "info": policy.info.model_dump(mode="json")})
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in policy.state_dict().items()}
-    commit_file(path, lambda p: save_file(tensors, p, {METADATA_KEY: description}))
+    packed = save(tensors, {METADATA_KEY: description})
+    commit_file(path, lambda p: p.write_bytes(packed))
 
 
 def load_policy(path: str | Path, robot: str | None = None) -> MlpPolicy:

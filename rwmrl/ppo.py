@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, one_line
 from rwmdata.runs import Run
+from rwmmodel.checkpoint import save_state
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 from rwmrl.symmetry import Mirror
@@ -268,7 +268,7 @@ class Runner(OnPolicyRunner):
         """Write the newest state and policy; ``path`` is rsl_rl's own choice and not used."""
         self.completed = self.current_learning_iteration + 1
         state = {**self.alg.save(), "completed": self.completed}
-        commit_file(self.run.checkpoints / STATE_FILE, lambda p: torch.save(state, p))
+        save_state(self.run.checkpoints / STATE_FILE, state)
         policy = self.policy()
         save_policy(policy, self.run.checkpoints / STAGE_FILE.format(self.completed))
         save_policy(policy, self.run.checkpoints / POLICY_FILE)
