@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rwmdata.atomic import write_json
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
@@ -28,6 +30,9 @@ MODEL_FILE = "model.safetensors"
 """Weights with the lowest held-out loss."""
 SHOWN = ("val/total", "val/relative_l1_h32")
 """Held-out numbers the progress shows."""
+BAD_BATCH_FILE = "bad_batch.json"
+AVERAGED = "averaged."
+"""Before the keys of the averaged weights in the state file."""
 STATE_FILE = "state.pt"
 """Newest weights, optimiser and counters: what a resumed fit starts from."""
 
@@ -116,6 +121,8 @@ class _Fit:
         self.store = RowStore(dataset, normalizer, self.device, c.rows)
         self.model.to(self.device).precision = c.precision
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
+        averaging = get_ema_multi_avg_fn(c.ema)
+        self.averaged = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True) if c.ema else None
         self.validator = Validator(dataset, self.store, c)
         self.state = FitState()
         self.newest: dict[str, float] = {}
@@ -149,7 +156,7 @@ class _Fit:
         while s.step < c.updates:
             if c.patience is not None and s.stale >= c.patience:
                 return "patience"
-            terms = self._update()
+            terms = self._update(run)
             if self._due(c.log_interval):
                 run.log(s.step, terms.numbers("train/"))
             if self._due(c.val_interval):
@@ -164,7 +171,7 @@ class _Fit:
     def _due(self, interval: int) -> bool:
         return self.state.step > 0 and (self.state.step % interval == 0 or self.state.step == self.config.updates)
 
-    def _update(self) -> LossTerms:
+    def _update(self, run: Run) -> LossTerms:
         """Make one update.
 
         Raises:
@@ -172,25 +179,43 @@ class _Fit:
         """
         c, s = self.config, self.state
         began = time.perf_counter()
-        generator = torch.Generator(self.device).manual_seed(_seed_of(c.seed, s.step))
-        windows = self.store.windows(self.sampler.draw(s.step, c.batch), self.window)
-        noise = draw_noise(generator, c.forecast, c.members, c.batch, self.model.config.state_dim)
-        terms = ensemble_loss(self.model, windows, c.loss, noise, draw_bootstrap(generator, c.members, c.batch))
-        self.optimizer.zero_grad()
-        terms.total.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.lr_at(s.step)
+        starts = self.sampler.draw(s.step, c.batch)
+        terms = self._backward(starts)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip)
-        if not bool(torch.isfinite(terms.total.detach() + norm)):
+        if not bool(torch.isfinite(terms.total + norm)):
             saved = f"the last good state is update {self.saved}" if self.saved else "no state was saved yet"
+            rows = {"update": s.step + 1, "loss": str(terms.total.item()), "window_starts": starts.tolist()}
+            write_json(run.path / BAD_BATCH_FILE, rows)
             raise RwmError(
-                f"At update {s.step + 1} the loss is {terms.total.item()}, the gradient norm {norm.item()}; {saved}.",
+                f"At update {s.step + 1} the loss is {terms.total.item()}, the gradient norm {norm.item()}; {saved}. "
+                f"The windows are named in {run.path / BAD_BATCH_FILE}.",
                 "a lower --lr, and rwm data validate",
             )
         self.whole = False
         self.optimizer.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
         s.step += 1
         self.whole = True
         s.seconds += time.perf_counter() - began
         return terms
+
+    def _backward(self, starts: np.ndarray) -> LossTerms:
+        """Leave the gradient of the loss of the windows at ``starts (Bt,)``; return the loss's terms, detached."""
+        c, batch = self.config, len(starts)
+        generator = torch.Generator(self.device).manual_seed(_seed_of(c.seed, self.state.step))
+        noise = draw_noise(generator, c.forecast, c.members, batch, self.model.config.state_dim)
+        weights = draw_bootstrap(generator, c.members, batch)
+        self.optimizer.zero_grad()
+        terms = []
+        for part in np.array_split(np.arange(batch), c.accumulate):
+            windows, where = self.store.windows(starts[part], self.window), slice(part[0], part[-1] + 1)
+            found = ensemble_loss(self.model, windows, c.loss, noise[:, :, :, where], weights[:, where])
+            (found.total * (len(part) / batch)).backward()
+            terms.append(found.scaled(len(part) / batch))
+        return sum(terms[1:], terms[0])
 
     def _validate(self, run: Run) -> None:
         """Score the model and keep it if it is the best so far.
@@ -199,29 +224,38 @@ class _Fit:
             RwmError: The held-out loss is not finite.
         """
         s = self.state
-        self.newest = self.validator(self.model)
+        kept = cast(DynamicsEnsemble, self.averaged.module) if self.averaged else self.model
+        self.newest = self.validator(kept)
         loss = self.newest["val/total"]
         run.log(s.step, self.newest)
         if not math.isfinite(loss):
             raise RwmError(f"After update {s.step} the held-out loss is {loss}.", "a lower --lr, and rwm data validate")
         if not s.best or loss < s.best["val/total"]:
-            save_model(self.model, run.checkpoints / MODEL_FILE)
+            save_model(kept, run.checkpoints / MODEL_FILE)
             s.best, s.best_step, s.stale, s.validated = self.newest, s.step, 0, s.step
         else:
             s.stale, s.validated = s.stale + 1, s.step
 
     def _save(self, run: Run) -> None:
-        save_fit_state(run.checkpoints / STATE_FILE, self.state, self.model.state_dict(), self.optimizer.state_dict())
+        weights = self.model.state_dict() | ({} if self.averaged is None else _prefixed(self.averaged.state_dict()))
+        save_fit_state(run.checkpoints / STATE_FILE, self.state, weights, self.optimizer.state_dict())
         self.saved = self.state.step
 
     def _restore(self, run: Run) -> None:
         file = run.checkpoints / STATE_FILE
         if file.exists():
             self.state, weights, optimizer = load_fit_state(file, self.device)
+            averaged = {k.removeprefix(AVERAGED): weights.pop(k) for k in [*weights] if k.startswith(AVERAGED)}
             self.model.load_state_dict(weights)
+            if self.averaged:
+                self.averaged.load_state_dict(averaged)
             self.optimizer.load_state_dict(optimizer)
             self.saved = self.state.step
         run.truncate_metrics(self.state.step)
+
+
+def _prefixed(state: dict[str, Any]) -> dict[str, Any]:
+    return {AVERAGED + key: value for key, value in state.items()}
 
 
 def _seed_of(seed: int, step: int) -> int:

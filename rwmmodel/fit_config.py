@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -25,13 +26,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {},
     # Both: 2500 iterations of 20 mini-batches.
     "reference": {
-        "batch": 5000, "updates": 50_000, "val_interval": 500, "checkpoint_interval": 500, "val_windows": 1024,
+        "batch": 5000, "updates": 50_000, "schedule": "constant", "val_interval": 500, "checkpoint_interval": 500,
+        "val_windows": 1024,
     },
     "paper": {
-        "batch": 1024, "updates": 50_000, "lr": 1e-4, "weight_decay": 1e-5, "val_interval": 500,
+        "batch": 1024, "updates": 50_000, "lr": 1e-4, "schedule": "constant", "weight_decay": 1e-5, "val_interval": 500,
         "checkpoint_interval": 500, "val_windows": 1024,
     },
 }  # fmt: skip
+
+
+LAST_LR = 0.01
 
 
 class FitConfig(Architecture):
@@ -47,7 +52,13 @@ class FitConfig(Architecture):
     balance: bool = False
     """Draw windows of every behaviour equally often, with replacement; else every window once an epoch."""
     updates: int = Field(200, ge=1)
+    accumulate: int = Field(1, ge=1)
+    """Parts a batch is worked through in, one after the other: the same gradient in less memory."""
     lr: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """``cosine`` brings the learning rate down to ``LAST_LR`` of itself over the updates."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for none."""
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
@@ -66,6 +77,13 @@ class FitConfig(Architecture):
     """Updates between saved states."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many validations without a new best loss; None never stops early."""
+
+    def lr_at(self, update: int) -> float:
+        """Return the learning rate of an update, counted from 0."""
+        if self.schedule == "constant":
+            return self.lr
+        share = 0.5 * (1 + math.cos(math.pi * min(update / self.updates, 1.0)))
+        return self.lr * (LAST_LR + (1 - LAST_LR) * share)
 
     def ensemble(self, dataset: Dataset) -> EnsembleConfig:
         """Return the architecture for a dataset's columns."""

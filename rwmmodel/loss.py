@@ -27,6 +27,8 @@ class LossConfig(Frozen):
 
     kind: Literal["sampled_mse", "nll"] = "sampled_mse"
     """State term: squared error of a sample (its optimum is std = 0), or the Gaussian negative log-likelihood."""
+    teacher_forcing: bool = False
+    """Feed recorded states back instead of the member's own samples: the ablation of arXiv:2501.10100."""
     decay: float = Field(1.0, gt=0.0)
     """alpha: forecast step i counts alpha^i."""
     state_weight: float = 1.0
@@ -53,6 +55,13 @@ class LossTerms:
     extension: Tensor
     contact: Tensor
     termination: Tensor
+
+    def scaled(self, factor: float) -> LossTerms:
+        """Return the terms times ``factor``, detached."""
+        return LossTerms(*(getattr(self, f.name).detach() * factor for f in fields(self)))
+
+    def __add__(self, other: LossTerms) -> LossTerms:
+        return LossTerms(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def numbers(self, prefix: str = "") -> dict[str, float]:
         """Return the terms as plain numbers, ready to log."""
@@ -108,7 +117,8 @@ def ensemble_loss(
             f"{model.config.history}."
         )
     decay = config.decay ** torch.arange(forecast, device=noise.device, dtype=noise.dtype) / forecast
-    state = _state_term(model, windows, config.kind, noise, weights, decay)
+    state_term = _teacher_forced_term if config.teacher_forcing else _state_term
+    state = state_term(model, windows, config.kind, noise, weights, decay)
     contact, termination, extension = _auxiliary_terms(model, windows, weights, decay)
     bound = model.state_head.log_delta.exp().mean()
     total = (
@@ -133,8 +143,7 @@ def _state_term(
     for i in range(len(decay)):
         mean, std = model.state_head(features, last)
         target = states[:, history + i]
-        term = _nll(mean, std, target) if kind == "nll" else (mean + std * noise[i, 1] - target).square().sum(-1)
-        total = total + decay[i] * (weights * term).mean()
+        total = total + decay[i] * (weights * _error(kind, mean, std, target, noise[i, 1])).mean()
         if i + 1 == len(decay):
             break
         last = mean + std * noise[i, 0]
@@ -143,6 +152,26 @@ def _state_term(
         features, carry = model.state_base.step(torch.cat((last, action), dim=-1).flatten(0, 1), carry)
         features = features.view(members, batch, -1)
     return total
+
+
+def _teacher_forced_term(
+    model: DynamicsEnsemble, windows: Windows, kind: str, noise: Tensor, weights: Tensor, decay: Tensor
+) -> Tensor:
+    """Every step sees recorded states only, so all of them run through the base at once."""
+    forecast, states = len(decay), windows.states
+    pairs = torch.cat((states[:, :-1], windows.actions[:, 1:]), dim=-1)
+    features, _ = model.state_base.encode(pairs, last=forecast)
+    total = noise.new_zeros(())
+    for i in range(forecast):
+        row = model.config.history + i
+        mean, std = model.state_head(features[:, i], states[:, row - 1])
+        total = total + decay[i] * (weights * _error(kind, mean, std, states[:, row], noise[i, 1])).mean()
+    return total
+
+
+def _error(kind: str, mean: Tensor, std: Tensor, target: Tensor, noise: Tensor) -> Tensor:
+    """Return the state term of every member and window, ``(B, Bt)``."""
+    return _nll(mean, std, target) if kind == "nll" else (mean + std * noise - target).square().sum(-1)
 
 
 def _nll(mean: Tensor, std: Tensor, target: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from rwmmodel.ensemble import DynamicsEnsemble
 from rwmmodel.fit_config import FitConfig
 from rwmmodel.loss import draw_noise, ensemble_loss
 
-HORIZONS = (1, 8, 32)
+HORIZONS = (1, 8, 32, 100, 368)
 
 
 class Validator:

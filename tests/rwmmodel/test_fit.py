@@ -202,6 +202,37 @@ def test_a_fit_is_resumed_by_its_run_alone(home, linear_dataset):
         resume_fit(home, resumed)
 
 
+def test_a_batch_in_parts_takes_the_same_step(home, linear_dataset):
+    whole, parts = (fit_model(home, linear_dataset, tiny(updates=3, accumulate=n)) for n in (1, 3))
+    for name, weight in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(parts)[name], weight, rtol=1e-4, atol=1e-6, msg=name)
+    losses = [[r["value"] for r in run.metrics() if r["metric"] == "train/total"] for run in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_averaged_weights_are_the_running_mean_and_survive_a_resume(home, linear_dataset):
+    decay = 0.75
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny(updates=4, ema=decay, val_interval=4), interrupting(2))
+    run = fit_model(home, linear_dataset, resume=home.runs("model")[0])
+    plain = [weights_of(fit_model(home, linear_dataset, tiny(updates=n, schedule="constant"))) for n in (1, 2, 3, 4)]
+    same = fit_model(home, linear_dataset, tiny(updates=4, ema=decay, schedule="constant"))
+    expected = plain[0]["state_head.mean.weight_0"]
+    for weights in plain[1:]:
+        expected = decay * expected + (1 - decay) * weights["state_head.mean.weight_0"]
+    kept = load_model(same.checkpoints / MODEL_FILE).state_head.mean.weight_0
+    torch.testing.assert_close(kept.detach(), expected)
+    undisturbed = fit_model(home, linear_dataset, tiny(updates=4, ema=decay, val_interval=4))
+    files = [(r.checkpoints / MODEL_FILE).read_bytes() for r in (run, undisturbed)]
+    assert files[0] == files[1]
+
+
+def test_the_learning_rate_falls_along_a_cosine():
+    config = FitConfig(lr=2.0, updates=100)
+    assert [config.lr_at(k) for k in (0, 50, 100)] == pytest.approx([2.0, 1.01, 0.02])
+    assert FitConfig(lr=2.0, schedule="constant").lr_at(150) == 2.0
+
+
 def test_a_finished_fit_is_not_resumed(fitted, linear_dataset, home):
     with pytest.raises(RwmError, match="is finished"):
         fit_model(home, linear_dataset, resume=fitted[0])

@@ -45,7 +45,8 @@ def member_terms(model, w, config, eps, b):
         else:
             error = (mean + std * eps[i, 1] - target) ** 2
         state += alpha * error.sum(dim=1).mean()
-        seen = torch.cat((seen, (mean + std * eps[i, 0]).unsqueeze(1)), dim=1)
+        fed_back = target if config.teacher_forcing else mean + std * eps[i, 0]
+        seen = torch.cat((seen, fed_back.unsqueeze(1)), dim=1)
         aux = newest_features(model.auxiliary_base, w.states[:, first:row], w.actions[:, first + 1 : row + 1])
         head = model.auxiliary_head
         contact += alpha * F.binary_cross_entropy_with_logits(mlp_of(head.contact, b, aux), w.contact[:, row])
@@ -82,6 +83,8 @@ CASES = [
     ("gru", LossConfig(kind="nll", decay=0.7), 0),
     ("lstm", LossConfig(decay=0.5, state_weight=2.0, bound_weight=0.5, contact_weight=3.0, termination_weight=0.25), 2),
     ("mlp", LossConfig(extension_weight=0.0), 2),
+    ("gru", LossConfig(teacher_forcing=True, decay=0.9), 0),
+    ("mlp", LossConfig(teacher_forcing=True, kind="nll"), 0),
 ]
 
 
