@@ -12,7 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
-from cli import bench, data_edit, demo, doctor, evaluate, fit, policy, runs, sql, train
+from cli import bench, data_edit, demo, doctor, evaluate, fit, model, policy, runs, sql, train
 from cli.common import err
 from rwmdata.errors import RwmError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.add_typer(data_edit.app, name="data")
 app.command("fit")(fit.fit)
+app.add_typer(model.app, name="model")
 app.command("policy")(policy.policy)
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="eval")

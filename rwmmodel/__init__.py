@@ -7,6 +7,7 @@ from rwmmodel.fit import fit_model, resume_fit
 from rwmmodel.fit_config import FitConfig, fit_preset
 from rwmmodel.loss import LossConfig, LossTerms, draw_bootstrap, draw_noise, ensemble_loss
 from rwmmodel.normalizer import Normalizer
+from rwmmodel.reference_checkpoint import export_reference, import_reference
 from rwmmodel.validation import roll_mean
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "draw_bootstrap",
     "draw_noise",
     "ensemble_loss",
+    "export_reference",
     "fit_model",
     "fit_preset",
+    "import_reference",
     "load_model",
     "resolve_device",
     "resume_fit",

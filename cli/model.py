@@ -1,0 +1,108 @@
+"""``rwm model``: look at dynamics models, take the authors' in and give ours out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import HomeOption, JsonOption, home_of, out, pick_run, print_json, print_table, say
+from rwmdata.errors import RwmError
+
+app = typer.Typer(help="Look at, import and export dynamics models.", no_args_is_help=True)
+
+ModelArgument = Annotated[str | None, typer.Argument(help="Model run or file; the newest when left out.")]
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the authors' code (torch.save).")],
+    robot: Annotated[str, typer.Option("--robot", help="Whose columns and normaliser it has.")] = "anymal_d",
+    history: Annotated[int, typer.Option("--history", min=2, help="History horizon M, rows.")] = 32,
+    home: HomeOption = ".",
+    json_output: JsonOption = False,
+) -> None:
+    """Read the world model of a reference checkpoint as a model run."""
+    from rwmdata.runs import Run
+    from rwmmodel.checkpoint import save_model
+    from rwmmodel.fit import MODEL_FILE
+    from rwmmodel.reference_checkpoint import import_reference
+
+    model = import_reference(file, robot, history)
+    config = {"imported": file.name, **model.config.model_dump(mode="json")}
+    run = Run.create(home_of(home), "model", config, {"dataset": None}, 0)
+    with run.running():
+        save_model(model, run.checkpoints / MODEL_FILE)
+        run.finish({"parameters": model.parameter_count})
+    facts = facts_of(run.checkpoints / MODEL_FILE)
+    if json_output:
+        print_json({"run": run.id, "path": run.path, **facts})
+        return
+    print_table(f"model {run.id}", ("what", "value"), list(facts.items()))
+    out.print(f"wrote {run.path}", highlight=False)
+    say("next: rwm eval uncertainty")
+
+
+@app.command("export")
+def export(
+    out_file: Annotated[Path, typer.Option("--out", help="File to write.")],
+    model: ModelArgument = None,
+    form: Annotated[str, typer.Option("--format", help="reference: the authors' checkpoint.")] = "reference",
+    home: HomeOption = ".",
+    json_output: JsonOption = False,
+) -> None:
+    """Write a model as a checkpoint of the authors' code."""
+    from rwmmodel.checkpoint import load_model
+    from rwmmodel.reference_checkpoint import export_reference
+
+    if form != "reference":
+        raise RwmError(f"Unknown format '{form}'.", "--format reference")
+    export_reference(load_model(file_of(home, model, json_output)), out_file)
+    if json_output:
+        print_json({"file": out_file})
+    else:
+        out.print(f"wrote {out_file}", highlight=False)
+
+
+@app.command("info")
+def info(model: ModelArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+    """Show a model's architecture, sizes, normaliser and origin."""
+    facts = facts_of(file_of(home, model, json_output))
+    if json_output:
+        print_json(facts)
+    else:
+        print_table("model", ("what", "value"), list(facts.items()))
+
+
+def file_of(home: str, model: str | None, quiet: bool) -> Path:
+    """Return the file of a model named by run, by file, or the newest."""
+    from rwmmodel.fit import MODEL_FILE
+
+    if model is not None and Path(model).is_file():
+        return Path(model)
+    return pick_run(home_of(home), "model", model, quiet).checkpoints / MODEL_FILE
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return what there is to say about a model file."""
+    from rwmmodel.checkpoint import load_model
+
+    model = load_model(path)
+    c, n = model.config, model.normalizer
+    size = {"gru": c.hidden, "lstm": c.hidden}.get(c.base, list(c.mlp_hidden))
+    layers = f" x {c.layers}" if c.base in ("gru", "lstm") else ""
+    identity = bool((n.state_std == 1).all()) and bool((n.state_mean == 0).all())
+    return {
+        "file": str(path),
+        "base": f"{c.base}, {size}{layers}",
+        "members": c.members,
+        "history": c.history,
+        "state, action, extension, contact": f"{c.state_dim}, {c.action_dim}, {c.extension_dim}, {c.contact_dim}",
+        "heads": c.head_hidden,
+        "parameters": model.parameter_count,
+        "normaliser": "identity" if identity else f"state std {n.state_std.min():.3g} to {n.state_std.max():.3g}",
+        "robot": model.info.robot if model.info else None,
+        "control rate (Hz)": model.info.control_hz if model.info else None,
+        "dataset": model.info.dataset if model.info else None,
+    }
