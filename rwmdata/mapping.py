@@ -118,6 +118,13 @@ class Assembler:
                 f"The mapping {'; '.join(faults) or 'has no groups'}.",
                 f"groups are {', '.join(schema.groups)}; those not recorded belong under 'missing'",
             )
+        for group, source in mapping.groups.items():
+            width = schema.group(group).stop - schema.group(group).start
+            if isinstance(source.scale, list) and len(source.scale) != width:
+                raise RwmError(
+                    f"The mapping gives '{group}' {len(source.scale)} scales, it has {width} columns.",
+                    "one number for all, or one each",
+                )
         self._order = {
             **dict.fromkeys(PER_JOINT, _order(mapping.joints, robot.joints, "joints")),
             **dict.fromkeys(PER_LEG, _order(mapping.legs, robot.legs, "legs")),
