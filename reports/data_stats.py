@@ -9,6 +9,7 @@ import numpy as np
 
 from reports.figures import BLUE, figure
 from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
 
 BINS = 40
 BARS = " ▁▂▃▄▅▆▇█"
@@ -41,7 +42,15 @@ def sparkline(counts: list[int], width: int = 20) -> str:
 
 
 def draw_histograms(folder: Path, dataset: Dataset, statistics: list[dict[str, Any]]) -> list[Path]:
-    """Draw one figure per column group, every column a panel of its own; return the files."""
+    """Draw one figure per column group, every column a panel of its own; return the files.
+
+    Raises:
+        RwmError: The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--out FOLDER") from exc
     written = []
     for group in dict.fromkeys(s["group"] for s in statistics):
         members = [s for s in statistics if s["group"] == group]

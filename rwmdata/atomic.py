@@ -51,13 +51,14 @@ def sync_file(path: Path) -> None:
 
 
 def commit_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, then rename it to ``path``; on an error nothing is left behind.
+    """Let ``write`` fill a temporary file, then rename it to ``path``; on an error no half file is left behind.
 
     Raises:
         RwmError: The disk is full or the folder cannot be written.
     """
     temporary = temporary_name(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         sync_file(temporary)
         temporary.replace(path)

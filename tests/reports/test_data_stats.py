@@ -32,5 +32,5 @@ def test_a_line_of_text_shows_the_shape():
 
 
 def test_every_group_is_drawn(dataset, tmp_path):
-    files = draw_histograms(tmp_path, dataset, column_statistics(dataset))
+    files = draw_histograms(tmp_path / "new" / "folder", dataset, column_statistics(dataset))
     assert len(files) == 9 and all(f.stat().st_size > 5000 for f in files)
