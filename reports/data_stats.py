@@ -71,6 +71,6 @@ def draw_histograms(folder: Path, dataset: Dataset, statistics: list[dict[str, A
             for ax in axes[-1]:
                 ax.set_xlabel(members[0]["unit"], fontsize=11)
             figure_of = axes[0, 0].figure
-            figure_of.suptitle(f"{group}, {dataset.name}: {dataset.rows:,} rows")
+            figure_of.suptitle(f"{group}, {dataset.name}: {dataset.rows:,} rows; the outermost bars hold the tails")
         written.append(path)
     return written
