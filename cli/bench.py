@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import JsonOption, SeedOption, print_json, print_table, progress_bar
+from cli.common import DeviceOption, JsonOption, SeedOption, print_json, print_table, progress_bar
 
 app = typer.Typer(help="Measure speeds beside their baselines.", no_args_is_help=True)
 
@@ -45,6 +45,24 @@ def data(
 
     with progress_bar("bench", json_output) as progress:
         found = bench_data(BenchDataConfig(rows=rows, csv_mb=csv_mb), folder, progress)
+    show(found, json_output)
+
+
+@app.command("fit")
+def fit(
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Windows per update.")] = 1000,
+    members: Annotated[int, typer.Option("--members", min=1, help="Ensemble size.")] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="The fastest update counts.")] = 3,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Compare an update with one in which every member runs the whole window by itself."""
+    from reports.bench_fit import BenchFitConfig, bench_fit
+
+    config = BenchFitConfig(batch=batch, members=members, repeats=repeats, device=device, seed=seed)
+    with progress_bar("bench", json_output) as progress:
+        found = bench_fit(config, progress)
     show(found, json_output)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rwmdata.errors import RwmError
 from rwmmodel.devices import Precision
+from rwmmodel.gru import layer_weights, run_gru
 
 BaseCarry = tuple[Tensor, ...]
 """What a base remembers of the pairs it has seen; every tensor is ``(E, ...)``."""
@@ -76,12 +77,22 @@ class GruBase(Base):
         self.rnn = nn.GRU(input_dim, hidden, layers, batch_first=True)
 
     def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
+        # Our own is faster where gradients are wanted on a processor, and only over several steps.
+        if torch.is_grad_enabled() and inputs.device.type == "cpu" and self.precision == "float32":
+            return run_gru(self.rnn, inputs, None, last)
         output, hidden = self.rnn(inputs)
         return output[:, output.shape[1] - last :], hidden.unbind(0)
 
     def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
-        output, hidden = self.rnn(inputs.unsqueeze(1), torch.stack(carry))
-        return output[:, 0], hidden.unbind(0)
+        if self.precision != "float32":
+            output, hidden = self.rnn(inputs.unsqueeze(1), torch.stack(carry))
+            return output[:, 0], hidden.unbind(0)
+        # Cell by cell: the carry need not be packed into one tensor and back.
+        after = []
+        for layer, hidden in enumerate(carry):
+            inputs = torch.gru_cell(inputs, hidden, *layer_weights(self.rnn, layer))
+            after.append(inputs)
+        return inputs, tuple(after)
 
 
 class LstmBase(Base):
