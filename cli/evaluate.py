@@ -51,6 +51,29 @@ def uncertainty(
     show_scalars(result, json_output)
 
 
+@app.command("dynamics")
+def dynamics(
+    dataset: DatasetArgument = None,
+    model: ModelOption = None,
+    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 64,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Autoregressive steps, where episodes allow.")] = 368,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Measure a model's error by horizon and state group, beside holding the last state and a linear model."""
+    from reports.dynamics import DynamicsConfig, evaluate_dynamics
+
+    where = home_of(home)
+    run = pick_run(where, "model", model, json_output)
+    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
+    config = DynamicsConfig(windows=windows, steps=steps, seed=seed, device=device)
+    with progress_bar("dynamics", json_output) as progress:
+        result = evaluate_dynamics(where, source, run, config, progress)
+    show_scalars(result, json_output)
+
+
 @app.command("policy")
 def policy(
     policy: Annotated[

@@ -90,6 +90,12 @@ def held_out_windows(dataset: Dataset, count: int, history: int, steps: int, see
     return HeldOutWindows(gather(dataset.matrix(), starts[chosen], length), starts[chosen], episode[chosen], split)
 
 
+def longest_rollout(dataset: Dataset, history: int) -> int:
+    """Return how many steps can follow a history in the longest held-out episode (test split, else val), at least 1."""
+    ids = dataset.split("test") if len(dataset.split("test")) else dataset.split("val")
+    return max(1, int(dataset.episodes.length[ids].max(initial=0)) - history)
+
+
 def roll_out(
     model: DynamicsEnsemble,
     dataset: Dataset,

@@ -54,7 +54,7 @@ def evaluate_uncertainty(
     config = config or UncertaintyConfig()
     device = resolve_device(config.device)
     model = load_model(model_run.checkpoints / "model.safetensors", device).eval()
-    _refuse_mismatch(dataset, model_run, (model.config.state_dim, model.config.action_dim))
+    refuse_mismatch(dataset, model_run, (model.config.state_dim, model.config.action_dim))
     history = model.config.history
     windows = held_out_windows(dataset, config.windows, history, config.steps, config.seed)
     parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
@@ -87,7 +87,12 @@ def evaluate_uncertainty(
     return run
 
 
-def _refuse_mismatch(dataset: Dataset, model_run: Run, model_dims: tuple[int, int]) -> None:
+def refuse_mismatch(dataset: Dataset, model_run: Run, model_dims: tuple[int, int]) -> None:
+    """Refuse a dataset of other sizes than the model's.
+
+    Raises:
+        RwmError: They differ.
+    """
     dims = (dataset.schema.dims["state"], dataset.schema.dims["action"])
     if dims != model_dims:
         raise RwmError(
