@@ -30,6 +30,13 @@ def fit(
     members: Annotated[int | None, typer.Option("--members", min=1, help="Ensemble size; 1 is RWM, 5 RWM-U.")] = None,
     loss: Annotated[str | None, typer.Option("--loss", help="sampled_mse or nll.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help="Learning rate: cosine or constant.")] = None,
+    ema: Annotated[
+        float | None, typer.Option("--ema", min=0, help="Keep averaged weights of this decay: 0.999; 0 for none.")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option("--accumulate", min=1, help="Work through a batch in so many parts: less memory.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option("--patience", min=1, help="Stop after this many validations without improvement.")
     ] = None,
@@ -50,7 +57,7 @@ def fit(
 
     overrides: dict[str, Any] = given(
         updates=updates, batch=batch, lr=lr, base=base, members=members, loss=loss, precision=precision,
-        patience=patience, balance=balance, rows=rows,
+        patience=patience, balance=balance, rows=rows, schedule=schedule, ema=ema, accumulate=accumulate,
     )  # fmt: skip
     config = fit_preset(preset, seed=seed, device=device, **overrides)
     source = pick_dataset(home_of(home), dataset, json_output)

@@ -40,9 +40,14 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, model: DynamicsEnsemble) -> dict[str, float]:
-        """Return ``val/<term>`` of the loss and ``val/relative_l1_h<h>`` for every horizon the episodes allow."""
+        """Score a model.
+
+        Returns:
+            ``val/<term>`` of the loss, ``val/relative_l1_h<h>`` for every horizon the episodes allow,
+            ``val/contact_f1`` and, where a window holds a fall, ``val/termination_recall``.
+        """
         model.eval()
-        numbers = self._loss(model) | self._relative_l1(model)
+        numbers = self._loss(model) | self._relative_l1(model) | self._auxiliary(model)
         model.train()
         return numbers
 
@@ -58,6 +63,19 @@ class Validator:
                 sums[name] = sums.get(name, 0.0) + value * len(starts) / len(self.starts)
         return sums
 
+    def _auxiliary(self, model: DynamicsEnsemble) -> dict[str, float]:
+        """Return how well contacts and falls are told one step ahead: F1 = 2 TP / (2 TP + FP + FN), TP / (TP + FN)."""
+        counts = {"contact": torch.zeros(3), "termination": torch.zeros(3)}
+        for starts in _chunks(self.starts, self.config.batch):
+            windows = self.store.windows(starts, self.window)
+            for name, logits in forecast_logits(model, windows.states, windows.actions, self.config.forecast).items():
+                said, true = logits > 0, getattr(windows, name)[:, -self.config.forecast :] > 0.5
+                counts[name] += torch.stack([(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]).cpu()
+        hit, wrong, missed = counts["contact"].tolist()
+        found = {"val/contact_f1": 2 * hit / max(2 * hit + wrong + missed, 1)}
+        hit, _, missed = counts["termination"].tolist()
+        return found | ({"val/termination_recall": hit / (hit + missed)} if hit + missed else {})
+
     def _relative_l1(self, model: DynamicsEnsemble) -> dict[str, float]:
         """Return sum |predicted - recorded| / sum |recorded| over windows, dims and steps 1..h, normalised space."""
         steps = max(self.horizons)
@@ -70,6 +88,25 @@ class Validator:
             size += recorded.abs().sum(dim=(0, 2)).cpu()
         ratio = error.cumsum(0) / size.cumsum(0)
         return {f"val/relative_l1_h{h}": float(ratio[h - 1]) for h in self.horizons}
+
+
+def forecast_logits(model: DynamicsEnsemble, states: Tensor, actions: Tensor, forecast: int) -> dict[str, Tensor]:
+    """Predict contact and termination of a window's last rows from recorded states, mean over members.
+
+    Args:
+        model: The ensemble.
+        states: Recorded windows, normalised, ``(E, M + N, S)``.
+        actions: Actions of the same rows, ``(E, M + N, A)``.
+        forecast: N.
+
+    Returns:
+        Logits of ``contact`` ``(E, N, C)`` and ``termination`` ``(E, N, 1)``.
+    """
+    pairs = torch.cat((states[:, :-1], actions[:, 1:]), dim=-1)
+    features, _ = model.auxiliary_base.encode(pairs, last=forecast)
+    contact, termination, _ = model.auxiliary_head(features.flatten(0, 1))
+    shape = (len(states), forecast, -1)
+    return {"contact": contact.mean(0).view(shape), "termination": termination.mean(0).view(shape)}
 
 
 def roll_mean(model: DynamicsEnsemble, states: Tensor, actions: Tensor) -> Tensor:

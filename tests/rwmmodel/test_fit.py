@@ -79,6 +79,7 @@ def test_a_fit_leaves_its_record(fitted, linear_dataset):
     assert summary["val/total"] == pytest.approx(min(held_out.values()))
     assert held_out[summary["best_update"]] == summary["val/total"]
     names = {r["metric"] for r in run.metrics()}
+    assert {"val/contact_f1"} <= names and 0.5 < summary["val/contact_f1"] <= 1
     assert {"train/state", "val/contact", "val/relative_l1_h1", "val/relative_l1_h8", "val/relative_l1_h32"} <= names
     assert model.info.robot == "toy" and model.info.columns == linear_dataset.schema.csv_names
     assert FitConfig(**run.meta.config).updates == 500
