@@ -28,6 +28,9 @@ def fit(
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="gru, lstm or mlp.")] = None,
     members: Annotated[int | None, typer.Option("--members", min=1, help="Ensemble size; 1 is RWM, 5 RWM-U.")] = None,
+    shared_base: Annotated[
+        bool | None, typer.Option("--shared-base/--independent", help="Members share their recurrent base, or not.")
+    ] = None,
     loss: Annotated[str | None, typer.Option("--loss", help="sampled_mse or nll.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="Learning rate: cosine or constant.")] = None,
@@ -57,7 +60,8 @@ def fit(
 
     overrides: dict[str, Any] = given(
         updates=updates, batch=batch, lr=lr, base=base, members=members, loss=loss, precision=precision,
-        patience=patience, balance=balance, rows=rows, schedule=schedule, ema=ema, accumulate=accumulate,
+        patience=patience, balance=balance, shared_base=shared_base, rows=rows, schedule=schedule, ema=ema,
+        accumulate=accumulate,
     )  # fmt: skip
     config = fit_preset(preset, seed=seed, device=device, **overrides)
     source = pick_dataset(home_of(home), dataset, json_output)

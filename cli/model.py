@@ -96,7 +96,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "base": f"{c.base}, {size}{layers}",
-        "members": c.members,
+        "members": f"{c.members}, {'sharing one base' if c.shared_base else 'each with its own base'}",
         "history": c.history,
         "state, action, extension, contact": f"{c.state_dim}, {c.action_dim}, {c.extension_dim}, {c.contact_dim}",
         "heads": c.head_hidden,

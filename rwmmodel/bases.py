@@ -7,6 +7,7 @@ environments without knowing which base they hold.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,43 @@ class Base(nn.Module, ABC):
 
     @abstractmethod
     def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]: ...
+
+
+class MemberBases(Base):
+    """A base for every member: features have the members in front, ``(B, E, last, H)`` and ``(B, E, H)``.
+
+    The carry is that of the members one after the other.
+    """
+
+    def __init__(self, members: list[Base]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.width = members[0].width
+
+    def encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
+        """Read a history with every member's base."""
+        found = [base.encode(inputs, last) for base in self._bases()]
+        return torch.stack([features for features, _ in found]), tuple(c for _, carry in found for c in carry)
+
+    def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
+        """Read one more pair: ``(E, I)`` for all members, or ``(B, E, I)``, one for each."""
+        bases = self._bases()
+        size = len(carry) // len(bases)
+        own = inputs.expand(len(bases), *inputs.shape[-2:])
+        found = [base.step(own[k], carry[k * size : (k + 1) * size]) for k, base in enumerate(bases)]
+        return torch.stack([features for features, _ in found]), tuple(c for _, part in found for c in part)
+
+    def _bases(self) -> list[Base]:
+        bases = cast(list[Base], list(self.members))
+        for base in bases:
+            base.precision = self.precision
+        return bases
+
+    def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
+        raise NotImplementedError
+
+    def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
+        raise NotImplementedError
 
 
 class GruBase(Base):

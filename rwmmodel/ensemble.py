@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import Frozen
-from rwmmodel.bases import Base, BaseCarry, GruBase, LstmBase, MlpBase
+from rwmmodel.bases import Base, BaseCarry, GruBase, LstmBase, MemberBases, MlpBase
 from rwmmodel.devices import Precision
 from rwmmodel.heads import AuxiliaryHead, StateHead
 from rwmmodel.normalizer import Normalizer
@@ -30,6 +30,9 @@ class Architecture(Frozen):
     head_hidden: int = Field(128, ge=1)
     members: int = Field(5, ge=1)
     """B: 5 for RWM-U, 1 for RWM."""
+    shared_base: bool = True
+    """All members share one state base and one auxiliary base; else each has its own, which costs B times as much and
+    leaves nothing in common that they could all be wrong about."""
     history: int = Field(32, ge=2)
     """History horizon M, rows."""
 
@@ -109,7 +112,7 @@ def _replace(carry: BaseCarry, env_ids: Tensor, other: BaseCarry) -> BaseCarry:
 
 
 class DynamicsEnsemble(nn.Module):
-    """B members that share a state base and an auxiliary base and have heads of their own.
+    """B members with heads of their own that share a state base and an auxiliary base, or have those of their own too.
 
     Inputs are *pairs*: pair ``i`` is the state of row ``i`` with the action of row ``i + 1``, the one that leads from
     row ``i`` to row ``i + 1``. All states and actions are normalised; :attr:`normalizer` maps to and from units.
@@ -203,8 +206,8 @@ class DynamicsEnsemble(nn.Module):
             The prediction of row M.
         """
         inputs = torch.cat((states, actions), dim=-1)
-        features = self.state_base.encode(inputs, last=1)[0][:, 0]
-        aux_features = self.auxiliary_base.encode(inputs, last=1)[0][:, 0]
+        features = self.state_base.encode(inputs, last=1)[0][..., 0, :]
+        aux_features = self.auxiliary_base.encode(inputs, last=1)[0][..., 0, :]
         return self._predict(features, aux_features, states[:, -1], member_ids)
 
     def _predict(
@@ -228,6 +231,12 @@ class DynamicsEnsemble(nn.Module):
 
 
 def _build_base(config: EnsembleConfig) -> Base:
+    if config.shared_base:
+        return _build_one(config)
+    return MemberBases([_build_one(config) for _ in range(config.members)])
+
+
+def _build_one(config: EnsembleConfig) -> Base:
     input_dim = config.state_dim + config.action_dim
     if config.base == "gru":
         return GruBase(input_dim, config.hidden, config.layers)

@@ -138,7 +138,7 @@ def _state_term(
     history, states, actions = model.config.history, windows.states, windows.actions
     pairs = torch.cat((states[:, :history], actions[:, 1 : history + 1]), dim=-1)
     features, carry = model.state_base.encode(pairs, last=1)
-    features, last = features[:, 0], states[:, history - 1]
+    features, last = features[..., 0, :], states[:, history - 1]
     total = noise.new_zeros(())
     for i in range(len(decay)):
         mean, std = model.state_head(features, last)
@@ -147,10 +147,13 @@ def _state_term(
         if i + 1 == len(decay):
             break
         last = mean + std * noise[i, 0]
-        action = actions[:, history + i + 1].expand(members, batch, -1)
-        carry = tile_carry(carry, members) if i == 0 else carry
-        features, carry = model.state_base.step(torch.cat((last, action), dim=-1).flatten(0, 1), carry)
-        features = features.view(members, batch, -1)
+        pairs = torch.cat((last, actions[:, history + i + 1].expand(members, batch, -1)), dim=-1)
+        if model.config.shared_base:
+            carry = tile_carry(carry, members) if i == 0 else carry
+            features, carry = model.state_base.step(pairs.flatten(0, 1), carry)
+            features = features.view(members, batch, -1)
+        else:
+            features, carry = model.state_base.step(pairs, carry)
     return total
 
 
@@ -164,7 +167,7 @@ def _teacher_forced_term(
     total = noise.new_zeros(())
     for i in range(forecast):
         row = model.config.history + i
-        mean, std = model.state_head(features[:, i], states[:, row - 1])
+        mean, std = model.state_head(features[..., i, :], states[:, row - 1])
         total = total + decay[i] * (weights * _error(kind, mean, std, states[:, row], noise[i, 1])).mean()
     return total
 
@@ -187,7 +190,7 @@ def _auxiliary_terms(
     forecast = len(decay)
     pairs = torch.cat((windows.states[:, :-1], windows.actions[:, 1:]), dim=-1)
     features, _ = model.auxiliary_base.encode(pairs, last=forecast)
-    contact, termination, extension = model.auxiliary_head(features.flatten(0, 1))
+    contact, termination, extension = model.auxiliary_head(features.flatten(-3, -2))
     scale = weights.unsqueeze(-1) * decay / weights.numel()
 
     def average(error: Tensor) -> Tensor:

@@ -83,8 +83,10 @@ def export_reference(model: DynamicsEnsemble, path: Path) -> None:
     """Write a model as a reference checkpoint: its world model, and empty places for what it has none of.
 
     Raises:
-        RwmError: The folder cannot be written.
+        RwmError: The model's members have bases of their own, or the folder cannot be written.
     """
+    if not model.config.shared_base:
+        raise RwmError("The reference's members share their bases; a model with shared_base off has no place there.")
     empty: dict[str, Any] = {POLICY: {}, "optimizer_state_dict": {}, "system_dynamics_optimizer_state_dict": {}}
     weights = to_reference({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
     save_state(path, {WORLD_MODEL: weights, **empty, "iter": 0, "infos": None})

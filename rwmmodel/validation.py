@@ -104,7 +104,7 @@ def forecast_logits(model: DynamicsEnsemble, states: Tensor, actions: Tensor, fo
     """
     pairs = torch.cat((states[:, :-1], actions[:, 1:]), dim=-1)
     features, _ = model.auxiliary_base.encode(pairs, last=forecast)
-    contact, termination, _ = model.auxiliary_head(features.flatten(0, 1))
+    contact, termination, _ = model.auxiliary_head(features.flatten(-3, -2))
     shape = (len(states), forecast, -1)
     return {"contact": contact.mean(0).view(shape), "termination": termination.mean(0).view(shape)}
 

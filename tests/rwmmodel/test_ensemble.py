@@ -106,10 +106,11 @@ def test_std_starts_inside_its_bounds():
     assert std.log().min() >= -5 and std.log().max() <= -4 + math.log1p(math.exp(-1))
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("ids", [None, torch.tensor([2, 0, 1, 2])])
-def test_warm_up_then_steps_equals_forward_on_the_longer_window(make_model, base, ids):
-    model, (states, actions) = make_model(base), history(rows=9)
+def test_warm_up_then_steps_equals_forward_on_the_longer_window(make_model, base, ids, shared):
+    model, (states, actions) = make_model(base, shared_base=shared), history(rows=9)
     carry = model.warm_up(states[:, :5], actions[:, :5])
     for newest in (5, 6, 7, 8):
         got, carry = model.step(states[:, newest], actions[:, newest], carry, ids)
@@ -117,6 +118,27 @@ def test_warm_up_then_steps_equals_forward_on_the_longer_window(make_model, base
         full = model(states[:, first : newest + 1], actions[:, first : newest + 1], ids)
         for name in ("state", "std", "aleatoric", "epistemic", "extension", "contact", "termination", "member_mean"):
             close(getattr(got, name), getattr(full, name))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_an_independent_member_is_an_ensemble_of_one(make_model, base):
+    """Member 1 of three, its own base and heads put into a model of a single member, predicts the same."""
+    many, (states, actions) = make_model(base, shared_base=False), history()
+    single = make_model(base, members=1)
+    own = {}
+    for name, tensor in many.state_dict().items():
+        if ".members.1." in name:
+            own[name.replace(".members.1.", ".")] = tensor
+        elif "_head." in name:
+            own[name] = tensor[1:2]
+        elif name.startswith("normalizer."):
+            own[name] = tensor
+    single.load_state_dict(own)
+    ids = torch.ones(4, dtype=torch.int64)
+    ours, alone = many(states, actions, ids), single(states, actions)
+    for name in ("state", "std", "contact", "termination", "extension"):
+        close(getattr(ours, name), getattr(alone, name))
+    assert (many(states, actions).epistemic > 0).all()
 
 
 def test_mlp_base_flattens_the_history(make_model):
@@ -141,9 +163,10 @@ def test_without_extension_there_is_none(make_model):
     assert make_model(extension_dim=0)(*history()).extension is None
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("base", BASES)
-def test_replaced_environments_go_on_from_their_new_history(make_model, base):
-    model, (states, actions) = make_model(base), history()
+def test_replaced_environments_go_on_from_their_new_history(make_model, base, shared):
+    model, (states, actions) = make_model(base, shared_base=shared), history()
     carry = model.warm_up(states[:, :5], actions[:, :5])
     new = model.warm_up(-states[[1, 3], :5], actions[[1, 3], :5])
     mixed = carry.replace(torch.tensor([1, 3]), new)

@@ -25,8 +25,9 @@ def state_head_of(model, member, features, last):
     return mlp_of(head.mean, member, features) + last, torch.exp(s_min + F.softplus(bounded - s_min))
 
 
-def newest_features(base, states, actions):
+def newest_features(base, states, actions, member):
     """Run a whole history from a zero state; no memory is kept between calls."""
+    base = base.members[member] if hasattr(base, "members") else base
     return base.encode(torch.cat((states, actions), dim=-1), last=1)[0][:, 0]
 
 
@@ -37,7 +38,7 @@ def member_terms(model, w, config, eps, b):
     for i in range(FORECAST):
         row, alpha = HISTORY + i, config.decay**i / FORECAST
         first = i if model.config.base == "mlp" else 0
-        features = newest_features(model.state_base, seen[:, first:], w.actions[:, first + 1 : row + 1])
+        features = newest_features(model.state_base, seen[:, first:], w.actions[:, first + 1 : row + 1], b)
         mean, std = state_head_of(model, b, features, seen[:, -1])
         target = w.states[:, row]
         if config.kind == "nll":
@@ -47,7 +48,7 @@ def member_terms(model, w, config, eps, b):
         state += alpha * error.sum(dim=1).mean()
         fed_back = target if config.teacher_forcing else mean + std * eps[i, 0]
         seen = torch.cat((seen, fed_back.unsqueeze(1)), dim=1)
-        aux = newest_features(model.auxiliary_base, w.states[:, first:row], w.actions[:, first + 1 : row + 1])
+        aux = newest_features(model.auxiliary_base, w.states[:, first:row], w.actions[:, first + 1 : row + 1], b)
         head = model.auxiliary_head
         contact += alpha * F.binary_cross_entropy_with_logits(mlp_of(head.contact, b, aux), w.contact[:, row])
         termination += alpha * F.binary_cross_entropy_with_logits(
@@ -78,6 +79,7 @@ def setting(model):
     return noise, drawn, weights
 
 
+SHARED = [True, False]
 CASES = [
     ("gru", LossConfig(), 2),
     ("gru", LossConfig(kind="nll", decay=0.7), 0),
@@ -88,9 +90,12 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("shared", SHARED)
 @pytest.mark.parametrize(("base", "config", "extension_dim"), CASES)
-def test_vectorised_loss_and_gradients_equal_the_per_member_loop(make_model, make_windows, base, config, extension_dim):
-    model = make_model(base, extension_dim=extension_dim)
+def test_vectorised_loss_and_gradients_equal_the_per_member_loop(
+    make_model, make_windows, base, config, extension_dim, shared
+):
+    model = make_model(base, extension_dim=extension_dim, shared_base=shared)
     windows = make_windows(BATCH, HISTORY + FORECAST, extension_dim)
     noise, drawn, weights = setting(model)
     fast = ensemble_loss(model, windows, config, noise, weights)

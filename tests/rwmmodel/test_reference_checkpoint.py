@@ -197,6 +197,13 @@ def test_a_model_of_another_robot_is_refused(tmp_path):
         import_reference(checkpoint(tmp_path / "a.pt", slow), history=M)
 
 
+def test_independent_members_have_no_place_in_a_reference_checkpoint(tmp_path):
+    config = EnsembleConfig(state_dim=45, action_dim=12, contact_dim=8, hidden=4, shared_base=False)
+    with pytest.raises(RwmError, match="share their bases"):
+        export_reference(DynamicsEnsemble(config), tmp_path / "a.pt")
+    assert not (tmp_path / "a.pt").exists()
+
+
 def test_the_command_line_imports_shows_and_exports(home, tmp_path):
     def rwm(*words):
         command = [sys.executable, "-m", "cli.main", "model", *map(str, words), "--home", home.root, "--json"]
@@ -206,7 +213,7 @@ def test_the_command_line_imports_shows_and_exports(home, tmp_path):
 
     slow = Slow("gru", 2)
     made = rwm("import", checkpoint(tmp_path / "a.pt", slow), "--history", M)
-    assert (made["base"], made["members"], made["history"]) == ("gru, 16 x 2", 2, M)
+    assert (made["base"], made["members"], made["history"]) == ("gru, 16 x 2", "2, sharing one base", M)
     assert rwm("info")["dataset"] == "imported from a.pt"
     rwm("export", "--out", tmp_path / "b.pt")
     written = torch.load(tmp_path / "b.pt", weights_only=True)["system_dynamics_state_dict"]
