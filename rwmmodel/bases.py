@@ -36,6 +36,7 @@ class Base(nn.Module, ABC):
     width: int
     precision: Precision = "float32"
 
+    @abstractmethod
     def encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
         """Read a history from its beginning.
 
@@ -49,12 +50,23 @@ class Base(nn.Module, ABC):
         Raises:
             RwmError: The history is too short for this base.
         """
+
+    @abstractmethod
+    def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
+        """Read one more pair ``(E, I)`` after ``carry``; return the features ``(E, H)`` and the next carry."""
+
+
+class SingleBase(Base):
+    """One network; its products run in the chosen precision."""
+
+    def encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
+        """Read a history, see :meth:`Base.encode`."""
         with self._autocast(inputs):
             features, carry = self._encode(inputs, last)
         return features.to(inputs.dtype), tuple(c.to(inputs.dtype) for c in carry)
 
     def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
-        """Read one more pair ``(E, I)`` after ``carry``; return the features ``(E, H)`` and the next carry."""
+        """Read one more pair, see :meth:`Base.step`."""
         with self._autocast(inputs):
             features, carry = self._step(inputs, carry)
         return features.to(inputs.dtype), tuple(c.to(inputs.dtype) for c in carry)
@@ -99,14 +111,8 @@ class MemberBases(Base):
             base.precision = self.precision
         return bases
 
-    def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
-        raise NotImplementedError
 
-    def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
-        raise NotImplementedError
-
-
-class GruBase(Base):
+class GruBase(SingleBase):
     """Stacked GRU from a zero state; the carry is one hidden state ``(E, H)`` per layer."""
 
     def __init__(self, input_dim: int, hidden: int, layers: int) -> None:
@@ -133,7 +139,7 @@ class GruBase(Base):
         return inputs, tuple(after)
 
 
-class LstmBase(Base):
+class LstmBase(SingleBase):
     """Stacked LSTM from a zero state; the carry is every layer's hidden, then every layer's cell state ``(E, H)``."""
 
     def __init__(self, input_dim: int, hidden: int, layers: int) -> None:
@@ -152,7 +158,7 @@ class LstmBase(Base):
         return output[:, 0], (*hidden.unbind(0), *cell.unbind(0))
 
 
-class MlpBase(Base):
+class MlpBase(SingleBase):
     """ReLU layers over the flattened last M pairs; the carry is the rolling history ``(E, M - 1, I)``."""
 
     def __init__(self, input_dim: int, hidden: tuple[int, ...], history: int) -> None:
