@@ -33,6 +33,9 @@ def fit(
     ] = None,
     loss: Annotated[str | None, typer.Option("--loss", help="sampled_mse or nll.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")] = None,
+    normalizer: Annotated[
+        str | None, typer.Option("--normalizer", help="auto, reference (the robot's) or fitted (the data's).")
+    ] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="Learning rate: cosine or constant.")] = None,
     ema: Annotated[
         float | None, typer.Option("--ema", min=0, help="Keep averaged weights of this decay: 0.999; 0 for none.")
@@ -61,7 +64,7 @@ def fit(
     overrides: dict[str, Any] = given(
         updates=updates, batch=batch, lr=lr, base=base, members=members, loss=loss, precision=precision,
         patience=patience, balance=balance, shared_base=shared_base, rows=rows, schedule=schedule, ema=ema,
-        accumulate=accumulate,
+        accumulate=accumulate, normalizer=normalizer,
     )  # fmt: skip
     config = fit_preset(preset, seed=seed, device=device, **overrides)
     source = pick_dataset(home_of(home), dataset, json_output)
