@@ -31,8 +31,8 @@ def abandoned(path: Path) -> bool:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what processes that are gone left of ``path`` without committing it."""
-    for left in path.parent.glob(f"{TMP_MARK}*-{path.name}"):
-        if abandoned(left):
+    for left in path.parent.glob(f"{TMP_MARK}*"):
+        if left.name.removeprefix(TMP_MARK).partition("-")[2] == path.name and abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
 
 

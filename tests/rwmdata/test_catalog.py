@@ -238,3 +238,13 @@ def test_rows_of_any_memory_order_and_length_are_the_same_at_rest(home, schema, 
             writer.append_episode(whole[end - length : end], truncated=True)
         dataset = writer.commit()
     np.testing.assert_array_equal(dataset.matrix(), rows[: sum(lengths)])
+
+
+def test_a_writer_clears_what_a_dead_one_left_of_its_own_name_only(home, schema, rows):
+    gone = 2**22 + 1  # above the largest process number
+    for name in ("set", "other-set"):
+        (home.data_dir / f".tmp-{gone}-{name}").mkdir(parents=True)
+    with writer_of(home, schema) as writer:
+        writer.append_episode(rows, truncated=True)
+        writer.commit()
+    assert sorted(p.name for p in home.data_dir.iterdir()) == [f".tmp-{gone}-other-set", "set"]
