@@ -51,6 +51,16 @@ class Base(nn.Module, ABC):
             RwmError: The history is too short for this base.
         """
 
+    def encode_with_kl(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry, Tensor]:
+        """Read a history as :meth:`encode` does, with a third value for the loss.
+
+        Returns:
+            Features, carry and the divergence of posterior from prior ``(E,)``, or ``(B, E)`` where members have bases
+            of their own; 0 for bases without latents.
+        """
+        features, carry = self.encode(inputs, last)
+        return features, carry, inputs.new_zeros(inputs.shape[0])
+
     @abstractmethod
     def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
         """Read one more pair ``(E, I)`` after ``carry``; return the features ``(E, H)`` and the next carry."""
@@ -94,8 +104,13 @@ class MemberBases(Base):
 
     def encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
         """Read a history with every member's base."""
-        found = [base.encode(inputs, last) for base in self._bases()]
-        return torch.stack([features for features, _ in found]), tuple(c for _, carry in found for c in carry)
+        features, carry, _ = self.encode_with_kl(inputs, last)
+        return features, carry
+
+    def encode_with_kl(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry, Tensor]:
+        """Read a history with every member's base, see :meth:`Base.encode_with_kl`."""
+        features, carries, divergence = zip(*(b.encode_with_kl(inputs, last) for b in self._bases()), strict=True)
+        return torch.stack(features), tuple(c for carry in carries for c in carry), torch.stack(divergence)
 
     def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
         """Read one more pair: ``(E, I)`` for all members, or ``(B, E, I)``, one for each."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rwmdata.errors import RwmError
@@ -15,16 +15,22 @@ from rwmmodel.bases import Base, BaseCarry, GruBase, LstmBase, MemberBases, MlpB
 from rwmmodel.devices import Precision
 from rwmmodel.heads import AuxiliaryHead, StateHead
 from rwmmodel.normalizer import Normalizer
+from rwmmodel.rssm import RssmBase
+from rwmmodel.transformer import TransformerBase
 
 
 class Architecture(Frozen):
     """What can be chosen about an ensemble; the defaults are RWM-U's."""
 
-    base: Literal["gru", "lstm", "mlp"] = "gru"
+    base: Literal["gru", "lstm", "mlp", "transformer", "rssm"] = "gru"
     hidden: int = Field(256, ge=1)
-    """Hidden size of the recurrent bases."""
+    """Size of the features of every base but mlp."""
     layers: int = Field(2, ge=1)
-    """Layers of the recurrent bases."""
+    """Layers of gru and lstm, blocks of the transformer."""
+    attention_heads: int = Field(4, ge=1)
+    """Of the transformer; ``hidden`` is a multiple of it."""
+    latent: int = Field(32, ge=1)
+    """Size of the rssm base's stochastic latent, which joins the features."""
     mlp_hidden: tuple[int, ...] = Field((256, 256), min_length=1)
     """Layer sizes of the mlp base."""
     head_hidden: int = Field(128, ge=1)
@@ -35,6 +41,12 @@ class Architecture(Frozen):
     leaves nothing in common that they could all be wrong about."""
     history: int = Field(32, ge=2)
     """History horizon M, rows."""
+
+    @model_validator(mode="after")
+    def _heads_share_features(self) -> Architecture:
+        if self.base == "transformer" and self.hidden % self.attention_heads:
+            raise ValueError(f"hidden ({self.hidden}) is not a multiple of attention_heads ({self.attention_heads})")
+        return self
 
 
 class EnsembleConfig(Architecture):
@@ -242,6 +254,10 @@ def _build_one(config: EnsembleConfig) -> Base:
         return GruBase(input_dim, config.hidden, config.layers)
     if config.base == "lstm":
         return LstmBase(input_dim, config.hidden, config.layers)
+    if config.base == "transformer":
+        return TransformerBase(input_dim, config.hidden, config.layers, config.attention_heads, config.history)
+    if config.base == "rssm":
+        return RssmBase(config.state_dim, config.action_dim, config.hidden, config.latent)
     return MlpBase(input_dim, config.mlp_hidden, config.history)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -212,10 +214,18 @@ class _Fit:
         terms = []
         for part in np.array_split(np.arange(batch), c.accumulate):
             windows, where = self.store.windows(starts[part], self.window), slice(part[0], part[-1] + 1)
-            found = ensemble_loss(self.model, windows, c.loss, noise[:, :, :, where], weights[:, where])
+            with self._drawing_from(_seed_of(c.seed, self.state.step, int(part[0]))):
+                found = ensemble_loss(self.model, windows, c.loss, noise[:, :, :, where], weights[:, where])
             (found.total * (len(part) / batch)).backward()
             terms.append(found.scaled(len(part) / batch))
         return sum(terms[1:], terms[0])
+
+    @contextmanager
+    def _drawing_from(self, seed: int) -> Iterator[None]:
+        """Make what a base draws itself (latents of rssm) a function of the seed; torch's own stream stays untouched."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
 
     def _validate(self, run: Run) -> None:
         """Score the model and keep it if it is the best so far.
@@ -258,6 +268,6 @@ def _prefixed(state: dict[str, Any]) -> dict[str, Any]:
     return {AVERAGED + key: value for key, value in state.items()}
 
 
-def _seed_of(seed: int, step: int) -> int:
-    """Return the generator seed of one update."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _seed_of(*numbers: int) -> int:
+    """Return the generator seed of one update, or of one part of it."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -32,11 +32,27 @@ class LossConfig(Frozen):
     decay: float = Field(1.0, gt=0.0)
     """alpha: forecast step i counts alpha^i."""
     state_weight: float = 1.0
+    sequence_weight: float | None = None
+    """On the one-step error at every row of the history; None is 1 for the transformer and 0 for other bases."""
     bound_weight: float = 1.0
     """On the gap between the upper and lower bound of log std."""
+    kl_weight: float = 0.1
+    """On the divergence of posterior from prior, both bases together; 0 for bases without latents."""
     extension_weight: float = 1.0
     contact_weight: float = 1.0
     termination_weight: float = 1.0
+
+    def sequence_weight_for(self, base: str) -> float:
+        """Return the weight of the sequence term with a base.
+
+        Raises:
+            RwmError: The base does not read sequences.
+        """
+        if base == "mlp" and self.sequence_weight:
+            raise RwmError("The sequence term needs a base that reads sequences; mlp reads one window.", "--base gru")
+        if self.sequence_weight is None:
+            return float(base == "transformer")
+        return self.sequence_weight
 
     @model_validator(mode="before")
     @classmethod
@@ -51,7 +67,9 @@ class LossTerms:
 
     total: Tensor
     state: Tensor
+    sequence: Tensor
     bound: Tensor
+    kl: Tensor
     extension: Tensor
     contact: Tensor
     termination: Tensor
@@ -117,33 +135,42 @@ def ensemble_loss(
             f"{model.config.history}."
         )
     decay = config.decay ** torch.arange(forecast, device=noise.device, dtype=noise.dtype) / forecast
-    state_term = _teacher_forced_term if config.teacher_forcing else _state_term
-    state = state_term(model, windows, config.kind, noise, weights, decay)
-    contact, termination, extension = _auxiliary_terms(model, windows, weights, decay)
+    sequence_weight = config.sequence_weight_for(model.config.base)
+    if config.teacher_forcing:
+        state, sequence, kl = _teacher_forced_terms(model, windows, config, noise, weights, decay)
+    else:
+        state, sequence, kl = _state_terms(model, windows, config, noise, weights, decay)
+    contact, termination, extension, auxiliary_kl = _auxiliary_terms(model, windows, weights, decay)
+    kl = kl + auxiliary_kl
     bound = model.state_head.log_delta.exp().mean()
     total = (
         config.state_weight * state
+        + sequence_weight * sequence
         + config.bound_weight * bound
+        + config.kl_weight * kl
         + config.extension_weight * extension
         + config.contact_weight * contact
         + config.termination_weight * termination
     )
-    return LossTerms(total, state, bound, extension, contact, termination)
+    return LossTerms(total, state, sequence, bound, kl, extension, contact, termination)
 
 
-def _state_term(
-    model: DynamicsEnsemble, windows: Windows, kind: str, noise: Tensor, weights: Tensor, decay: Tensor
-) -> Tensor:
+def _state_terms(
+    model: DynamicsEnsemble, windows: Windows, config: LossConfig, noise: Tensor, weights: Tensor, decay: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the state, sequence and KL terms; every step sees the member's own samples before it."""
     members, batch = weights.shape
     history, states, actions = model.config.history, windows.states, windows.actions
+    wanted = history if config.sequence_weight_for(model.config.base) else 1
     pairs = torch.cat((states[:, :history], actions[:, 1 : history + 1]), dim=-1)
-    features, carry = model.state_base.encode(pairs, last=1)
-    features, last = features[..., 0, :], states[:, history - 1]
+    features, carry, kl = model.state_base.encode_with_kl(pairs, last=wanted)
+    sequence = _sequence_term(model, features, states[:, :history], config.kind, weights)
+    features, last = features[..., -1, :], states[:, history - 1]
     total = noise.new_zeros(())
     for i in range(len(decay)):
         mean, std = model.state_head(features, last)
         target = states[:, history + i]
-        total = total + decay[i] * (weights * _error(kind, mean, std, target, noise[i, 1])).mean()
+        total = total + decay[i] * (weights * _error(config.kind, mean, std, target, noise[i, 1])).mean()
         if i + 1 == len(decay):
             break
         last = mean + std * noise[i, 0]
@@ -154,22 +181,48 @@ def _state_term(
             features = features.view(members, batch, -1)
         else:
             features, carry = model.state_base.step(pairs, carry)
-    return total
+    return total, sequence, (weights * kl).mean()
 
 
-def _teacher_forced_term(
-    model: DynamicsEnsemble, windows: Windows, kind: str, noise: Tensor, weights: Tensor, decay: Tensor
-) -> Tensor:
-    """Every step sees recorded states only, so all of them run through the base at once."""
-    forecast, states = len(decay), windows.states
+def _teacher_forced_terms(
+    model: DynamicsEnsemble, windows: Windows, config: LossConfig, noise: Tensor, weights: Tensor, decay: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same terms; all steps see recorded states only and run through the base at once."""
+    forecast, history, states = len(decay), model.config.history, windows.states
+    before = history - 1 if config.sequence_weight_for(model.config.base) else 0
     pairs = torch.cat((states[:, :-1], windows.actions[:, 1:]), dim=-1)
-    features, _ = model.state_base.encode(pairs, last=forecast)
+    features, _, kl = model.state_base.encode_with_kl(pairs, last=before + forecast)
     total = noise.new_zeros(())
     for i in range(forecast):
-        row = model.config.history + i
-        mean, std = model.state_head(features[..., i, :], states[:, row - 1])
-        total = total + decay[i] * (weights * _error(kind, mean, std, states[:, row], noise[i, 1])).mean()
-    return total
+        row = history + i
+        mean, std = model.state_head(features[..., before + i, :], states[:, row - 1])
+        total = total + decay[i] * (weights * _error(config.kind, mean, std, states[:, row], noise[i, 1])).mean()
+    sequence = _sequence_term(model, features[..., : before + 1, :], states[:, :history], config.kind, weights)
+    return total, sequence, (weights * kl).mean()
+
+
+def _sequence_term(model: DynamicsEnsemble, features: Tensor, states: Tensor, kind: str, weights: Tensor) -> Tensor:
+    """Return the one-step error of rows 1..M-1, each predicted from the recorded rows before it; 0 where not asked for.
+
+    Without noise: the squared error of the mean, or the negative log-likelihood.
+
+    Args:
+        model: Gives the head.
+        features: After pairs 0..M-1, ``(Bt, M, H)`` or ``(B, Bt, M, H)``; after the last one alone if not asked for.
+        states: Rows 0..M-1, ``(Bt, M, S)``.
+        kind: Squared error or likelihood.
+        weights: Bootstrap weights ``(B, Bt)``.
+    """
+    if features.shape[-2] == 1:
+        return weights.new_zeros(())
+    members, batch = weights.shape
+    last, target = states[:, :-1].flatten(0, 1), states[:, 1:].flatten(0, 1)
+    features = features[..., :-1, :].flatten(-3, -2)
+    if kind == "nll":
+        error = _nll(*model.state_head(features, last), target)
+    else:
+        error = (model.state_head.mean(features) + last - target).square().sum(-1)
+    return (weights.unsqueeze(-1) * error.view(members, batch, -1)).mean()
 
 
 def _error(kind: str, mean: Tensor, std: Tensor, target: Tensor, noise: Tensor) -> Tensor:
@@ -184,12 +237,12 @@ def _nll(mean: Tensor, std: Tensor, target: Tensor) -> Tensor:
 
 def _auxiliary_terms(
     model: DynamicsEnsemble, windows: Windows, weights: Tensor, decay: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the contact, termination and extension terms; extension is 0 where the schema has none."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the contact, termination, extension and KL terms; extension is 0 where the schema has none."""
     members, batch = weights.shape
     forecast = len(decay)
     pairs = torch.cat((windows.states[:, :-1], windows.actions[:, 1:]), dim=-1)
-    features, _ = model.auxiliary_base.encode(pairs, last=forecast)
+    features, _, kl = model.auxiliary_base.encode_with_kl(pairs, last=forecast)
     contact, termination, extension = model.auxiliary_head(features.flatten(-3, -2))
     scale = weights.unsqueeze(-1) * decay / weights.numel()
 
@@ -203,4 +256,9 @@ def _auxiliary_terms(
     extension_term = weights.new_zeros(())
     if extension is not None:
         extension_term = average((extension - windows.extension[:, -forecast:].flatten(0, 1)).square())
-    return cross_entropy(contact, windows.contact), cross_entropy(termination, windows.termination), extension_term
+    return (
+        cross_entropy(contact, windows.contact),
+        cross_entropy(termination, windows.termination),
+        extension_term,
+        (weights * kl).mean(),
+    )

@@ -31,6 +31,8 @@ STACKS = {
 BOUNDS = {"state_head.min_log_std": "state_heads.{}.state_min_logstd",
           "state_head.log_delta": "state_heads.{}.state_log_delta_logstd"}  # fmt: skip
 LAYERS = {"weight_0": "0.weight", "bias_0": "0.bias", "weight_1": "2.weight", "bias_1": "2.bias"}
+REFERENCE_BASES = ("gru", "lstm", "mlp")
+"""Kinds of base whose names in the reference are known."""
 GATES = {3: "gru", 4: "lstm"}
 """Rows of a recurrent weight per hidden unit."""
 
@@ -83,10 +85,13 @@ def export_reference(model: DynamicsEnsemble, path: Path) -> None:
     """Write a model as a reference checkpoint: its world model, and empty places for what it has none of.
 
     Raises:
-        RwmError: The model's members have bases of their own, or the folder cannot be written.
+        RwmError: The model's members have bases of their own, its kind of base is not among the reference's that are
+            known, or the folder cannot be written.
     """
     if not model.config.shared_base:
         raise RwmError("The reference's members share their bases; a model with shared_base off has no place there.")
+    if model.config.base not in REFERENCE_BASES:
+        raise RwmError(f"The reference's names for a base of kind {model.config.base} are not known here.")
     empty: dict[str, Any] = {POLICY: {}, "optimizer_state_dict": {}, "system_dynamics_optimizer_state_dict": {}}
     weights = to_reference({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
     save_state(path, {WORLD_MODEL: weights, **empty, "iter": 0, "infos": None})

@@ -19,10 +19,10 @@ def make_model():
     """Build a small float64 ensemble: M = 6, S = 5, A = 2, C = 3, X = 2, with heads that differ from their start."""
 
     def build(base: str = "gru", members: int = 3, **options) -> DynamicsEnsemble:
-        sizes = {"history": 6, "hidden": 8, "mlp_hidden": (9, 8), "head_hidden": 7, "extension_dim": 2} | options
+        sizes = {"history": 6, "hidden": 8, "mlp_hidden": (9, 8), "head_hidden": 7, "latent": 3, "extension_dim": 2} | options
         config = EnsembleConfig(base=base, members=members, state_dim=5, action_dim=2, contact_dim=3, **sizes)
         torch.manual_seed(3)
-        model = DynamicsEnsemble(config).double()
+        model = DynamicsEnsemble(config).double().eval()
         with torch.no_grad():
             model.state_head.min_log_std.uniform_(-3, -2)
             model.state_head.log_delta.uniform_(-0.5, 0.5)

@@ -13,7 +13,7 @@ from rwmdata.errors import RwmError
 from rwmmodel.ensemble import Carry, DynamicsEnsemble, EnsembleConfig
 from rwmmodel.normalizer import Normalizer
 
-BASES = ("gru", "lstm", "mlp")
+BASES = ("gru", "lstm", "mlp", "transformer", "rssm")
 
 
 def close(a, b, tolerance=1e-12):

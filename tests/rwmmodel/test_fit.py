@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 import shutil
 
 import numpy as np
@@ -167,7 +168,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit_and_keeps_the_last_state(home, 
     def spoiled(*args):
         calls.append(1)
         terms = real(*args)
-        return terms if len(calls) < 5 else type(terms)(*[terms.total * math.nan] * 6)
+        return terms if len(calls) < 5 else type(terms)(*[terms.total * math.nan] * len(fields(terms)))
 
     monkeypatch.setattr(fit_module, "ensemble_loss", spoiled)
     with pytest.raises(RwmError, match=r"At update 5 the loss is nan.*last good state is update 3"):

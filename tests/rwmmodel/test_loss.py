@@ -31,6 +31,31 @@ def newest_features(base, states, actions, member):
     return base.encode(torch.cat((states, actions), dim=-1), last=1)[0][:, 0]
 
 
+def sequence_and_kl(model, w, config, b):
+    """One-step error of every history row, and the divergence over what each base reads, of member ``b``."""
+    sequence, pairs = 0.0, torch.cat((w.states[:, :-1], w.actions[:, 1:]), dim=-1)
+    if config.sequence_weight_for(model.config.base):
+        for row in range(1, HISTORY):
+            features = newest_features(model.state_base, w.states[:, :row], w.actions[:, 1 : row + 1], b)
+            mean, std = state_head_of(model, b, features, w.states[:, row - 1])
+            error = (w.states[:, row] - mean) ** 2
+            error = 0.5 * error / std**2 + torch.log(std) if config.kind == "nll" else error
+            sequence += error.sum(dim=1).mean() / (HISTORY - 1)
+    kl = 0.0
+    if model.config.base == "rssm":
+        for base, read in ((model.state_base, HISTORY + (FORECAST - 1 if config.teacher_forcing else 0)),
+                           (model.auxiliary_base, HISTORY + FORECAST - 1)):  # fmt: skip
+            base = base.members[b] if hasattr(base, "members") else base
+            h = torch.zeros(BATCH, base.cell.hidden_size).double()
+            for t in range(read):
+                q = base.posterior(torch.cat((h, pairs[:, t, :5]), dim=-1)).chunk(2, dim=-1)
+                p = base.prior(h).chunk(2, dim=-1)
+                q, p = (torch.distributions.Normal(m, F.softplus(s) + 0.1) for m, s in (q, p))
+                kl += torch.distributions.kl_divergence(q, p).sum(dim=1).mean() / read
+                h = base.cell(torch.cat((q.mean, pairs[:, t, 5:]), dim=-1), h)
+    return sequence, kl
+
+
 def member_terms(model, w, config, eps, b):
     """Loss terms of member ``b`` on its own batch: full passes over growing histories."""
     state = contact = termination = extension = 0.0
@@ -57,7 +82,9 @@ def member_terms(model, w, config, eps, b):
         if head.extension is not None:
             extension += alpha * F.mse_loss(mlp_of(head.extension, b, aux), w.extension[:, row])
     bound = model.state_head.max_log_std[b].mean() - model.state_head.min_log_std[b].mean()
-    return torch.stack([torch.as_tensor(t).double() for t in (state, bound, extension, contact, termination)])
+    sequence, kl = sequence_and_kl(model, w, config, b)
+    terms = (state, sequence, bound, kl, extension, contact, termination)
+    return torch.stack([torch.as_tensor(t).double() for t in terms])
 
 
 def slow_loss(model, windows, config, noise, drawn):
@@ -66,8 +93,9 @@ def slow_loss(model, windows, config, noise, drawn):
     for b in range(model.config.members):
         resampled = type(windows)(*(getattr(windows, f)[drawn[b]] for f in windows.__dataclass_fields__))
         terms += member_terms(model, resampled, config, noise[:, :, b, drawn[b]], b) / model.config.members
-    weights = [config.state_weight, config.bound_weight, config.extension_weight, config.contact_weight]
-    return (terms * torch.tensor([*weights, config.termination_weight])).sum(), terms
+    weights = [config.state_weight, config.sequence_weight_for(model.config.base), config.bound_weight]
+    weights += [config.kl_weight, config.extension_weight, config.contact_weight, config.termination_weight]
+    return (terms * torch.tensor(weights, dtype=torch.float64)).sum(), terms
 
 
 def setting(model):
@@ -87,6 +115,12 @@ CASES = [
     ("mlp", LossConfig(extension_weight=0.0), 2),
     ("gru", LossConfig(teacher_forcing=True, decay=0.9), 0),
     ("mlp", LossConfig(teacher_forcing=True, kind="nll"), 0),
+    ("gru", LossConfig(sequence_weight=0.5), 0),
+    ("lstm", LossConfig(sequence_weight=1.5, kind="nll", teacher_forcing=True), 0),
+    ("transformer", LossConfig(decay=0.8), 2),
+    ("transformer", LossConfig(teacher_forcing=True, sequence_weight=0.0), 0),
+    ("rssm", LossConfig(), 2),
+    ("rssm", LossConfig(kind="nll", kl_weight=2.0, teacher_forcing=True, sequence_weight=0.3), 0),
 ]
 
 
@@ -101,7 +135,7 @@ def test_vectorised_loss_and_gradients_equal_the_per_member_loop(
     fast = ensemble_loss(model, windows, config, noise, weights)
     slow, terms = slow_loss(model, windows, config, noise, drawn)
     assert fast.total.item() == pytest.approx(slow.item(), abs=1e-10)
-    got = [fast.state, fast.bound, fast.extension, fast.contact, fast.termination]
+    got = [fast.state, fast.sequence, fast.bound, fast.kl, fast.extension, fast.contact, fast.termination]
     assert [t.item() for t in got] == pytest.approx(terms.tolist(), abs=1e-10)
     parameters = dict(model.named_parameters())
     for name, a, b in zip(
