@@ -6,36 +6,27 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import Field
 
 from reports.dynamics_figures import draw_error_by_horizon, draw_trajectory
+from reports.evaluation import HORIZONS, EvaluationConfig, model_evaluation
 from reports.linear_model import RidgeModel
-from reports.rollouts import HeldOutWindows, Rollout, held_out_windows, longest_rollout, roll_out
+from reports.rollouts import HeldOutWindows, Rollout
 from reports.statistics import ratio_interval
-from reports.uncertainty import HORIZONS, SUMMARY_VERSION, refuse_mismatch
-from rwmdata.atomic import commit_file, write_json
+from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.home import Home
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen
 from rwmdata.runs import Run
 from rwmdata.schema import STATE_GROUPS, UNITS
-from rwmmodel.checkpoint import load_model
-from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
 
 PREDICTORS = ("model", "hold_last", "ridge")
 
 
-class DynamicsConfig(Frozen):
-    """Options of :func:`evaluate_dynamics`."""
+class DynamicsConfig(EvaluationConfig):
+    """Options of :func:`evaluate_dynamics`; fewer steps where no held-out episode is that long."""
 
-    windows: int = Field(64, ge=2)
-    """Number of held-out trajectories."""
-    steps: int = Field(368, ge=1)
-    """Autoregressive steps per trajectory; fewer where no held-out episode is that long."""
-    seed: int = 0
-    device: str = "auto"
+    steps: int = 368
 
 
 def evaluate_dynamics(
@@ -54,32 +45,18 @@ def evaluate_dynamics(
         RwmError: The dataset does not fit the model, has no long enough held-out episode, or a prediction is not
             finite.
     """
-    config = config or DynamicsConfig()
-    model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
-    refuse_mismatch(dataset, model_run, (model.config.state_dim, model.config.action_dim))
-    history = model.config.history
-    steps = min(config.steps, longest_rollout(dataset, history))
-    windows = held_out_windows(dataset, config.windows, history, steps, config.seed)
-    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
-    run = Run.create(home, "eval", {"evaluation": "dynamics", **config.model_dump()}, parents, config.seed)
-    with run.running():
-        rollout = roll_out(model, dataset, windows, history, "mean", config.seed, progress)
-        predicted = predictions(model, dataset, windows, rollout, config.seed)
-        table = error_table(dataset, model, rollout, predicted)
-        commit_file(run.path / "dynamics_error.parquet", table.write_parquet)
-        draw_error_by_horizon(run.path / "dynamics_error_by_horizon.png", rollout, predicted, dataset)
-        draw_trajectory(run.path / "dynamics_trajectory.png", rollout, windows, model, dataset)
-        summary = {
-            "summary_version": SUMMARY_VERSION, "evaluation": "dynamics", "run": run.id, **parents,
-            "robot": dataset.robot, "split": windows.split, "windows": len(windows.start),
-            "episodes": len(np.unique(windows.episode)), "history": history, "steps": steps,
-            "members": model.config.members, "seed": config.seed,
-            "units": "relative_l1: share of the recorded magnitude, normalised space; rmse: the group's own unit",
-            "scalars": scalars(rollout, predicted, table),
-        }  # fmt: skip
-        write_json(run.path / "summary.json", summary)
-        run.finish(summary)
-    return run
+    with model_evaluation(home, dataset, model_run, "dynamics", config or DynamicsConfig(), shorten=True) as ev:
+        rollout = ev.roll_out("mean", progress)
+        predicted = predictions(ev.model, dataset, ev.windows, rollout, ev.seed)
+        table = error_table(dataset, ev.model, rollout, predicted)
+        commit_file(ev.run.path / "dynamics_error.parquet", table.write_parquet)
+        draw_error_by_horizon(ev.run.path / "dynamics_error_by_horizon.png", rollout, predicted, dataset)
+        draw_trajectory(ev.run.path / "dynamics_trajectory.png", rollout, ev.windows, ev.model, dataset)
+        ev.finish(
+            scalars(rollout, predicted, table),
+            "relative_l1: share of the recorded magnitude, normalised space; rmse: the group's own unit",
+        )
+    return ev.run
 
 
 def predictions(

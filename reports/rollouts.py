@@ -17,6 +17,8 @@ from rwmmodel.ensemble import DynamicsEnsemble
 
 Mode = Literal["mean", "sampled_member"]
 MODES: tuple[Mode, ...] = ("mean", "sampled_member")
+HELD_OUT = ("test", "val")
+"""Splits of episodes no fit has trained on, the preferred one first."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Rollout:
     """A model's rollouts beside the record, states in normalised space.
 
     ``predicted`` and ``recorded`` are ``(W, steps, S)``, ``last`` the last state of the history ``(W, S)``,
-    ``epistemic`` and ``aleatoric`` ``(W, steps)``.
+    ``epistemic`` and ``aleatoric`` ``(W, steps)``; ``epistemic_std`` and ``total_std``, by column, ``(W, steps, S)``:
+    the standard deviation of the members' means, and the same with their mean predicted variance added.
     """
 
     predicted: np.ndarray
@@ -46,11 +49,18 @@ class Rollout:
     last: np.ndarray
     epistemic: np.ndarray
     aleatoric: np.ndarray
+    epistemic_std: np.ndarray
+    total_std: np.ndarray
+
+    @property
+    def error(self) -> np.ndarray:
+        """Predicted minus recorded, ``(W, steps, S)``, in standard deviations."""
+        return self.predicted - self.recorded
 
     @property
     def l1(self) -> np.ndarray:
         """Sum over state dimensions of the absolute error, ``(W, steps)``, in standard deviations."""
-        return np.abs(self.predicted - self.recorded).sum(axis=-1)
+        return np.abs(self.error).sum(axis=-1)
 
     @property
     def recorded_l1(self) -> np.ndarray:
@@ -58,8 +68,10 @@ class Rollout:
         return np.abs(self.recorded).sum(axis=-1)
 
 
-def held_out_windows(dataset: Dataset, count: int, history: int, steps: int, seed: int) -> HeldOutWindows:
-    """Draw ``count`` windows from episodes no fit has trained on (test split, else val), spread over episodes.
+def held_out_windows(
+    dataset: Dataset, count: int, history: int, steps: int, seed: int, splits: tuple[str, ...] = HELD_OUT
+) -> HeldOutWindows:
+    """Draw ``count`` windows from the first of ``splits`` that has any, spread over episodes.
 
     Episodes take turns, so that a few long ones do not fill the sample; fewer windows come back when fewer exist.
 
@@ -67,15 +79,13 @@ def held_out_windows(dataset: Dataset, count: int, history: int, steps: int, see
         RwmError: No held-out episode is long enough for one window.
     """
     length = history + steps
-    for split in ("test", "val"):
+    for split in splits:
         ids = dataset.split(split)
         starts = window_starts(dataset.episodes.start, dataset.episodes.length, length, ids)
         if len(starts):
             break
     else:
-        longest = max(
-            (int(dataset.episodes.length[dataset.split(s)].max(initial=0)) for s in ("test", "val")), default=0
-        )
+        longest = max((int(dataset.episodes.length[dataset.split(s)].max(initial=0)) for s in splits), default=0)
         raise RwmError(
             f"No held-out episode of '{dataset.name}' has the {length} rows one window needs "
             f"(history {history} + {steps} steps); the longest has {longest}.",
@@ -88,12 +98,6 @@ def held_out_windows(dataset: Dataset, count: int, history: int, steps: int, see
         turn[episode == e] = np.arange((episode == e).sum())
     chosen = np.argsort(turn, kind="stable")[:count]
     return HeldOutWindows(gather(dataset.matrix(), starts[chosen], length), starts[chosen], episode[chosen], split)
-
-
-def longest_rollout(dataset: Dataset, history: int) -> int:
-    """Return how many steps can follow a history in the longest held-out episode (test split, else val), at least 1."""
-    ids = dataset.split("test") if len(dataset.split("test")) else dataset.split("val")
-    return max(1, int(dataset.episodes.length[ids].max(initial=0)) - history)
 
 
 def roll_out(
@@ -125,18 +129,18 @@ def roll_out(
             members = torch.from_numpy(draw).to(device)
         carry = model.warm_up(states[:, : history - 1], actions[:, 1:history])
         state, steps = states[:, history - 1], rows.shape[1] - history
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        parts: list[tuple[Tensor, ...]] = []
         for k in range(steps):
             prediction, carry = model.step(state, actions[:, history + k], carry, members, aux=False)
             state = prediction.state
-            parts.append((state, prediction.epistemic, prediction.aleatoric))
+            spread = prediction.member_mean.var(dim=0) if len(prediction.member_mean) > 1 else torch.zeros_like(state)
+            total = spread + prediction.member_std.square().mean(dim=0)
+            parts.append((state, prediction.epistemic, prediction.aleatoric, spread.sqrt(), total.sqrt()))
             if progress:
                 progress(k + 1, steps, {})
-    predicted, epistemic, aleatoric = (torch.stack(p, dim=1).float().cpu().numpy() for p in zip(*parts, strict=True))
+    predicted, *uncertainty = (torch.stack(p, dim=1).float().cpu().numpy() for p in zip(*parts, strict=True))
     _refuse_non_finite(predicted, windows)
-    return Rollout(
-        predicted, states[:, history:].cpu().numpy(), states[:, history - 1].cpu().numpy(), epistemic, aleatoric
-    )
+    return Rollout(predicted, states[:, history:].cpu().numpy(), states[:, history - 1].cpu().numpy(), *uncertainty)
 
 
 def _refuse_non_finite(predicted: np.ndarray, windows: HeldOutWindows) -> None:

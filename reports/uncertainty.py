@@ -7,32 +7,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from reports.rollouts import MODES, Mode, Rollout, held_out_windows, roll_out
+from reports.evaluation import HORIZONS, EvaluationConfig, model_evaluation
+from reports.rollouts import MODES, Mode, Rollout
 from reports.statistics import pearson, ratio_interval, remove_step_and_trajectory_means
 from reports.uncertainty_figures import draw_by_step, draw_scatter
-from rwmdata.atomic import commit_file, write_json
+from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
-from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen
 from rwmdata.runs import Run
-from rwmmodel.checkpoint import load_model
-from rwmmodel.devices import resolve_device
-
-SUMMARY_VERSION = 1
-HORIZONS = (1, 8, 32, 100, 200, 368)
 
 
-class UncertaintyConfig(Frozen):
+class UncertaintyConfig(EvaluationConfig):
     """Options of :func:`evaluate_uncertainty`."""
 
     windows: int = 32
-    """Number of held-out trajectories."""
-    steps: int = 200
-    """Autoregressive steps per trajectory (control steps)."""
-    seed: int = 0
-    device: str = "auto"
 
 
 def evaluate_uncertainty(
@@ -51,55 +40,18 @@ def evaluate_uncertainty(
         RwmError: The dataset does not fit the model, has no long enough held-out episode, or a prediction is not
             finite.
     """
-    config = config or UncertaintyConfig()
-    device = resolve_device(config.device)
-    model = load_model(model_run.checkpoints / "model.safetensors", device).eval()
-    refuse_mismatch(dataset, model_run, (model.config.state_dim, model.config.action_dim))
-    history = model.config.history
-    windows = held_out_windows(dataset, config.windows, history, config.steps, config.seed)
-    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
-    run = Run.create(home, "eval", {"evaluation": "uncertainty", **config.model_dump()}, parents, config.seed)
-    with run.running():
-        rollouts = {m: roll_out(model, dataset, windows, history, m, config.seed, progress) for m in MODES}
-        table = pl.concat([rollout_table(m, r, windows.start, windows.episode) for m, r in rollouts.items()])
-        commit_file(run.path / "uncertainty_error_rollout.csv", table.write_csv)
+    with model_evaluation(home, dataset, model_run, "uncertainty", config or UncertaintyConfig()) as ev:
+        rollouts = {m: ev.roll_out(m, progress) for m in MODES}
+        table = pl.concat([rollout_table(m, r, ev.windows.start, ev.windows.episode) for m, r in rollouts.items()])
+        commit_file(ev.run.path / "uncertainty_error_rollout.csv", table.write_csv)
         for mode, rollout in rollouts.items():
-            draw_by_step(run.path / f"uncertainty_error_by_step_{mode}.png", rollout, mode, dataset)
-            draw_scatter(run.path / f"uncertainty_error_scatter_{mode}.png", rollout, mode)
-        summary = {
-            "summary_version": SUMMARY_VERSION,
-            "evaluation": "uncertainty",
-            "run": run.id,
-            **parents,
-            "robot": dataset.robot,
-            "split": windows.split,
-            "windows": len(windows.start),
-            "episodes": len(np.unique(windows.episode)),
-            "history": history,
-            "steps": config.steps,
-            "members": model.config.members,
-            "seed": config.seed,
-            "units": "errors and uncertainties are sums over the state dimensions, in normalised units",
-            "scalars": [s for m, r in rollouts.items() for s in scalars(m, r)],
-        }
-        write_json(run.path / "summary.json", summary)
-        run.finish(summary)
-    return run
-
-
-def refuse_mismatch(dataset: Dataset, model_run: Run, model_dims: tuple[int, int]) -> None:
-    """Refuse a dataset of other sizes than the model's.
-
-    Raises:
-        RwmError: They differ.
-    """
-    dims = (dataset.schema.dims["state"], dataset.schema.dims["action"])
-    if dims != model_dims:
-        raise RwmError(
-            f"Model {model_run.id} takes {model_dims[0]} state and {model_dims[1]} action columns, "
-            f"dataset '{dataset.name}' ({dataset.robot}) has {dims[0]} and {dims[1]}.",
-            f"rwm fit {dataset.name}",
+            draw_by_step(ev.run.path / f"uncertainty_error_by_step_{mode}.png", rollout, mode, dataset)
+            draw_scatter(ev.run.path / f"uncertainty_error_scatter_{mode}.png", rollout, mode)
+        ev.finish(
+            [s for m, r in rollouts.items() for s in scalars(m, r)],
+            "errors and uncertainties are sums over the state dimensions, in normalised units",
         )
+    return ev.run
 
 
 def rollout_table(mode: Mode, rollout: Rollout, start: np.ndarray, episode: np.ndarray) -> pl.DataFrame:

@@ -48,7 +48,7 @@ def test_ridge_by_hand():
 
 def rollout_of(predicted, recorded, last):
     zeros = np.zeros(predicted.shape[:2])
-    return Rollout(predicted, recorded, last, zeros, zeros)
+    return Rollout(predicted, recorded, last, zeros, zeros, np.zeros_like(predicted), np.zeros_like(predicted))
 
 
 def test_numbers_by_hand(linear_dataset):

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-import reports.uncertainty as uncertainty
+import reports.evaluation as evaluation
 from reports.rollouts import held_out_windows, roll_out
 from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
 from rwmdata.errors import RwmError
@@ -49,7 +49,10 @@ class KnownModel(torch.nn.Module):
         if self.broken and carry == 3:
             state[2, 0] = torch.nan
         drift = state[:, 44].abs()
-        return SimpleNamespace(state=state, epistemic=drift, aleatoric=torch.zeros_like(drift)), carry + 1
+        none = torch.zeros(5, *state.shape)
+        return SimpleNamespace(
+            state=state, epistemic=drift, aleatoric=torch.zeros_like(drift), member_mean=none, member_std=none
+        ), carry + 1
 
 
 @pytest.fixture
@@ -75,7 +78,7 @@ def model_run(home, dataset):
 
 @pytest.fixture
 def use(monkeypatch):
-    return lambda model: monkeypatch.setattr(uncertainty, "load_model", lambda path, device: model)
+    return lambda model: monkeypatch.setattr(evaluation, "load_model", lambda path, device: model)
 
 
 CONFIG = UncertaintyConfig(windows=6, steps=20, device="cpu")

@@ -1,0 +1,122 @@
+"""What every evaluation of a model shares: which model on which held-out windows, and the run it is written into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from reports.rollouts import HELD_OUT, HeldOutWindows, Mode, Rollout, held_out_windows, roll_out
+from rwmdata.atomic import write_json
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import Frozen
+from rwmdata.runs import Run
+from rwmmodel.checkpoint import load_model
+from rwmmodel.devices import resolve_device
+from rwmmodel.ensemble import DynamicsEnsemble
+
+SUMMARY_VERSION = 1
+HORIZONS = (1, 8, 32, 100, 200, 368)
+
+
+class EvaluationConfig(Frozen):
+    """Options every evaluation of a model has."""
+
+    windows: int = Field(64, ge=2)
+    """Number of held-out trajectories."""
+    steps: int = Field(200, ge=1)
+    """Autoregressive steps per trajectory (control steps)."""
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model beside the held-out windows it is evaluated on, and the run that takes the results."""
+
+    run: Run
+    dataset: Dataset
+    model: DynamicsEnsemble
+    windows: HeldOutWindows
+    seed: int
+
+    @property
+    def history(self) -> int:
+        """History horizon M of the model, rows."""
+        return self.model.config.history
+
+    @property
+    def steps(self) -> int:
+        """Autoregressive steps per trajectory."""
+        return self.windows.rows.shape[1] - self.history
+
+    def roll_out(self, mode: Mode = "mean", progress: Progress | None = None) -> Rollout:
+        """Roll the model out on the windows, see :func:`reports.rollouts.roll_out`."""
+        return roll_out(self.model, self.dataset, self.windows, self.history, mode, self.seed, progress)
+
+    def finish(self, scalars: list[dict[str, Any]], units: str, **more: Any) -> None:
+        """Write ``summary.json`` and finish the run with it."""
+        summary = {
+            "summary_version": SUMMARY_VERSION, "evaluation": self.run.meta.config["evaluation"], "run": self.run.id,
+            **self.run.meta.parents, "robot": self.dataset.robot, "split": self.windows.split,
+            "windows": len(self.windows.start), "episodes": len(np.unique(self.windows.episode)),
+            "history": self.history, "steps": self.steps, "members": self.model.config.members, "seed": self.seed,
+            "units": units, **more, "scalars": scalars,
+        }  # fmt: skip
+        write_json(self.run.path / "summary.json", summary)
+        self.run.finish(summary)
+
+
+@contextmanager
+def model_evaluation(
+    home: Home, dataset: Dataset, model_run: Run, name: str, config: EvaluationConfig, shorten: bool = False
+) -> Iterator[Evaluation]:
+    """Give a model on held-out windows and a running ``eval`` run; what fails inside is recorded in the run.
+
+    Args:
+        home: Where the run goes.
+        dataset: Gives the windows.
+        model_run: Gives the model.
+        name: Of the evaluation.
+        config: Windows, steps, seed and device.
+        shorten: Take fewer steps where no held-out episode is long enough.
+
+    Raises:
+        RwmError: The dataset does not fit the model, or has no long enough held-out episode.
+    """
+    model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
+    refuse_mismatch(dataset, model_run, (model.config.state_dim, model.config.action_dim))
+    steps = min(config.steps, longest_rollout(dataset, model.config.history)) if shorten else config.steps
+    windows = held_out_windows(dataset, config.windows, model.config.history, steps, config.seed)
+    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
+    run = Run.create(home, "eval", {"evaluation": name, **config.model_dump()}, parents, config.seed)
+    with run.running():
+        yield Evaluation(run, dataset, model, windows, config.seed)
+
+
+def longest_rollout(dataset: Dataset, history: int, splits: tuple[str, ...] = HELD_OUT) -> int:
+    """Return how many steps can follow a history in the longest episode of the first split there is, at least 1."""
+    ids = next((found for found in map(dataset.split, splits) if len(found)), np.empty(0, np.int64))
+    return max(1, int(dataset.episodes.length[ids].max(initial=0)) - history)
+
+
+def refuse_mismatch(dataset: Dataset, model_run: Run, model_dims: tuple[int, int]) -> None:
+    """Refuse a dataset of other sizes than the model's.
+
+    Raises:
+        RwmError: They differ.
+    """
+    dims = (dataset.schema.dims["state"], dataset.schema.dims["action"])
+    if dims != model_dims:
+        raise RwmError(
+            f"Model {model_run.id} takes {model_dims[0]} state and {model_dims[1]} action columns, "
+            f"dataset '{dataset.name}' ({dataset.robot}) has {dims[0]} and {dims[1]}.",
+            f"rwm fit {dataset.name}",
+        )
