@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +35,9 @@ def uncertainty(
     model: ModelOption = None,
     windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 32,
     steps: Annotated[int, typer.Option("--steps", min=2, help="Autoregressive steps.")] = 200,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Scale the epistemic uncertainty by the model's factors of each step.")
+    ] = False,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -42,13 +46,8 @@ def uncertainty(
     """Relate the ensemble's uncertainty to its autoregressive error on held-out episodes (RWM-U Figure 3)."""
     from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
 
-    where = home_of(home)
-    run = pick_run(where, "model", model, json_output)
-    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
-    config = UncertaintyConfig(windows=windows, steps=steps, seed=seed, device=device)
-    with progress_bar("uncertainty", json_output) as progress:
-        result = evaluate_uncertainty(where, source, run, config, progress)
-    show_scalars(result, json_output)
+    config = UncertaintyConfig(windows=windows, steps=steps, calibrated=calibrated, seed=seed, device=device)
+    evaluate_model(evaluate_uncertainty, config, home, dataset, model, json_output)
 
 
 @app.command("dynamics")
@@ -65,13 +64,26 @@ def dynamics(
     """Measure a model's error by horizon and state group, beside holding the last state and a linear model."""
     from reports.dynamics import DynamicsConfig, evaluate_dynamics
 
-    where = home_of(home)
-    run = pick_run(where, "model", model, json_output)
-    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
     config = DynamicsConfig(windows=windows, steps=steps, seed=seed, device=device)
-    with progress_bar("dynamics", json_output) as progress:
-        result = evaluate_dynamics(where, source, run, config, progress)
-    show_scalars(result, json_output)
+    evaluate_model(evaluate_dynamics, config, home, dataset, model, json_output)
+
+
+@app.command("calibration")
+def calibration(
+    dataset: DatasetArgument = None,
+    model: ModelOption = None,
+    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 256,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Autoregressive steps, where episodes allow.")] = 200,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Measure how often the truth lies within one standard deviation, before and after rwm model calibrate."""
+    from reports.calibration import CalibrationConfig, evaluate_calibration
+
+    config = CalibrationConfig(windows=windows, steps=steps, seed=seed, device=device)
+    evaluate_model(evaluate_calibration, config, home, dataset, model, json_output)
 
 
 @app.command("policy")
@@ -121,6 +133,18 @@ def references(
     rows = [(r["iteration"], r["minutes"], r["return"], r["normalized_score"]) for r in found["curve"]]
     print_table(f"stages of {source.id}", ("iteration", "minutes", "return", "normalised score"), rows)
     out.print(f"wrote {out_dir}", highlight=False)
+
+
+def evaluate_model(
+    evaluate: Callable[..., Run], config: Any, home: str, dataset: str | None, model: str | None, json_output: bool
+) -> None:
+    """Run an evaluation of a model on the dataset it was fitted on or on a named one, and print its numbers."""
+    where = home_of(home)
+    run = pick_run(where, "model", model, json_output)
+    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
+    with progress_bar("evaluate", json_output) as progress:
+        result = evaluate(where, source, run, config, progress)
+    show_scalars(result, json_output)
 
 
 def pick_policy(home: Home, name: str | None, quiet: bool) -> str:

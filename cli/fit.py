@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from cli.common import (
     progress_bar,
     show_run,
 )
+from rwmdata.errors import RwmError
 
 
 def fit(
@@ -26,12 +28,19 @@ def fit(
     updates: Annotated[int | None, typer.Option("--updates", min=1, help="Optimiser steps.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Windows per update.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    base: Annotated[str | None, typer.Option("--base", help="gru, lstm or mlp.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="gru, lstm, mlp, transformer or rssm.")] = None,
     members: Annotated[int | None, typer.Option("--members", min=1, help="Ensemble size; 1 is RWM, 5 RWM-U.")] = None,
     shared_base: Annotated[
         bool | None, typer.Option("--shared-base/--independent", help="Members share their recurrent base, or not.")
     ] = None,
     loss: Annotated[str | None, typer.Option("--loss", help="sampled_mse or nll.")] = None,
+    teacher_forcing: Annotated[
+        bool | None, typer.Option("--teacher-forcing", help="Feed recorded states back, not predicted ones (ablation).")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other field of FitConfig, KEY=VALUE: hidden=128, loss.decay=0.9; may repeat."),
+    ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")] = None,
     normalizer: Annotated[
         str | None, typer.Option("--normalizer", help="auto, reference (the robot's) or fitted (the data's).")
@@ -59,15 +68,35 @@ def fit(
 ) -> None:
     """Fit the ensemble dynamics model; held-out episodes choose the weights that are kept."""
     from rwmmodel.fit import fit_model
-    from rwmmodel.fit_config import fit_preset
+    from rwmmodel.fit_config import fit_preset, merged
 
     overrides: dict[str, Any] = given(
-        updates=updates, batch=batch, lr=lr, base=base, members=members, loss=loss, precision=precision,
+        updates=updates, batch=batch, lr=lr, base=base, members=members, precision=precision,
         patience=patience, balance=balance, shared_base=shared_base, rows=rows, schedule=schedule, ema=ema,
         accumulate=accumulate, normalizer=normalizer,
     )  # fmt: skip
+    in_loss = given(kind=loss, teacher_forcing=teacher_forcing)
+    overrides = merged(overrides, {"loss": in_loss} if in_loss else {}, *map(setting_of, settings or []))
     config = fit_preset(preset, seed=seed, device=device, **overrides)
     source = pick_dataset(home_of(home), dataset, json_output)
     with progress_bar("fit", json_output) as progress:
         run = fit_model(home_of(home), source, config, progress)
     show_run(run, json_output, "rwm policy --lam 1.0, or rwm eval uncertainty")
+
+
+def setting_of(text: str) -> dict[str, Any]:
+    """Return ``KEY=VALUE`` as nested options: ``loss.decay=0.9`` is ``{"loss": {"decay": 0.9}}``.
+
+    Raises:
+        RwmError: There is no key or no value.
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise RwmError(f"'{text}' is not KEY=VALUE.", "--set hidden=128")
+    try:
+        found: Any = json.loads(value)
+    except json.JSONDecodeError:
+        found = value
+    for part in reversed(key.split(".")):
+        found = {part: found}
+    return found

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import HomeOption, JsonOption, home_of, out, pick_run, print_json, print_table, say
+from cli.common import (
+    DeviceOption,
+    HomeOption,
+    JsonOption,
+    SeedOption,
+    home_of,
+    out,
+    pick_dataset,
+    pick_run,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
 from rwmdata.errors import RwmError
 
 app = typer.Typer(help="Look at, import and export dynamics models.", no_args_is_help=True)
@@ -65,6 +78,39 @@ def export(
         out.print(f"wrote {out_file}", highlight=False)
 
 
+@app.command("calibrate")
+def calibrate(
+    model: ModelArgument = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Dataset; the one it was fitted on when left out.")
+    ] = None,
+    windows: Annotated[int, typer.Option("--windows", min=2, help="Trajectories of the val split.")] = 256,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to fit a factor for.")] = 200,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Fit the factor of every forecast step that makes the model's standard deviations true; kept in its file."""
+    from reports.calibration import CalibrationConfig
+    from reports.calibration import calibrate as fit_factors
+
+    where = home_of(home)
+    run = pick_run(where, "model", model, json_output)
+    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
+    config = CalibrationConfig(windows=windows, steps=steps, seed=seed, device=device)
+    with progress_bar("calibrate", json_output) as progress:
+        found = fit_factors(source, run, config, progress)
+    if json_output:
+        print_json({"run": run.id, **found.model_dump()})
+        return
+    shown = [h for h in (1, 8, 32, 100, 200, 368) if h <= found.steps]
+    rows = [(h, found.epistemic[h - 1], found.total[h - 1]) for h in shown]
+    print_table(f"factors of {run.id}", ("step", "epistemic std", "total std"), rows)
+    out.print(f"wrote {run.checkpoints / 'model.safetensors'}", highlight=False)
+    say("next: rwm eval calibration, or rwm eval uncertainty --calibrated")
+
+
 @app.command("info")
 def info(model: ModelArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
     """Show a model's architecture, sizes, normaliser and origin."""
@@ -89,9 +135,10 @@ def facts_of(path: Path) -> dict[str, Any]:
     from rwmmodel.checkpoint import load_model
 
     model = load_model(path)
-    c, n = model.config, model.normalizer
-    size = {"gru": c.hidden, "lstm": c.hidden}.get(c.base, list(c.mlp_hidden))
-    layers = f" x {c.layers}" if c.base in ("gru", "lstm") else ""
+    c, n, k = model.config, model.normalizer, model.calibration
+    size = list(c.mlp_hidden) if c.base == "mlp" else c.hidden
+    layers = f" x {c.layers}" if c.base in ("gru", "lstm", "transformer") else ""
+    layers += f" + {c.latent}" if c.base == "rssm" else ""
     identity = bool((n.state_std == 1).all()) and bool((n.state_mean == 0).all())
     return {
         "file": str(path),
@@ -102,6 +149,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "heads": c.head_hidden,
         "parameters": model.parameter_count,
         "normaliser": "identity" if identity else f"state std {n.state_std.min():.3g} to {n.state_std.max():.3g}",
+        "calibrated on": f"{k.windows} trajectories of {k.dataset}, {k.steps} steps" if k else None,
         "robot": model.info.robot if model.info else None,
         "control rate (Hz)": model.info.control_hz if model.info else None,
         "dataset": model.info.dataset if model.info else None,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from reports.evaluation import HORIZONS, EvaluationConfig, model_evaluation
 from reports.rollouts import MODES, Mode, Rollout
@@ -13,6 +15,7 @@ from reports.statistics import pearson, ratio_interval, remove_step_and_trajecto
 from reports.uncertainty_figures import draw_by_step, draw_scatter
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
@@ -22,6 +25,8 @@ class UncertaintyConfig(EvaluationConfig):
     """Options of :func:`evaluate_uncertainty`."""
 
     windows: int = 32
+    calibrated: bool = False
+    """Scale the epistemic uncertainty by the factors of the model's calibration, step by step."""
 
 
 def evaluate_uncertainty(
@@ -37,11 +42,17 @@ def evaluate_uncertainty(
     ``uncertainty_error_by_step_{mean,sampled_member}.png`` and ``uncertainty_error_scatter_{mean,sampled_member}.png``.
 
     Raises:
-        RwmError: The dataset does not fit the model, has no long enough held-out episode, or a prediction is not
-            finite.
+        RwmError: The dataset does not fit the model, has no long enough held-out episode, a prediction is not finite,
+            or the model was never calibrated and calibrated uncertainty is asked for.
     """
-    with model_evaluation(home, dataset, model_run, "uncertainty", config or UncertaintyConfig()) as ev:
+    config = config or UncertaintyConfig()
+    with model_evaluation(home, dataset, model_run, "uncertainty", config) as ev:
+        if config.calibrated and ev.model.calibration is None:
+            raise RwmError(f"Model {model_run.id} was never calibrated.", f"rwm model calibrate {model_run.id}")
         rollouts = {m: ev.roll_out(m, progress) for m in MODES}
+        if config.calibrated and ev.model.calibration is not None:
+            factors = ev.model.calibration.at(torch.arange(1, ev.steps + 1)).numpy()
+            rollouts = {m: replace(r, epistemic=r.epistemic * factors) for m, r in rollouts.items()}
         table = pl.concat([rollout_table(m, r, ev.windows.start, ev.windows.episode) for m, r in rollouts.items()])
         commit_file(ev.run.path / "uncertainty_error_rollout.csv", table.write_csv)
         for mode, rollout in rollouts.items():

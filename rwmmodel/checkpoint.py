@@ -17,6 +17,7 @@ from torch import Tensor
 from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 from rwmdata.robots import one_line
+from rwmmodel.calibration import Calibration
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 
@@ -29,11 +30,12 @@ WANTED = "a checkpoints/model.safetensors written by 'rwm fit'"
 
 
 def save_model(model: DynamicsEnsemble, path: Path) -> None:
-    """Write weights, normaliser, architecture and origin of a model to one file, atomically."""
+    """Write weights, normaliser, architecture, origin and calibration of a model to one file, atomically."""
     description = {
         "format": FORMAT,
         "config": model.config.model_dump(mode="json"),
         "info": asdict(model.info) if model.info else None,
+        "calibration": model.calibration.model_dump(mode="json") if model.calibration else None,
     }
     # Cloned, because a GPU keeps a recurrent net's weights in one shared block, which the format refuses.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
@@ -76,7 +78,10 @@ def _build(description: dict[str, Any]) -> DynamicsEnsemble:
     info = description["info"]
     if info is not None:
         info = ModelInfo(**{**info, "columns": tuple(info["columns"])})
-    return DynamicsEnsemble(EnsembleConfig(**description["config"]), info=info)
+    model = DynamicsEnsemble(EnsembleConfig(**description["config"]), info=info)
+    if description.get("calibration") is not None:
+        model.calibration = Calibration(**description["calibration"])
+    return model
 
 
 def _refuse_non_files(path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rwmdata.errors import RwmError
 from rwmdata.robots import Frozen
 from rwmmodel.bases import Base, BaseCarry, GruBase, LstmBase, MemberBases, MlpBase
+from rwmmodel.calibration import Calibration
 from rwmmodel.devices import Precision
 from rwmmodel.heads import AuxiliaryHead, StateHead
 from rwmmodel.normalizer import Normalizer
@@ -133,7 +134,12 @@ class DynamicsEnsemble(nn.Module):
         config: Architecture.
         normalizer: Map between units and normalised space; the identity when absent.
         info: What the model was fitted on, where known.
+
+    Attributes:
+        calibration: Factors that make its standard deviations true, where it was calibrated.
     """
+
+    calibration: Calibration | None = None
 
     def __init__(
         self, config: EnsembleConfig, normalizer: Normalizer | None = None, info: ModelInfo | None = None

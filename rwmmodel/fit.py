@@ -222,7 +222,7 @@ class _Fit:
 
     @contextmanager
     def _drawing_from(self, seed: int) -> Iterator[None]:
-        """Make what a base draws itself (latents of rssm) a function of the seed; torch's own stream stays untouched."""
+        """Make what a base draws itself (latents of rssm) a function of the seed; torch's own stream stays."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield

@@ -105,6 +105,16 @@ def fit_preset(name: str = "laptop", **changes: Any) -> FitConfig:
     if name not in PRESETS:
         raise RwmError(f"Unknown fit preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
     try:
-        return FitConfig(**{**PRESETS[name], **changes})
+        return FitConfig(**merged(PRESETS[name], changes))
     except ValidationError as exc:
         raise RwmError(f"The fit configuration is not valid: {one_line(exc)}.") from exc
+
+
+def merged(*options: dict[str, Any]) -> dict[str, Any]:
+    """Return nested options put together; later ones win."""
+    found: dict[str, Any] = {}
+    for each in options:
+        for key, value in each.items():
+            both = isinstance(value, dict) and isinstance(found.get(key), dict)
+            found[key] = merged(found[key], value) if both else value
+    return found

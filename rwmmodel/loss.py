@@ -219,7 +219,8 @@ def _sequence_term(model: DynamicsEnsemble, features: Tensor, states: Tensor, ki
     last, target = states[:, :-1].flatten(0, 1), states[:, 1:].flatten(0, 1)
     features = features[..., :-1, :].flatten(-3, -2)
     if kind == "nll":
-        error = _nll(*model.state_head(features, last), target)
+        mean, std = model.state_head(features, last)
+        error = _nll(mean, std, target)
     else:
         error = (model.state_head.mean(features) + last - target).square().sum(-1)
     return (weights.unsqueeze(-1) * error.view(members, batch, -1)).mean()

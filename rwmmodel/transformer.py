@@ -35,6 +35,7 @@ class TransformerBase(SingleBase):
         self.embed = nn.Linear(input_dim, hidden)
         self.blocks = nn.ModuleList(_Block(hidden, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
+        self.slopes: Tensor
         self.register_buffer("slopes", 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads), persistent=False)
 
     def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
@@ -88,7 +89,7 @@ class _Block(nn.Module):
         query, key, value = self.project_in(self.attention_norm(x)).chunk(3, dim=-1)
         if past is not None:
             key, value = (torch.cat((p.to(n.dtype), n), dim=1) for p, n in zip(past, (key, value), strict=True))
-        parts = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
-        attended = F.scaled_dot_product_attention(*parts, attn_mask=bias)
+        query, keys, values = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
         x = x + self.project_out(attended.transpose(1, 2).flatten(2))
         return x + self.feed_forward(x), key, value

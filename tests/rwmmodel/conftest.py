@@ -19,7 +19,8 @@ def make_model():
     """Build a small float64 ensemble: M = 6, S = 5, A = 2, C = 3, X = 2, with heads that differ from their start."""
 
     def build(base: str = "gru", members: int = 3, **options) -> DynamicsEnsemble:
-        sizes = {"history": 6, "hidden": 8, "mlp_hidden": (9, 8), "head_hidden": 7, "latent": 3, "extension_dim": 2} | options
+        sizes = {"history": 6, "hidden": 8, "mlp_hidden": (9, 8), "head_hidden": 7, "latent": 3} | options
+        sizes = {"extension_dim": 2} | sizes
         config = EnsembleConfig(base=base, members=members, state_dim=5, action_dim=2, contact_dim=3, **sizes)
         torch.manual_seed(3)
         model = DynamicsEnsemble(config).double().eval()

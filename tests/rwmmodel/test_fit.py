@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
