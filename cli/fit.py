@@ -66,7 +66,11 @@ def fit(
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Fit the ensemble dynamics model; held-out episodes choose the weights that are kept."""
+    """Fit the ensemble dynamics model; held-out episodes choose the weights that are kept.
+
+    On several GPUs: torchrun --nproc-per-node 2 -m cli.main fit ...
+    """
+    from rwmmodel.distributed import Ranks
     from rwmmodel.fit import fit_model
     from rwmmodel.fit_config import fit_preset, merged
 
@@ -81,6 +85,8 @@ def fit(
     source = pick_dataset(home_of(home), dataset, json_output)
     with progress_bar("fit", json_output) as progress:
         run = fit_model(home_of(home), source, config, progress)
+    if not Ranks.from_environment().main:
+        return
     show_run(run, json_output, "rwm policy --lam 1.0, or rwm eval uncertainty")
 
 

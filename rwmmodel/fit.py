@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from rwmdata.windows import WindowSampler, balanced_weights, split_starts
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
 from rwmmodel.data import RowStore
 from rwmmodel.devices import require_precision, resolve_device
+from rwmmodel.distributed import Ranks
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
 from rwmmodel.fit_config import FitConfig, fit_preset
 from rwmmodel.loss import LossTerms, draw_bootstrap, draw_noise, ensemble_loss
@@ -58,6 +60,8 @@ def fit_model(
         progress: Told the update, the loss and the newest held-out numbers.
         resume: An unfinished run of a fit on the same dataset.
 
+    Under torchrun all processes call this alike; see :mod:`rwmmodel.distributed`.
+
     Returns:
         The finished run.
 
@@ -69,11 +73,18 @@ def fit_model(
         config = _config_of(resume, config)
         if resume.meta.parents["dataset"] != dataset.name:
             raise RwmError(f"Run {resume.id} was fitted on '{resume.meta.parents['dataset']}', not '{dataset.name}'.")
-    config = config or FitConfig()
+    config = config or fit_preset()
     fit = _Fit(dataset, config)
-    run = resume or Run.create(home, "model", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
+    if resume is None and fit.ranks.main:
+        resume = Run.create(home, "model", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
+    path = fit.ranks.share(resume.path if resume else None)
+    run = resume if resume else Run.open(cast(Path, path))
+    if not fit.ranks.main:
+        fit.run(run, None)
+        return Run.open(fit.ranks.share(run.path))
     with run.running():
         run.finish(fit.run(run, progress))
+    fit.ranks.share(run.path)
     return run
 
 
@@ -107,7 +118,14 @@ class _Fit:
 
     def __init__(self, dataset: Dataset, config: FitConfig) -> None:
         c = self.config = config
-        self.device = resolve_device(c.device)
+        self.ranks = Ranks.from_environment()
+        self.device = self.ranks.device(resolve_device(c.device))
+        self.ranks.join(self.device)
+        if c.batch < self.ranks.world * c.accumulate:
+            raise RwmError(
+                f"A batch of {c.batch} windows cannot be shared between {self.ranks.world} processes and "
+                f"{c.accumulate} parts.", "--batch",
+            )  # fmt: skip
         require_precision(c.precision, self.device)
         self.window = c.history + c.forecast
         starts, episodes = split_starts(dataset, "train", self.window), dataset.episodes
@@ -139,7 +157,7 @@ class _Fit:
         try:
             stopped = self._loop(run, progress)
         except KeyboardInterrupt:
-            if self.whole:
+            if self.whole and self.ranks.main:
                 self._save(run)
             raise
         return {
@@ -159,11 +177,11 @@ class _Fit:
             if c.patience is not None and s.stale >= c.patience:
                 return "patience"
             terms = self._update(run)
-            if self._due(c.log_interval):
+            if self._due(c.log_interval) and self.ranks.main:
                 run.log(s.step, terms.numbers("train/"))
             if self._due(c.val_interval):
                 self._validate(run)
-            if self._due(c.checkpoint_interval):
+            if self._due(c.checkpoint_interval) and self.ranks.main:
                 self._save(run)
             if progress:
                 shown = {k.removeprefix("val/"): self.newest[k] for k in SHOWN if k in self.newest}
@@ -189,7 +207,8 @@ class _Fit:
         if not bool(torch.isfinite(terms.total + norm)):
             saved = f"the last good state is update {self.saved}" if self.saved else "no state was saved yet"
             rows = {"update": s.step + 1, "loss": str(terms.total.item()), "window_starts": starts.tolist()}
-            write_json(run.path / BAD_BATCH_FILE, rows)
+            if self.ranks.main:
+                write_json(run.path / BAD_BATCH_FILE, rows)
             raise RwmError(
                 f"At update {s.step + 1} the loss is {terms.total.item()}, the gradient norm {norm.item()}; {saved}. "
                 f"The windows are named in {run.path / BAD_BATCH_FILE}.",
@@ -205,20 +224,26 @@ class _Fit:
         return terms
 
     def _backward(self, starts: np.ndarray) -> LossTerms:
-        """Leave the gradient of the loss of the windows at ``starts (Bt,)``; return the loss's terms, detached."""
+        """Leave the gradient of the loss of the windows at ``starts (Bt,)``; return the loss's terms, detached.
+
+        All processes draw the same noise and weights; each works through its own parts of the batch.
+        """
         c, batch = self.config, len(starts)
         generator = torch.Generator(self.device).manual_seed(_seed_of(c.seed, self.state.step))
         noise = draw_noise(generator, c.forecast, c.members, batch, self.model.config.state_dim)
         weights = draw_bootstrap(generator, c.members, batch)
         self.optimizer.zero_grad()
         terms = []
-        for part in np.array_split(np.arange(batch), c.accumulate):
+        for part in np.array_split(np.arange(batch), c.accumulate * self.ranks.world)[
+            self.ranks.rank :: self.ranks.world
+        ]:
             windows, where = self.store.windows(starts[part], self.window), slice(part[0], part[-1] + 1)
             with self._drawing_from(_seed_of(c.seed, self.state.step, int(part[0]))):
                 found = ensemble_loss(self.model, windows, c.loss, noise[:, :, :, where], weights[:, where])
             (found.total * (len(part) / batch)).backward()
             terms.append(found.scaled(len(part) / batch))
-        return sum(terms[1:], terms[0])
+        own = sum(terms[1:], terms[0])
+        return LossTerms.of(self.ranks.sum_gradients(self.model.parameters(), own.stacked()))
 
     @contextmanager
     def _drawing_from(self, seed: int) -> Iterator[None]:
@@ -235,13 +260,15 @@ class _Fit:
         """
         s = self.state
         kept = cast(DynamicsEnsemble, self.averaged.module) if self.averaged else self.model
-        self.newest = self.validator(kept)
+        self.newest = self.ranks.share(self.validator(kept) if self.ranks.main else {})
         loss = self.newest["val/total"]
-        run.log(s.step, self.newest)
+        if self.ranks.main:
+            run.log(s.step, self.newest)
         if not math.isfinite(loss):
             raise RwmError(f"After update {s.step} the held-out loss is {loss}.", "a lower --lr, and rwm data validate")
         if not s.best or loss < s.best["val/total"]:
-            save_model(kept, run.checkpoints / MODEL_FILE)
+            if self.ranks.main:
+                save_model(kept, run.checkpoints / MODEL_FILE)
             s.best, s.best_step, s.stale, s.validated = self.newest, s.step, 0, s.step
         else:
             s.stale, s.validated = s.stale + 1, s.step
@@ -261,7 +288,8 @@ class _Fit:
                 self.averaged.load_state_dict(averaged)
             self.optimizer.load_state_dict(optimizer)
             self.saved = self.state.step
-        run.truncate_metrics(self.state.step)
+        if self.ranks.main:
+            run.truncate_metrics(self.state.step)
 
 
 def _prefixed(state: dict[str, Any]) -> dict[str, Any]:

@@ -81,10 +81,18 @@ class LossTerms:
     def __add__(self, other: LossTerms) -> LossTerms:
         return LossTerms(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
+    def stacked(self) -> Tensor:
+        """Return the terms as one tensor, detached, in the order of the fields."""
+        return torch.stack([getattr(self, f.name).detach() for f in fields(self)])
+
+    @classmethod
+    def of(cls, stacked: Tensor) -> LossTerms:
+        """Return the terms of :meth:`stacked`."""
+        return cls(*stacked.unbind())
+
     def numbers(self, prefix: str = "") -> dict[str, float]:
         """Return the terms as plain numbers, ready to log."""
-        values = torch.stack([getattr(self, f.name).detach() for f in fields(self)]).tolist()
-        return {f"{prefix}{f.name}": value for f, value in zip(fields(self), values, strict=True)}
+        return {f"{prefix}{f.name}": value for f, value in zip(fields(self), self.stacked().tolist(), strict=True)}
 
 
 def draw_noise(generator: torch.Generator, forecast: int, members: int, batch: int, state_dim: int) -> Tensor:

@@ -257,7 +257,7 @@ def test_a_dataset_without_held_out_episodes_is_refused(home, linear_dataset):
 def test_presets_can_be_changed_and_mistakes_are_listed():
     paper = fit_preset("paper", members=1)
     assert (paper.batch, paper.lr, paper.weight_decay, paper.members) == (1024, 1e-4, 1e-5, 1)
-    assert fit_preset("laptop") == FitConfig()
+    assert fit_preset("laptop", loss="nll").loss == LossConfig(kind="nll", sequence_weight=1.0)
     assert fit_preset("smoke", loss="nll").loss == LossConfig(kind="nll")
     with pytest.raises(RwmError, match="smoke, demo, laptop, reference, paper"):
         fit_preset("huge")

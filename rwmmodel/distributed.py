@@ -1,0 +1,68 @@
+"""One fit on several processes: ``torchrun --nproc-per-node 2 -m cli.main fit``.
+
+Every process holds the whole model and the whole dataset, draws the same batch and the same noise, and works through
+its share of the batch. Gradients are summed, so a fit on two processes takes the steps that one process would take on
+the same batch, but for rounding. The first process alone validates and writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of its group; a group of one needs no torchrun and no communication."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Ranks:
+        """Return what torchrun says about this process."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    @property
+    def main(self) -> bool:
+        """This is the process that validates, writes and speaks."""
+        return self.rank == 0
+
+    def device(self, device: torch.device) -> torch.device:
+        """Return this process's own device: each takes another GPU where no GPU was named."""
+        if self.world > 1 and device.type == "cuda" and device.index is None:
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return device
+
+    def join(self, device: torch.device) -> None:
+        """Meet the other processes of the group: over NCCL on GPUs, over gloo on processors."""
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    def share(self, value: T) -> T:
+        """Return the main process's ``value`` on all of them."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter], extra: Tensor) -> Tensor:
+        """Sum the gradients over all processes, in place; return ``extra (n,)`` summed in the same message."""
+        if self.world == 1:
+            return extra
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([*(g.flatten() for g in grads), extra.to(grads[0].dtype)])
+        dist.all_reduce(flat)
+        *parts, summed = flat.split([*(g.numel() for g in grads), len(extra)])
+        for grad, part in zip(grads, parts, strict=True):
+            grad.copy_(part.view_as(grad))
+        return summed
