@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import DeviceOption, JsonOption, SeedOption, print_json, print_table, progress_bar
+from cli.common import (
+    DatasetArgument,
+    DeviceOption,
+    HomeOption,
+    JsonOption,
+    SeedOption,
+    home_of,
+    pick_dataset,
+    print_json,
+    print_table,
+    progress_bar,
+)
 
 app = typer.Typer(help="Measure speeds beside their baselines.", no_args_is_help=True)
 
@@ -64,6 +75,54 @@ def fit(
     with progress_bar("bench", json_output) as progress:
         found = bench_fit(config, progress)
     show(found, json_output)
+
+
+@app.command("models")
+def models(
+    dataset: DatasetArgument = None,
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="One of the variants, may be repeated; all when left out.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=10, help="Fits of each.")] = 3,
+    updates: Annotated[int, typer.Option("--updates", min=1, help="Optimiser steps of a fit.")] = 1000,
+    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 128,
+    home: HomeOption = ".",
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Fit bases, losses and ensembles side by side on a dataset and compare error, coverage and ranking.
+
+    The fits are runs: interrupted and started again, it goes on where it was.
+    """
+    from reports.bench_models import BenchModelsConfig, bench_models
+
+    source = pick_dataset(home_of(home), dataset, json_output)
+    chosen = {"variants": tuple(variants)} if variants else {}
+    config = BenchModelsConfig(seeds=seeds, updates=updates, windows=windows, device=device, **chosen)
+    with progress_bar("bench", json_output) as progress:
+        found = bench_models(home_of(home), source, config, progress)
+    if json_output:
+        print_json(found)
+        return
+    for title, columns, rows in by_metric(found["rows"]):
+        print_table(title, columns, rows)
+
+
+def by_metric(rows: list[dict[str, Any]]) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Return a table for every metric: title, columns, and a row for every name with a column for every horizon."""
+    tables = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        cells = {(r["name"], r["horizon"]): with_half_width(r) for r in rows if r["metric"] == metric}
+        names, horizons = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
+        columns = ("name", *(f"h = {h}" if h else "all steps" for h in horizons))
+        body = [(name, *(cells.get((name, h), "-") for h in horizons)) for name in names]
+        tables.append((f"{metric}, mean over seeds ± half of its 95 % interval", columns, body))
+    return tables
+
+
+def with_half_width(row: dict[str, Any]) -> str:
+    """Return a mean with half the width of its interval."""
+    return f"{row['value']:.3f}" + (f" ± {row['high'] - row['value']:.3f}" if row["high"] is not None else "")
 
 
 def show(found: dict[str, Any], json_output: bool) -> None:

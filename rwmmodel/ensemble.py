@@ -40,6 +40,8 @@ class Architecture(Frozen):
     shared_base: bool = True
     """All members share one state base and one auxiliary base; else each has its own, which costs B times as much and
     leaves nothing in common that they could all be wrong about."""
+    prior_scale: float = Field(0.0, ge=0)
+    """Weight of a network in every member's mean that never learns, for diversity; 0 for none."""
     history: int = Field(32, ge=2)
     """History horizon M, rows."""
 
@@ -151,13 +153,13 @@ class DynamicsEnsemble(nn.Module):
         self.state_base = _build_base(c)
         self.auxiliary_base = _build_base(c)
         width = self.state_base.width
-        self.state_head = StateHead(c.members, width, c.head_hidden, c.state_dim)
+        self.state_head = StateHead(c.members, width, c.head_hidden, c.state_dim, c.prior_scale)
         self.auxiliary_head = AuxiliaryHead(c.members, width, c.head_hidden, c.contact_dim, c.extension_dim)
 
     @property
     def parameter_count(self) -> int:
         """Number of learned parameters: 1,995,569 for the default ensemble of ANYmal D."""
-        return sum(p.numel() for p in self.parameters())
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     @property
     def precision(self) -> Precision:

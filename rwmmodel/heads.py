@@ -31,11 +31,17 @@ class StackedMLP(nn.Module):
 
 
 class StateHead(nn.Module):
-    """Gaussian over the next state, per member: a residual mean and a softly bounded standard deviation."""
+    """Gaussian over the next state, per member: a residual mean and a softly bounded standard deviation.
 
-    def __init__(self, members: int, input_dim: int, hidden: int, state_dim: int) -> None:
+    With ``prior_scale`` each member's mean has a network in it that never learns (randomised prior functions,
+    arXiv:1806.03335): the learned part makes up for it where there is data, and members differ where there is none.
+    """
+
+    def __init__(self, members: int, input_dim: int, hidden: int, state_dim: int, prior_scale: float = 0.0) -> None:
         super().__init__()
         self.mean = StackedMLP(members, input_dim, hidden, state_dim)
+        self.prior_scale = prior_scale
+        self.prior = StackedMLP(members, input_dim, hidden, state_dim).requires_grad_(False) if prior_scale else None
         self.log_std = StackedMLP(members, input_dim, hidden, state_dim)
         self.min_log_std = nn.Parameter(torch.full((members, 1, state_dim), -5.0))
         self.log_delta = nn.Parameter(torch.zeros(members, 1, state_dim))
@@ -58,7 +64,14 @@ class StateHead(nn.Module):
         upper = self.max_log_std
         bounded = upper - F.softplus(upper - self.log_std(features))
         bounded = self.min_log_std + F.softplus(bounded - self.min_log_std)
-        return self.mean(features) + state, bounded.exp()
+        return self.predict(features, state), bounded.exp()
+
+    def predict(self, features: Tensor, state: Tensor) -> Tensor:
+        """Return the mean alone, ``(B, n, S)``."""
+        change = self.mean(features)
+        if self.prior is not None:
+            change = change + self.prior_scale * self.prior(features)
+        return change + state
 
 
 class AuxiliaryHead(nn.Module):

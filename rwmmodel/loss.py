@@ -230,7 +230,7 @@ def _sequence_term(model: DynamicsEnsemble, features: Tensor, states: Tensor, ki
         mean, std = model.state_head(features, last)
         error = _nll(mean, std, target)
     else:
-        error = (model.state_head.mean(features) + last - target).square().sum(-1)
+        error = (model.state_head.predict(features, last) - target).square().sum(-1)
     return (weights.unsqueeze(-1) * error.view(members, batch, -1)).mean()
 
 

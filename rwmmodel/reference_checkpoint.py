@@ -85,11 +85,15 @@ def export_reference(model: DynamicsEnsemble, path: Path) -> None:
     """Write a model as a reference checkpoint: its world model, and empty places for what it has none of.
 
     Raises:
-        RwmError: The model's members have bases of their own, its kind of base is not among the reference's that are
-            known, or the folder cannot be written.
+        RwmError: The model's members have bases of their own or priors, the reference's names for its kind of base are
+            not known, or the folder cannot be written.
     """
     if not model.config.shared_base:
         raise RwmError("The reference's members share their bases; a model with shared_base off has no place there.")
+    if model.config.prior_scale:
+        raise RwmError(
+            "The reference's members have no randomised priors; a model with prior_scale has no place there."
+        )
     if model.config.base not in REFERENCE_BASES:
         raise RwmError(f"The reference's names for a base of kind {model.config.base} are not known here.")
     empty: dict[str, Any] = {POLICY: {}, "optimizer_state_dict": {}, "system_dynamics_optimizer_state_dict": {}}

@@ -219,3 +219,16 @@ def test_normaliser_maps_both_ways():
         Normalizer(2, 1, mean, np.array([1, 0, 1]))
     with pytest.raises(RwmError, match="2 means"):
         Normalizer(2, 1, mean[:2], std)
+
+
+def test_a_randomised_prior_joins_the_mean_and_never_learns(make_model):
+    model, (states, actions) = make_model(prior_scale=0.5), history()
+    pairs = torch.cat((states, actions), dim=-1)
+    features = gru_by_hand(model.state_base.rnn, pairs)
+    head = model.state_head
+    for b in range(3):
+        expected = mlp_of(head.mean, b, features) + 0.5 * mlp_of(head.prior, b, features) + states[:, -1]
+        close(model(states, actions).member_mean[b], expected)
+    assert not any(p.requires_grad for p in head.prior.parameters())
+    assert model.parameter_count == make_model().parameter_count
+    assert "state_head.prior.weight_0" in model.state_dict()

@@ -221,3 +221,9 @@ def test_the_command_line_imports_shows_and_exports(home, tmp_path):
     model = load_model(home.run("model").checkpoints / "model.safetensors")
     save_model(model, tmp_path / "c.safetensors")
     assert rwm("info", tmp_path / "c.safetensors")["parameters"] == model.parameter_count
+
+
+@pytest.mark.parametrize(("options", "said"), [({"prior_scale": 1.0}, "priors"), ({"base": "rssm"}, "rssm")])
+def test_what_the_reference_has_no_place_for_is_not_exported(make_model, tmp_path, options, said):
+    with pytest.raises(RwmError, match=said):
+        export_reference(make_model(**options), tmp_path / "model.pt")
