@@ -77,6 +77,27 @@ def fit(
     show(found, json_output)
 
 
+@app.command("imagine")
+def imagine(
+    num_envs: Annotated[
+        list[int] | None, typer.Option("--num-envs", min=1, help="Imagined robots side by side; may be repeated.")
+    ] = None,
+    members: Annotated[int, typer.Option("--members", min=1, help="Ensemble size.")] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="The fastest counts.")] = 3,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Compare imagined steps and whole iterations with the way that runs every head of every member by itself."""
+    from reports.bench_imagine import BenchImagineConfig, bench_imagine
+
+    envs = {"num_envs": tuple(num_envs)} if num_envs else {}
+    config = BenchImagineConfig(members=members, repeats=repeats, device=device, seed=seed, **envs)
+    with progress_bar("bench", json_output) as progress:
+        found = bench_imagine(config, progress)
+    show(found, json_output)
+
+
 @app.command("models")
 def models(
     dataset: DatasetArgument = None,

@@ -109,14 +109,16 @@ def per_member_loss(model: DynamicsEnsemble, windows: Windows, noise: Tensor, dr
             features, hidden = model.state_base.rnn(seen, hidden)  # type: ignore[operator]
             aux, aux_hidden = model.auxiliary_base.rnn(aux_seen, aux_hidden)  # type: ignore[operator]
             features, aux = features[:, -1], aux[:, -1]
-            mean = _member(head.mean, b, features) + last
+            mean = member_output(head.mean, b, features) + last
             upper = low + delta
-            log_std = upper - F.softplus(upper - _member(head.log_std, b, features))
+            log_std = upper - F.softplus(upper - member_output(head.log_std, b, features))
             std = torch.exp(low + F.softplus(log_std - low))
             row = m + i
             regression = (mean + std * noise[i, 1, b, own] - states[:, row]).square().sum(dim=-1).mean()
-            contacts = F.binary_cross_entropy_with_logits(_member(auxiliary.contact, b, aux), contact[:, row])
-            falls = F.binary_cross_entropy_with_logits(_member(auxiliary.termination, b, aux), termination[:, row])
+            contacts = F.binary_cross_entropy_with_logits(member_output(auxiliary.contact, b, aux), contact[:, row])
+            falls = F.binary_cross_entropy_with_logits(
+                member_output(auxiliary.termination, b, aux), termination[:, row]
+            )
             total = total + (regression + contacts + falls) / forecast
             if row + 1 < states.shape[1]:
                 last = mean + std * noise[i, 0, b, own]
@@ -165,7 +167,8 @@ def _setting(c: BenchFitConfig, device: torch.device) -> tuple[DynamicsEnsemble,
     return model, windows, noise, drawn, weights
 
 
-def _member(stack: StackedMLP, member: int, x: Tensor) -> Tensor:
+def member_output(stack: StackedMLP, member: int, x: Tensor) -> Tensor:
+    """Return what one member of a stack makes of features, by itself."""
     hidden = torch.relu(x @ stack.weight_0[member] + stack.bias_0[member])
     return hidden @ stack.weight_1[member] + stack.bias_1[member]
 

@@ -133,6 +133,7 @@ def roll_out(
         for k in range(steps):
             prediction, carry = model.step(state, actions[:, history + k], carry, members, aux=False)
             state = prediction.state
+            assert prediction.member_std is not None and prediction.aleatoric is not None
             spread = prediction.member_mean.var(dim=0) if len(prediction.member_mean) > 1 else torch.zeros_like(state)
             total = spread + prediction.member_std.square().mean(dim=0)
             parts.append((state, prediction.epistemic, prediction.aleatoric, spread.sqrt(), total.sqrt()))

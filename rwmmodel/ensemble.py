@@ -14,7 +14,7 @@ from rwmdata.robots import Frozen
 from rwmmodel.bases import Base, BaseCarry, GruBase, LstmBase, MemberBases, MlpBase
 from rwmmodel.calibration import Calibration
 from rwmmodel.devices import Precision
-from rwmmodel.heads import AuxiliaryHead, StateHead
+from rwmmodel.heads import AuxiliaryHead, StateHead, member_groups
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.rssm import RssmBase
 from rwmmodel.transformer import TransformerBase
@@ -77,15 +77,15 @@ class Prediction:
     """One step ahead for E environments, states in normalised space.
 
     Without member ids, ``state``, ``std``, ``extension``, ``contact`` and ``termination`` are means over members; with
-    them, each environment's own member's. Both uncertainties are always over all members. The auxiliary outputs are
-    None when they were not asked for, and ``extension`` also when the schema has none.
+    them, each environment's own member's. Both uncertainties are always over all members. Auxiliary outputs and
+    standard deviations are None where they were not asked for, ``extension`` also where the schema has none.
     """
 
     state: Tensor
     """``(E, S)``"""
-    std: Tensor
+    std: Tensor | None
     """``(E, S)``"""
-    aleatoric: Tensor
+    aleatoric: Tensor | None
     """``(E,)``: mean over members of the summed std."""
     epistemic: Tensor
     """``(E,)``: sum over state dimensions of the members' disagreement; exactly 0 with one member."""
@@ -97,7 +97,7 @@ class Prediction:
     """``(E, 1)`` logit"""
     member_mean: Tensor
     """``(B, E, S)``"""
-    member_std: Tensor
+    member_std: Tensor | None
     """``(B, E, S)``"""
 
 
@@ -188,7 +188,13 @@ class DynamicsEnsemble(nn.Module):
         )
 
     def step(
-        self, state: Tensor, action: Tensor, carry: Carry, member_ids: Tensor | None = None, aux: bool = True
+        self,
+        state: Tensor,
+        action: Tensor,
+        carry: Carry,
+        member_ids: Tensor | None = None,
+        aux: bool = True,
+        std: bool = True,
     ) -> tuple[Prediction, Carry]:
         """Predict one row ahead.
 
@@ -198,6 +204,7 @@ class DynamicsEnsemble(nn.Module):
             carry: Memory of the pairs before.
             member_ids: Member each environment follows, ``(E,)`` int64; None for the mean over members.
             aux: Predict contact, termination and extension too. Once left out, the carry cannot give them again.
+            std: Predict standard deviations too; the disagreement of the means needs none.
 
         Returns:
             The prediction and the carry after this pair.
@@ -208,11 +215,11 @@ class DynamicsEnsemble(nn.Module):
         inputs = torch.cat((state, action), dim=-1)
         features, state_carry = self.state_base.step(inputs, carry.state)
         if not aux:
-            return self._predict(features, None, state, member_ids), Carry(state_carry, None)
+            return self._predict(features, None, state, member_ids, std), Carry(state_carry, None)
         if carry.auxiliary is None:
             raise RwmError("The carry was built or stepped without the auxiliary base; warm up with aux=True.")
         aux_features, aux_carry = self.auxiliary_base.step(inputs, carry.auxiliary)
-        return self._predict(features, aux_features, state, member_ids), Carry(state_carry, aux_carry)
+        return self._predict(features, aux_features, state, member_ids, std), Carry(state_carry, aux_carry)
 
     def forward(self, states: Tensor, actions: Tensor, member_ids: Tensor | None = None) -> Prediction:
         """Predict the row after a history: :meth:`warm_up` on all pairs but the last, then one :meth:`step`.
@@ -231,23 +238,36 @@ class DynamicsEnsemble(nn.Module):
         return self._predict(features, aux_features, states[:, -1], member_ids)
 
     def _predict(
-        self, features: Tensor, aux_features: Tensor | None, state: Tensor, member_ids: Tensor | None
+        self,
+        features: Tensor,
+        aux_features: Tensor | None,
+        state: Tensor,
+        member_ids: Tensor | None,
+        with_std: bool = True,
     ) -> Prediction:
-        mean, std = self.state_head(features, state)
-        contact = termination = extension = None
-        if aux_features is not None:
-            contact, termination, extension = self.auxiliary_head(aux_features)
+        mean = self.state_head.predict(features, state)
+        std = self.state_head.deviation(features) if with_std else None
+        contact, termination, extension = self._auxiliary(aux_features, member_ids)
         return Prediction(
             state=_own_or_mean(mean, member_ids),
-            std=_own_or_mean(std, member_ids),
-            aleatoric=std.sum(dim=-1).mean(dim=0),
+            std=None if std is None else _own_or_mean(std, member_ids),
+            aleatoric=None if std is None else std.sum(dim=-1).mean(dim=0),
             epistemic=_disagreement(mean),
-            extension=None if extension is None else _own_or_mean(extension, member_ids),
-            contact=None if contact is None else _own_or_mean(contact, member_ids),
-            termination=None if termination is None else _own_or_mean(termination, member_ids),
+            extension=extension,
+            contact=contact,
+            termination=termination,
             member_mean=mean,
             member_std=std,
         )
+
+    def _auxiliary(self, features: Tensor | None, member_ids: Tensor | None) -> list[Tensor | None]:
+        """Return contact, termination and extension: means over members, or each environment's own member's."""
+        if features is None:
+            return [None, None, None]
+        if member_ids is not None and features.dim() == 2 and features.device.type == "cpu":
+            # Only the heads that are followed; on a GPU the groups' sizes would have to be waited for.
+            return list(self.auxiliary_head.of_members(features, member_groups(member_ids, self.config.members)))
+        return [None if out is None else _own_or_mean(out, member_ids) for out in self.auxiliary_head(features)]
 
 
 def _build_base(config: EnsembleConfig) -> Base:

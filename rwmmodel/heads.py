@@ -29,6 +29,14 @@ class StackedMLP(nn.Module):
         hidden = torch.relu(torch.baddbmm(self.bias_0, features, self.weight_0))
         return torch.baddbmm(self.bias_1, hidden, self.weight_1)
 
+    def of_members(self, features: Tensor, groups: list[Tensor]) -> Tensor:
+        """Map features ``(n, in)`` each by one member only, ``(n, out)``: ``groups[b]`` are the rows of member b."""
+        output = features.new_empty(len(features), self.weight_1.shape[-1])
+        for b, rows in enumerate(groups):
+            hidden = torch.relu(torch.addmm(self.bias_0[b], features[rows], self.weight_0[b]))
+            output[rows] = torch.addmm(self.bias_1[b], hidden, self.weight_1[b])
+        return output
+
 
 class StateHead(nn.Module):
     """Gaussian over the next state, per member: a residual mean and a softly bounded standard deviation.
@@ -61,10 +69,14 @@ class StateHead(nn.Module):
         Returns:
             Mean and standard deviation per member, each ``(B, n, S)``, in normalised space.
         """
+        return self.predict(features, state), self.deviation(features)
+
+    def deviation(self, features: Tensor) -> Tensor:
+        """Return the standard deviation alone, ``(B, n, S)``."""
         upper = self.max_log_std
         bounded = upper - F.softplus(upper - self.log_std(features))
         bounded = self.min_log_std + F.softplus(bounded - self.min_log_std)
-        return self.predict(features, state), bounded.exp()
+        return bounded.exp()
 
     def predict(self, features: Tensor, state: Tensor) -> Tensor:
         """Return the mean alone, ``(B, n, S)``."""
@@ -87,6 +99,18 @@ class AuxiliaryHead(nn.Module):
         """Return contact logits ``(B, n, C)``, termination logit ``(B, n, 1)`` and extension ``(B, n, X)`` or None."""
         extension = self.extension(features) if self.extension is not None else None
         return self.contact(features), self.termination(features), extension
+
+    def of_members(self, features: Tensor, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the same for features ``(n, H)`` of which each is one member's only, without a dimension for them."""
+        parts = (self.contact, self.termination, self.extension)
+        contact, termination, extension = (None if p is None else p.of_members(features, groups) for p in parts)
+        assert contact is not None and termination is not None
+        return contact, termination, extension
+
+
+def member_groups(member_ids: Tensor, members: int) -> list[Tensor]:
+    """Return the rows that each member has in ``member_ids (n,)``."""
+    return [(member_ids == b).nonzero().squeeze(-1) for b in range(members)]
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:

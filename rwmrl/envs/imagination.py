@@ -155,7 +155,7 @@ class ImaginationEnv(VecEnv):
         action = actions.to(self.device, torch.float32)
         members = self.member_ids if self.config.rollout == "member" else None
         normalised = self.model.normalizer.action(action)
-        prediction, self._carry = self.model.step(self._state, normalised, self._carry, members)
+        prediction, self._carry = self.model.step(self._state, normalised, self._carry, members, std=False)
         sound = self._take_in(prediction, action)
         epistemic = prediction.epistemic.masked_fill(~sound, 0.0)
         self.episode_length_buf += 1

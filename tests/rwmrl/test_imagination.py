@@ -251,8 +251,8 @@ def test_unsound_predictions_are_reset_and_counted(make_env, part, value):
     before = env.current_rows()[3, :45]
     predict = env.model.step
 
-    def spoil(*arguments):
-        prediction, carry = predict(*arguments)
+    def spoil(*arguments, **options):
+        prediction, carry = predict(*arguments, **options)
         spoilt = getattr(prediction, part).clone()
         spoilt[3, 0] = value
         return replace(prediction, **{part: spoilt}), carry
