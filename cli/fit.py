@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -17,9 +16,9 @@ from cli.common import (
     home_of,
     pick_dataset,
     progress_bar,
+    setting_of,
     show_run,
 )
-from rwmdata.errors import RwmError
 
 
 def fit(
@@ -88,21 +87,3 @@ def fit(
     if not Ranks.from_environment().main:
         return
     show_run(run, json_output, "rwm policy --lam 1.0, or rwm eval uncertainty")
-
-
-def setting_of(text: str) -> dict[str, Any]:
-    """Return ``KEY=VALUE`` as nested options: ``loss.decay=0.9`` is ``{"loss": {"decay": 0.9}}``.
-
-    Raises:
-        RwmError: There is no key or no value.
-    """
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise RwmError(f"'{text}' is not KEY=VALUE.", "--set hidden=128")
-    try:
-        found: Any = json.loads(value)
-    except json.JSONDecodeError:
-        found = value
-    for part in reversed(key.split(".")):
-        found = {part: found}
-    return found

@@ -111,9 +111,10 @@ def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, floa
     """Return the mean reward a step of a policy without exploration, before and after the penalty.
 
     Every call dreams one episode length from the same starts, commands, members and pushes, so that two policies are
-    compared on the same episodes.
+    compared on the same episodes, and with the whole penalty.
     """
     env.reseed()
+    env.steps_done = env.config.lam_ramp_steps
     policy = policy.to(env.device).eval()
     observations, reward, penalised = env.reset(), 0.0, 0.0
     for _ in range(env.max_episode_length):

@@ -255,6 +255,7 @@ class Runner(OnPolicyRunner):
         if self.completed >= iterations:
             return
         torch.manual_seed(self.seed + self.completed)
+        self.env.env.steps_done = self.completed * self.ppo.num_steps
         # Random ages at the start: otherwise all environments would time out in the same step, again and again.
         try:
             self.learn(iterations - self.completed, init_at_random_ep_len=True)

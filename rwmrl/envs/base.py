@@ -50,6 +50,8 @@ class VecEnv(ABC):
     device: torch.device
     control_dt_s: float
     schema: Schema
+    steps_done: int = 0
+    """Steps since training began, for what changes over it; a resumed training sets it."""
 
     @property
     @abstractmethod

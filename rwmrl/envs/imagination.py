@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.robots import Frozen, RobotSpec
-from rwmdata.windows import window_starts
+from rwmdata.windows import split_starts, window_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, Prediction
 from rwmrl.commands import CommandConfig, CommandSampler
@@ -20,6 +21,8 @@ from rwmrl.envs.base import Observations, Step, VecEnv
 from rwmrl.observations import add_noise, noise_scale, policy_observation
 from rwmrl.rewards import RewardModel
 
+HALT_WINDOWS = 4096
+"""Recorded windows the halting threshold is taken from."""
 SOUND_LIMIT = 1.0e4
 """No normalised state comes near this; a prediction that does is as broken as one that is not a number."""
 
@@ -33,6 +36,16 @@ class ImaginationConfig(Frozen):
     """Which prediction is followed: a random member's per environment, redrawn at reset, or the ensemble mean."""
     lam: float = Field(1.0, ge=0)
     """Penalty weight lambda."""
+    lam_ramp_steps: int = Field(0, ge=0)
+    """Steps over which lambda rises from 0 to its value; 0 for the whole penalty from the start, as in the paper."""
+    penalty: Literal["epistemic", "largest", "calibrated"] = "epistemic"
+    """What is penalised: the members' standard deviation summed over state dimensions (the paper's), the summed
+    distance of the member farthest from the mean, or the former times the calibration's factor of the step."""
+    fall_penalty: float = Field(0.0, ge=0)
+    """Taken from the reward of a step that ends in a predicted fall; the paper has none."""
+    halt_quantile: float | None = Field(None, gt=0, lt=1)
+    """End an episode as a fall once its penalised uncertainty passes this quantile of that on held-out recorded
+    windows, one step ahead (a halt state as in arXiv:2005.05951); None never does."""
     init_share: float = Field(0.8, ge=0, le=1)
     """Share of starts from the beginnings of recorded episodes; the others start anywhere in the data."""
     noise: bool = True
@@ -64,8 +77,8 @@ class ImaginationEnv(VecEnv):
 
     A new episode starts from a window of recorded rows: the model reads its whole history, and the last row's action
     is the policy's last action. Per step: reward of the predicted state (the simulator's own reward terms), minus
-    ``lam * epistemic * dt``; predicted contacts and termination are sigmoids rounded. Then new commands, then pushes:
-    they change the state that the policy sees next and the model goes on from.
+    ``lam * uncertainty * dt`` (by default the epistemic one); predicted contacts and termination are sigmoids rounded.
+    Then new commands, then pushes: they change the state that the policy sees next and the model goes on from.
 
     An unsound prediction (not finite, or beyond ``SOUND_LIMIT``) ends its episode as truncated with reward 0. Its
     transition repeats the last sound state, and ``log["imagined/unsound_count"]`` counts it.
@@ -77,7 +90,8 @@ class ImaginationEnv(VecEnv):
         config: Options.
 
     Raises:
-        RwmError: Model, dataset and robot do not fit, the model is broken, or no episode is as long as its history.
+        RwmError: Model, dataset and robot do not fit, the model is broken or not calibrated where it has to be, or no
+            episode is as long as its history.
     """
 
     def __init__(
@@ -85,6 +99,8 @@ class ImaginationEnv(VecEnv):
     ) -> None:
         c = self.config = config or ImaginationConfig()
         _refuse_mismatch(model, dataset, robot)
+        if c.penalty == "calibrated" and model.calibration is None:
+            raise RwmError("The model was never calibrated, so there is no calibrated penalty.", "rwm model calibrate")
         self.model = model.eval().requires_grad_(False)
         self.device = next(model.parameters()).device
         self.schema, self.num_envs = dataset.schema, c.num_envs
@@ -102,9 +118,12 @@ class ImaginationEnv(VecEnv):
         self._velocity_xy = self.schema.group("base_lin_vel").start + torch.arange(2, device=self.device)
         self.member_ids = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
         self.episode_length_buf = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
+        # Predictions since the recorded history; episode_length_buf is the trainer's to change.
+        self._age = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
         self._push_left = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
         self._state = torch.zeros(c.num_envs, self.schema.dims["state"], device=self.device)
         self._rows = torch.zeros(c.num_envs, self.schema.width, device=self.device)
+        self.halt_above = torch.inf if c.halt_quantile is None else self._conformal_threshold(dataset, c.halt_quantile)
         with torch.no_grad():
             everyone = torch.arange(c.num_envs, device=self.device)
             windows = self._draw_windows(c.num_envs)
@@ -115,6 +134,12 @@ class ImaginationEnv(VecEnv):
     def command(self) -> Tensor:
         """Commanded x and y velocity (m/s) and yaw rate (rad/s), ``(E, 3)``."""
         return self._commands.command
+
+    @property
+    def lam(self) -> float:
+        """Penalty weight of the next step: lambda, or less while it is ramped in."""
+        c = self.config
+        return c.lam * min(self.steps_done / c.lam_ramp_steps, 1.0) if c.lam_ramp_steps else c.lam
 
     def reseed(self) -> None:
         """Begin every stream of random numbers anew: after a reset the same actions dream the same again."""
@@ -157,22 +182,28 @@ class ImaginationEnv(VecEnv):
         normalised = self.model.normalizer.action(action)
         prediction, self._carry = self.model.step(self._state, normalised, self._carry, members, std=False)
         sound = self._take_in(prediction, action)
-        epistemic = prediction.epistemic.masked_fill(~sound, 0.0)
         self.episode_length_buf += 1
+        epistemic = prediction.epistemic.masked_fill(~sound, 0.0)
+        self._age += 1
+        uncertainty = self._uncertainty(prediction, self._age).masked_fill(~sound, 0.0)
         rows, s = self._rows, self.schema
         reward, terms = self.rewards.compute(rows[:, s.state], rows[:, s.contact], action, self.command)
         reward = reward.masked_fill(~sound, 0.0)
-        penalised = reward - self.config.lam * epistemic * self.control_dt_s
-        terminated = (rows[:, -1] > 0.5) & sound
+        halted = uncertainty > self.halt_above
+        terminated = ((rows[:, -1] > 0.5) | halted) & sound
+        penalised = reward - self.lam * uncertainty * self.control_dt_s - self.config.fall_penalty * terminated
+        self.steps_done += 1
         timed_out = (self.episode_length_buf >= self.max_episode_length) & sound & ~terminated
         ended = (terminated | timed_out | ~sound).nonzero().squeeze(-1)
         log: dict[str, float | Tensor] = {f"reward/{k}": v.mean() for k, v in terms.items()}
         log |= {
             "imagined/reward": reward.mean(),
             "imagined/penalised_reward": penalised.mean(),
+            "imagined/lam": self.lam,
             "imagined/epistemic": epistemic.mean(),
             "imagined/epistemic_max": epistemic.max(),
             "imagined/ended_by_prediction": terminated.float().mean(),
+            "imagined/halted": halted.float().mean(),
             "imagined/ended_by_time": timed_out.float().mean(),
             "imagined/unsound_count": (~sound).float().sum(),
         }
@@ -201,6 +232,31 @@ class ImaginationEnv(VecEnv):
             rows[:, s.extension] = prediction.extension
         return sound
 
+    def _uncertainty(self, prediction: Prediction, step: Tensor) -> Tensor:
+        """Return what the penalty is a multiple of, ``(E,)``; ``step (E,)`` counts predictions since the history."""
+        if self.config.penalty == "largest":
+            means = prediction.member_mean
+            return (means - means.mean(dim=0)).abs().sum(dim=-1).amax(dim=0)
+        if self.config.penalty == "calibrated" and self.model.calibration is not None:
+            return prediction.epistemic * self.model.calibration.at(step)
+        return prediction.epistemic
+
+    @torch.no_grad()
+    def _conformal_threshold(self, dataset: Dataset, quantile: float) -> float:
+        """Return the quantile of the uncertainty one step ahead of recorded windows no fit has trained on.
+
+        With n windows it is the one of rank ceil((n + 1) quantile), so that a new window passes it with probability
+        1 - quantile at most.
+        """
+        history = self.model.config.history
+        starts = split_starts(dataset, "val", history + 1)
+        starts = np.random.default_rng(self.config.seed).permutation(starts)[:HALT_WINDOWS]
+        windows = self._store.windows(starts, history + 1)
+        prediction = self.model(windows.states[:, :history], windows.actions[:, 1:])
+        found = self._uncertainty(prediction, torch.ones(len(starts), dtype=torch.int64, device=self.device))
+        rank = min(math.ceil((len(starts) + 1) * quantile), len(starts))
+        return float(found.sort().values[rank - 1])
+
     def _draw_windows(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised states and actions ``(n, M, ...)`` and contacts of the last row of recorded windows."""
         from_init = torch.rand(count, generator=self.generator, device=self.device) < self.config.init_share
@@ -226,6 +282,7 @@ class ImaginationEnv(VecEnv):
         rows[:, s.state], rows[:, s.action], rows[:, s.contact] = state, action, contact
         self._rows[env_ids], self._state[env_ids] = rows, states[:, -1]
         self.episode_length_buf[env_ids] = 0
+        self._age[env_ids] = 0
         members = self.model.config.members
         self.member_ids[env_ids] = torch.randint(members, (count,), generator=self.generator, device=self.device)
         self._push_left[env_ids] = self._push_interval(count)

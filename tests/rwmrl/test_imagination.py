@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
+from rwmdata.windows import split_starts
 from rwmdata.writer import DatasetWriter
+from rwmmodel.calibration import Calibration
+from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig
 from rwmmodel.normalizer import Normalizer
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
@@ -18,8 +21,10 @@ HISTORY = 6
 
 @pytest.fixture
 def make_env(dataset, make_model, robot):
-    def make(members=3, **options):
-        return ImaginationEnv(make_model(members), dataset, robot, ImaginationConfig(**{"num_envs": 8, **options}))
+    def make(members=3, calibration=None, **options):
+        model = make_model(members)
+        model.calibration = calibration
+        return ImaginationEnv(model, dataset, robot, ImaginationConfig(**{"num_envs": 8, **options}))
 
     return make
 
@@ -311,3 +316,69 @@ def test_headings_and_empty_push_intervals_are_refused():
         ImaginationConfig(command={"heading": True})
     with pytest.raises(ValueError, match="not a range"):
         ImaginationConfig(push_interval_steps=(5, 4))
+
+
+def penalties(env, plain, **more):
+    """Return what ``env`` takes from the rewards of ``plain``, step by step, with the model's own predictions."""
+    found = []
+    for action in actions(6):
+        carry, state = plain._carry, plain._state
+        a, b = plain.step(action), env.step(action)
+        prediction, _ = plain.model.step(state, plain.model.normalizer.action(action), carry, plain.member_ids)
+        found.append((a.reward - b.reward, prediction, b))
+    return found
+
+
+def test_the_largest_member_penalty_by_hand(make_env):
+    for taken, prediction, _ in penalties(make_env(lam=2.0, penalty="largest"), make_env(lam=0.0)):
+        means = prediction.member_mean
+        distance = torch.stack([(m - means.mean(dim=0)).abs().sum(dim=1) for m in means])
+        torch.testing.assert_close(taken, 2.0 * distance.max(dim=0).values * 0.02, rtol=1e-4, atol=1e-6)
+
+
+def test_the_calibrated_penalty_counts_predictions_since_the_history(make_env):
+    with pytest.raises(RwmError, match="never calibrated"):
+        make_env(penalty="calibrated")
+    calibration = Calibration(
+        dataset="d", split="val", windows=1, seed=0, epistemic=(2.0, 3.0, 5.0), total=(1.0, 1.0, 1.0)
+    )
+    env = make_env(lam=1.5, penalty="calibrated", calibration=calibration, episode_steps=100)
+    env.episode_length_buf += 50  # As a trainer does that wants episodes of all ages.
+    factors = (2.0, 3.0, 5.0, 5.0, 5.0, 5.0)
+    for factor, (taken, prediction, _) in zip(factors, penalties(env, make_env(lam=0.0)), strict=True):
+        torch.testing.assert_close(taken, 1.5 * factor * prediction.epistemic * 0.02, rtol=1e-4, atol=1e-6)
+    env.reset()
+    assert env._age.max() == 0
+
+
+def test_lambda_is_ramped_in(make_env):
+    env = make_env(lam=2.0, lam_ramp_steps=4)
+    shares = (0, 0.25, 0.5, 0.75, 1, 1)
+    for share, (taken, prediction, _) in zip(shares, penalties(env, make_env(lam=0.0)), strict=True):
+        torch.testing.assert_close(taken, 2.0 * share * prediction.epistemic * 0.02, rtol=1e-4, atol=1e-6)
+    env.steps_done = 2
+    assert env.lam == 1.0
+
+
+def test_a_predicted_fall_costs_its_penalty_once(make_env):
+    free, strict = make_env(lam=0.0), make_env(lam=0.0, fall_penalty=2.0)
+    for env in (free, strict):
+        env.model.auxiliary_head.termination.bias_1.fill_(50.0)
+    action = actions(1)[0]
+    a, b = free.step(action), strict.step(action)
+    assert a.terminated.all() and b.terminated.all()
+    torch.testing.assert_close(a.reward - b.reward, torch.full((8,), 2.0))
+
+
+def test_episodes_halt_above_the_conformal_threshold(make_env, dataset):
+    env = make_env(halt_quantile=0.9, lam=0.0, push_velocity=0.0)
+    history = env.model.config.history
+    starts = split_starts(dataset, "val", history + 1)
+    windows = RowStore(dataset, env.model.normalizer, env.device).windows(starts, history + 1)
+    epistemic = env.model(windows.states[:, :-1], windows.actions[:, 1:]).epistemic
+    share = (epistemic <= env.halt_above).float().mean().item()
+    assert 0.9 <= share <= 0.9 + 2 / len(starts)
+    env.halt_above = -1.0
+    step = env.step(actions(1)[0])
+    assert step.terminated.all() and float(step.log["imagined/halted"]) == 1.0
+    assert make_env().halt_above == torch.inf
