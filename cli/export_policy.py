@@ -1,0 +1,32 @@
+"""``rwm export-policy``: a policy as files for a robot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.common import HomeOption, JsonOption, home_of, out, print_json, print_table
+from cli.evaluate import pick_policy
+
+
+def export_policy(
+    policy: Annotated[
+        str | None, typer.Argument(help="Policy file or run; the newest policy run when left out.")
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder to write into.")] = Path("deploy"),
+    robot: Annotated[str | None, typer.Option("--robot", help="Robot name or folder; the policy's own.")] = None,
+    home: HomeOption = ".",
+    json_output: JsonOption = False,
+) -> None:
+    """Write a policy as ONNX and TorchScript with its normaliser, and a JSON of orders, scales, gains and rate."""
+    from rwmrl.deploy import export_policy as export
+
+    found = export(Path(pick_policy(home_of(home), policy, json_output)), out_dir, robot)
+    if json_output:
+        print_json(found)
+        return
+    rows = [(name, f"actions differ by {value:.1e} at most") for name, value in found["check"].items()]
+    print_table(f"policy of {found['robot']}, {found['control_hz']:g} Hz", ("file", "check"), rows)
+    out.print(f"wrote {out_dir}", highlight=False)

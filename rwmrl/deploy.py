@@ -1,0 +1,128 @@
+"""A trained policy as files a robot or another program can run without this toolkit: ONNX, TorchScript, and a JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rwmdata.atomic import commit_file, write_json
+from rwmdata.errors import RwmError
+from rwmdata.robots import RobotSpec, load_robot
+from rwmrl.policy_file import MlpPolicy, load_policy
+
+ONNX_FILE, TORCHSCRIPT_FILE, DESCRIPTION_FILE = "policy.onnx", "policy.pt", "policy.json"
+TOLERANCE = 1e-5
+"""Largest difference of an exported file's actions."""
+CHECKED = 256
+"""Observations that are compared."""
+
+
+def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[str, Any]:
+    """Write a policy file as ONNX and TorchScript, each with the observation normaliser inside, and describe it.
+
+    Both files are run on random observations before they are kept.
+
+    Args:
+        source: A policy file of this toolkit.
+        folder: Where ``policy.onnx``, ``policy.pt`` and ``policy.json`` go.
+        robot: Robot name or folder; the policy's own when None.
+
+    Returns:
+        What ``policy.json`` says, and under ``check`` the largest difference of each file's actions.
+
+    Raises:
+        RwmError: The file is no policy of ours or of another robot, a package is missing, or an exported file gives
+            other actions.
+    """
+    info = load_policy(source).info
+    policy, spec = load_policy(source, robot or info.robot), load_robot(robot or info.robot)
+    generator = torch.Generator().manual_seed(0)
+    observation = policy.mean + policy.scale * torch.randn(CHECKED, len(info.observations), generator=generator)
+    with torch.no_grad():
+        expected = policy(observation).numpy()
+    check = {
+        TORCHSCRIPT_FILE: _torchscript(policy, folder / TORCHSCRIPT_FILE, observation, expected),
+        ONNX_FILE: _onnx(policy, folder / ONNX_FILE, observation, expected),
+    }
+    described = description(policy, spec)
+    write_json(folder / DESCRIPTION_FILE, described)
+    return described | {"check": check}
+
+
+def description(policy: MlpPolicy, robot: RobotSpec) -> dict[str, Any]:
+    """Return what a controller has to know to run a policy on its robot."""
+    info, drive = policy.info, robot.drive
+    return {
+        "robot": robot.name,
+        "source": info.source,
+        "control_hz": info.control_hz,
+        "input": {"name": "observation", "shape": ["batch", len(info.observations)], "order": list(info.observations)},
+        "output": {"name": "action", "shape": ["batch", len(info.joints)], "order": list(info.joints)},
+        "observation_normalizer": "inside the network; give it observations in SI units",
+        "joint_target_rad": "default_joint_pos_rad + action_scale * action",
+        "action_scale": info.action_scale,
+        "default_joint_pos_rad": dict(zip(robot.joints, robot.default_joint_pos, strict=True)),
+        "joint_pos_limits_rad": dict(zip(robot.joints, robot.joint_pos_limits, strict=True)),
+        "stiffness_nm_per_rad": drive.stiffness,
+        "damping_nm_s_per_rad": drive.damping,
+        "effort_limit_nm": drive.effort_limit,
+        "notes": "joint_pos observations are relative to the default pose; the last action is the network's own output",
+    }
+
+
+def _torchscript(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np.ndarray) -> float:
+    def write(temporary: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.jit.save(torch.jit.trace(policy, observation[:1]), str(temporary))
+            with torch.no_grad():
+                got = torch.jit.load(str(temporary))(observation).numpy()
+        found.append(_refuse_difference(path, got, expected))
+
+    found: list[float] = []
+    commit_file(path, write)
+    return found[0]
+
+
+def _onnx(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np.ndarray) -> float:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as exc:
+        raise RwmError(
+            f"ONNX needs the packages onnxscript and onnxruntime: {exc}.", "pip install 'rwm[onnx]'"
+        ) from exc
+
+    def write(temporary: Path) -> None:
+        level = logging.getLogger("torch.onnx").level
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                policy, (observation[:2],), dynamo=True, verbose=False, input_names=["observation"],
+                output_names=["action"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )  # fmt: skip
+            assert program is not None
+            program.model.metadata_props["rwm"] = json.dumps(policy.info.model_dump(mode="json"))
+            program.save(str(temporary))
+        finally:
+            logging.getLogger("torch.onnx").setLevel(level)
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        (got,) = session.run(None, {"observation": observation.numpy()})
+        found.append(_refuse_difference(path, np.asarray(got), expected))
+
+    found: list[float] = []
+    commit_file(path, write)
+    return found[0]
+
+
+def _refuse_difference(path: Path, got: np.ndarray, expected: np.ndarray) -> float:
+    difference = float(np.abs(got - expected).max())
+    if not difference <= TOLERANCE:
+        raise RwmError(f"{path.name} would give actions that differ by {difference:.3g} (at most {TOLERANCE:g}).")
+    return difference
