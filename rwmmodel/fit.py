@@ -127,11 +127,8 @@ class _Fit:
                 f"{c.accumulate} parts.", "--batch",
             )  # fmt: skip
         require_precision(c.precision, self.device)
-        self.window = c.history + c.forecast
-        starts, episodes = split_starts(dataset, "train", self.window), dataset.episodes
-        weights = balanced_weights(starts, episodes.start, episodes.behaviour) if c.balance else None
-        self.sampler = WindowSampler(starts, c.seed, weights)
-        split_starts(dataset, "val", self.window)  # Refuse before the rows are read.
+        self.samplers = {n: self._sampler(dataset, n) for n in {c.forecast, c.last_forecast}}
+        split_starts(dataset, "val", c.history + c.last_forecast)  # Refuse before the rows are read.
         schema = dataset.schema
         normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *dataset.normalizer(c.normalizer))
         info = ModelInfo(dataset.robot, schema.csv_names, dataset.control_hz, dataset.name)
@@ -150,6 +147,13 @@ class _Fit:
         """Update of the newest saved state."""
         self.whole = True
         """False while an update is changing the weights: such a state must not be saved."""
+
+    def _sampler(self, dataset: Dataset, forecast: int) -> WindowSampler:
+        """Return what draws training windows of a forecast horizon."""
+        c, episodes = self.config, dataset.episodes
+        starts = split_starts(dataset, "train", c.history + forecast)
+        weights = balanced_weights(starts, episodes.start, episodes.behaviour) if c.balance else None
+        return WindowSampler(starts, c.seed, weights)
 
     def run(self, run: Run, progress: Progress | None) -> dict[str, Any]:
         """Update until done or out of patience; return the run's summary."""
@@ -201,7 +205,7 @@ class _Fit:
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = c.lr_at(s.step)
-        starts = self.sampler.draw(s.step, c.batch)
+        starts = self.samplers[c.forecast_at(s.step)].draw(s.step, c.batch)
         terms = self._backward(starts)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip)
         if not bool(torch.isfinite(terms.total + norm)):
@@ -230,14 +234,15 @@ class _Fit:
         """
         c, batch = self.config, len(starts)
         generator = torch.Generator(self.device).manual_seed(_seed_of(c.seed, self.state.step))
-        noise = draw_noise(generator, c.forecast, c.members, batch, self.model.config.state_dim)
+        forecast = c.forecast_at(self.state.step)
+        noise = draw_noise(generator, forecast, c.members, batch, self.model.config.state_dim)
         weights = draw_bootstrap(generator, c.members, batch)
         self.optimizer.zero_grad()
         terms = []
         for part in np.array_split(np.arange(batch), c.accumulate * self.ranks.world)[
             self.ranks.rank :: self.ranks.world
         ]:
-            windows, where = self.store.windows(starts[part], self.window), slice(part[0], part[-1] + 1)
+            windows, where = self.store.windows(starts[part], c.history + forecast), slice(part[0], part[-1] + 1)
             with self._drawing_from(_seed_of(c.seed, self.state.step, int(part[0]))):
                 found = ensemble_loss(self.model, windows, c.loss, noise[:, :, :, where], weights[:, where])
             (found.total * (len(part) / batch)).backward()

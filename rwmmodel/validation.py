@@ -31,7 +31,7 @@ class Validator:
     def __init__(self, dataset: Dataset, store: RowStore, config: FitConfig) -> None:
         c = self.config = config
         self.store = store
-        self.window = c.history + c.forecast
+        self.window = c.history + c.last_forecast
         self.starts = _sample(split_starts(dataset, "val", self.window), c)
         longest = int(dataset.episodes.length[dataset.split("val")].max())
         self.horizons = tuple(h for h in HORIZONS if c.history + h <= longest)
@@ -56,7 +56,7 @@ class Validator:
         generator = torch.Generator(self.store.rows.device).manual_seed(c.seed)
         sums: dict[str, float] = {}
         for starts in _chunks(self.starts, c.batch):
-            noise = draw_noise(generator, c.forecast, c.members, len(starts), model.config.state_dim)
+            noise = draw_noise(generator, c.last_forecast, c.members, len(starts), model.config.state_dim)
             weights = torch.ones(c.members, len(starts), device=noise.device)
             terms = ensemble_loss(model, self.store.windows(starts, self.window), c.loss, noise, weights)
             for name, value in terms.numbers("val/").items():
@@ -68,8 +68,10 @@ class Validator:
         counts = {"contact": torch.zeros(3), "termination": torch.zeros(3)}
         for starts in _chunks(self.starts, self.config.batch):
             windows = self.store.windows(starts, self.window)
-            for name, logits in forecast_logits(model, windows.states, windows.actions, self.config.forecast).items():
-                said, true = logits > 0, getattr(windows, name)[:, -self.config.forecast :] > 0.5
+            for name, logits in forecast_logits(
+                model, windows.states, windows.actions, self.config.last_forecast
+            ).items():
+                said, true = logits > 0, getattr(windows, name)[:, -self.config.last_forecast :] > 0.5
                 counts[name] += torch.stack([(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]).cpu()
         hit, wrong, missed = counts["contact"].tolist()
         found = {"val/contact_f1": 2 * hit / max(2 * hit + wrong + missed, 1)}
