@@ -12,7 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
-from cli import bench, data_edit, demo, doctor, evaluate, export_policy, fit, model, policy, runs, sql, train
+from cli import bench, data_edit, demo, doctor, evaluate, export_policy, fit, model, policy, runs, sql, sweep, train
 from cli.common import err
 from rwmdata.errors import RwmError
 
@@ -33,6 +33,7 @@ app.add_typer(data_edit.app, name="data")
 app.command("fit")(fit.fit)
 app.add_typer(model.app, name="model")
 app.command("policy")(policy.policy)
+app.add_typer(sweep.app, name="sweep")
 app.command("export-policy")(export_policy.export_policy)
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="eval")

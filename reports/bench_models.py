@@ -96,7 +96,7 @@ def bench_models(
                            ("val",))  # fmt: skip
     found: dict[tuple[str, str, int | None], list[float]] = {}
     for k, (variant, seed, plan) in enumerate(plans):
-        model = load_model(run_of(home, dataset, plan).checkpoints / MODEL_FILE, plan.device)
+        model = load_model(fitted(home, dataset, plan).checkpoints / MODEL_FILE, plan.device)
         rollout = roll_out(model, dataset, held_out, history, "mean", 0)
         calibrating = roll_out(model, dataset, val, history, "mean", 0)
         for key, value in scores(rollout, calibrating).items():
@@ -115,14 +115,10 @@ def bench_models(
     return {"benchmark": "models", "rows": rows}
 
 
-def run_of(home: Home, dataset: Dataset, plan: FitConfig) -> Run:
+def fitted(home: Home, dataset: Dataset, plan: FitConfig) -> Run:
     """Return the finished fit of this configuration on this dataset; make or resume it where there is none."""
-    wanted = plan.model_dump(mode="json")
-    same = [r for r in home.runs("model") if r.meta.config == wanted and r.meta.parents.get("dataset") == dataset.name]
-    for run in same:
-        if run.meta.status == "finished":
-            return run
-    return fit_model(home, dataset, plan, resume=same[-1] if same else None)
+    run = home.run_of("model", plan.model_dump(mode="json"), {"dataset": dataset.name})
+    return run if run and run.meta.status == "finished" else fit_model(home, dataset, plan, resume=run)
 
 
 def scores(rollout: Rollout, calibrating: Rollout) -> dict[tuple[str, int | None], float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rwmdata.atomic import TMP_MARK
 from rwmdata.catalog import Dataset
@@ -54,6 +55,11 @@ class Home:
                 return Dataset.open(path)
         known = ", ".join(d.name for d in self.datasets()) or "none"
         raise RwmError(f"No dataset '{name}' in {self.data_dir}; datasets: {known}.", "rwm data ls")
+
+    def run_of(self, kind: str, config: dict[str, Any], parents: dict[str, str | None]) -> Run | None:
+        """Return a run made with exactly this configuration from these parents: a finished one, else the newest."""
+        same = [r for r in self.runs(kind) if r.meta.config == config and r.meta.parents == parents]
+        return next((r for r in same if r.meta.status == "finished"), same[0] if same else None)
 
     def runs(self, kind: str | None = None) -> list[Run]:
         """Return the runs of one kind (or of all), newest first."""

@@ -1,0 +1,135 @@
+"""Many policies from one model: a sweep over lambda and seeds, on local processes or on a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.machine import available_threads
+from rwmdata.progress import Progress
+from rwmdata.runs import Run
+from rwmrl.offline import PolicyConfig, train_policy
+
+Engine = Literal["local", "ray"]
+ENGINES: tuple[Engine, ...] = ("local", "ray")
+
+
+def sweep_policies(
+    home: Home,
+    dataset: Dataset,
+    model_run: Run,
+    configs: list[PolicyConfig],
+    engine: Engine = "local",
+    workers: int = 1,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Train a policy with every configuration; finished ones are taken as they are, broken ones are resumed.
+
+    One that fails does not stop the others; called again, only what is missing is done.
+
+    Args:
+        home: Where the runs go; on a cluster a folder all machines see.
+        dataset: Where the starts come from.
+        model_run: The model.
+        configs: One for every policy.
+        engine: ``local`` for processes of this machine, ``ray`` for a cluster.
+        workers: Policies trained at the same time.
+        address: Of the Ray cluster; None starts one on this machine.
+        progress: Told how many are done.
+
+    Returns:
+        The finished runs in the order of ``configs``.
+
+    Raises:
+        RwmError: Ray is missing, or policies failed (which and why is said once the others are done).
+    """
+    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
+    found: dict[int, Run] = {}
+    for k, config in enumerate(configs):
+        run = home.run_of("policy", config.model_dump(mode="json"), parents)
+        if run is not None and run.meta.status == "finished":
+            found[k] = run
+    missing = [k for k in range(len(configs)) if k not in found]
+    jobs = {k: (str(home.root.resolve()), dataset.name, model_run.id, configs[k].model_dump_json()) for k in missing}
+    failures: list[str] = []
+    if progress and found:
+        progress(len(found), len(configs), {})
+    threads = max(1, available_threads() // workers)
+    run_jobs = _on_ray(jobs, workers, threads, address) if engine == "ray" else _locally(jobs, workers, threads)
+    for k, (run_id, error) in run_jobs:
+        if run_id is None:
+            failures.append(f"lambda {configs[k].imagination.lam:g}, seed {configs[k].seed}: {error}")
+        else:
+            found[k] = home.run("policy", run_id)
+        if progress:
+            progress(len(found), len(configs), {})
+    if failures:
+        raise RwmError(
+            f"{len(failures)} of {len(configs)} policies failed ({'; '.join(failures)}); the others are finished.",
+            "the same command again",
+        )
+    return [found[k] for k in range(len(configs))]
+
+
+Job = tuple[str, str, str, str]
+"""Home, dataset, model run and configuration: text only, so that it can be sent anywhere."""
+Outcome = tuple[str | None, str]
+"""Run id, or None and what went wrong."""
+
+
+def train_one(job: Job, threads: int) -> Outcome:
+    """Train or resume one policy of a sweep in this process."""
+    root, dataset, model, text = job
+    torch.set_num_threads(threads)
+    home, config = Home(Path(root)), PolicyConfig.model_validate_json(text)
+    broken = home.run_of("policy", config.model_dump(mode="json"), {"dataset": dataset, "model": model})
+    try:
+        run = train_policy(home, home.dataset(dataset), home.run("model", model), config, resume=broken)
+    except RwmError as exc:
+        return None, str(exc)
+    return run.id, ""
+
+
+def _locally(jobs: dict[int, Job], workers: int, threads: int) -> Iterator[tuple[int, Outcome]]:
+    if not jobs:
+        return
+    # Spawned, because a fork would inherit torch's thread pool in a state it cannot use.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(train_one, job, threads): k for k, job in jobs.items()}
+        for done in as_completed(waiting):
+            error = done.exception()
+            yield waiting[done], (None, f"{type(error).__name__}: {error}") if error else done.result()
+
+
+def _on_ray(jobs: dict[int, Job], workers: int, threads: int, address: str | None) -> Iterator[tuple[int, Outcome]]:
+    try:
+        import ray
+    except ImportError as exc:
+        raise RwmError(f"A sweep on a cluster needs the package ray: {exc}.", "pip install 'rwm[ray]'") from exc
+    if not jobs:
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, **local)
+    try:
+        train = ray.remote(num_cpus=1, max_retries=0)(train_one)
+        waiting = {train.remote(job, threads): k for k, job in jobs.items()}
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            k = waiting.pop(done)
+            try:
+                yield k, ray.get(done)
+            except ray.exceptions.RayError as exc:
+                yield k, (None, f"{type(exc).__name__}: {' '.join(str(exc).split())[:500]}")
+    finally:
+        ray.shutdown()

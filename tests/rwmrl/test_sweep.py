@@ -1,0 +1,54 @@
+"""A sweep skips what is finished, resumes what is broken, and runs on processes or on Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli.sweep import weights
+from rwmdata.errors import RwmError
+from rwmrl.offline import PolicyConfig, train_policy
+from rwmrl.sweep import sweep_policies
+
+
+def small(lam, seed, **options):
+    sizes = {"iterations": 2, "num_envs": 8, "hidden_dims": (8,), "episode_steps": 10, "checkpoint_interval": 1}
+    return PolicyConfig.preset("smoke", lam=lam, seed=seed, device="cpu", **sizes | options)
+
+
+def test_finished_policies_are_skipped_and_broken_ones_resumed(home, dataset, model_run):
+    configs = [small(0.0, 0), small(1.0, 0), small(1.0, 1)]
+    finished = train_policy(home, dataset, model_run, configs[0])
+    broken = train_policy(home, dataset, model_run, configs[1])
+    broken.update(status="interrupted")
+    told = []
+    runs = sweep_policies(
+        home, dataset, model_run, configs, workers=2, progress=lambda done, total, _: told.append((done, total))
+    )
+    assert [r.id for r in runs[:2]] == [finished.id, broken.id] and len(home.runs("policy")) == 3
+    assert [r.meta.status for r in runs] == ["finished"] * 3
+    assert [(r.meta.summary["lam"], r.meta.seed) for r in runs] == [(0.0, 0), (1.0, 0), (1.0, 1)]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert [r.id for r in sweep_policies(home, dataset, model_run, configs)] == [r.id for r in runs]
+
+
+def test_one_that_fails_does_not_stop_the_others(home, dataset, model_run):
+    configs = [small(1.0, 0, penalty="calibrated"), small(0.5, 0)]
+    with pytest.raises(RwmError, match="1 of 2 policies failed .lambda 1, seed 0: .*never calibrated"):
+        sweep_policies(home, dataset, model_run, configs)
+    assert [r.meta.summary["lam"] for r in home.runs("policy") if r.meta.status == "finished"] == [0.5]
+
+
+def test_two_workers_of_a_ray_cluster(home, dataset, model_run):
+    pytest.importorskip("ray")
+    configs = [small(0.0, 0), small(1.0, 0), small(1.0, 0, penalty="calibrated")]
+    with pytest.raises(RwmError, match="1 of 3 policies failed"):
+        sweep_policies(home, dataset, model_run, configs, "ray", workers=2)
+    runs = sweep_policies(home, dataset, model_run, configs[:2], "ray", workers=2)
+    assert [r.meta.status for r in runs] == ["finished"] * 2 and len(home.runs("policy")) == 2
+
+
+def test_weights_are_read_from_text():
+    assert weights("0,0.5,0.5,2") == [0.0, 0.5, 2.0]
+    for text in ("", "a", "1,-2"):
+        with pytest.raises(RwmError, match="not a list of numbers"):
+            weights(text)
