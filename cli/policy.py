@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from cli.common import (
     DatasetArgument,
@@ -21,12 +22,21 @@ from cli.common import (
     setting_of,
     show_run,
 )
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.robots import one_line
+
+ALGORITHMS = ("mopo", "mbpo", "bc")
 
 
 def policy(
     dataset: DatasetArgument = None,
     model: ModelOption = None,
     lam: Annotated[float, typer.Option("--lam", min=0, help="Penalty weight lambda; 0 is MBPO-PPO.")] = 1.0,
+    algo: Annotated[
+        str,
+        typer.Option("--algo", help="mopo (PPO in the model, penalised), mbpo (the same, lambda 0) or bc (cloning)."),
+    ] = "mopo",
     rollout: Annotated[
         str | None, typer.Option("--rollout", help="member or mean: which prediction is followed.")
     ] = None,
@@ -45,16 +55,42 @@ def policy(
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Train a policy purely inside the model, rewards penalised by lambda * epistemic uncertainty."""
+    """Train a policy purely inside the model, rewards penalised by lambda * epistemic uncertainty.
+
+    Or, to compare with: without the penalty (mbpo), or a clone of the data's behaviour (bc), which needs no model.
+    """
     from rwmmodel.fit_config import merged
     from rwmrl.offline import PolicyConfig, train_policy
 
+    if algo not in ALGORITHMS:
+        raise RwmError(f"Unknown algorithm '{algo}'; algorithms: {', '.join(ALGORITHMS)}.", "--algo mopo")
     where = home_of(home)
-    overrides: dict[str, Any] = given(rollout=rollout, iterations=iterations, num_envs=num_envs, penalty=penalty)
-    overrides |= merged(*map(setting_of, settings or []))
-    config = PolicyConfig.preset(preset, lam=lam, seed=seed, device=device, **overrides)
+    more = merged(*map(setting_of, settings or []))
+    if algo == "bc":
+        clone(where, dataset, more | given(updates=iterations) | {"seed": seed, "device": device}, json_output)
+        return
+    overrides: dict[str, Any] = given(rollout=rollout, iterations=iterations, num_envs=num_envs, penalty=penalty) | more
+    config = PolicyConfig.preset(preset, lam=0.0 if algo == "mbpo" else lam, seed=seed, device=device, **overrides)
     run = pick_run(where, "model", model, json_output)
     source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
     with progress_bar("policy", json_output) as progress:
         result = train_policy(where, source, run, config, progress)
-    show_run(result, json_output, "rwm runs show " + result.id)
+    show_run(result, json_output, f"rwm eval policy --policy {result.id}")
+
+
+def clone(home: Home, dataset: str | None, options: dict[str, Any], json_output: bool) -> None:
+    """Clone the behaviour of a dataset.
+
+    Raises:
+        RwmError: An option is unknown or not valid.
+    """
+    from rwmrl.cloning import CloningConfig, clone_behaviour
+
+    try:
+        config = CloningConfig(**options)
+    except ValidationError as exc:
+        raise RwmError(f"The cloning configuration is not valid: {one_line(exc)}.") from exc
+    source = pick_dataset(home, dataset, json_output)
+    with progress_bar("clone", json_output) as progress:
+        result = clone_behaviour(home, source, config, progress)
+    show_run(result, json_output, f"rwm eval policy --policy {result.id}")

@@ -91,6 +91,10 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
         from rwmmodel.fit import fit_model
 
         return fit_model(home, home.dataset(parents["dataset"]), progress=progress, resume=run)
+    if run.kind == "policy" and run.meta.config.get("algo") == "bc":
+        from rwmrl.cloning import clone_behaviour
+
+        return clone_behaviour(home, home.dataset(parents["dataset"]), progress=progress, resume=run)
     if run.kind == "policy":
         from rwmrl.offline import train_policy
 

@@ -1,0 +1,162 @@
+"""Behaviour cloning: the policy that did what the data shows, the least an offline method has to beat."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import Frozen, load_robot
+from rwmdata.runs import Run
+from rwmdata.schema import COMMAND_COLUMNS
+from rwmdata.windows import WindowSampler, split_starts
+from rwmmodel.devices import resolve_device
+from rwmrl.observations import add_noise, noise_scale, policy_observation
+from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
+
+POLICY_FILE = "policy.safetensors"
+HINDSIGHT_STEPS = 50
+"""Rows over which the velocity is averaged that a robot is taken to have been told to move at."""
+LEAST_SCALE = 1e-2
+
+
+class CloningConfig(Frozen):
+    """Options of :func:`clone_behaviour`."""
+
+    algo: Literal["bc"] = "bc"
+    updates: int = Field(5000, ge=1)
+    batch: int = Field(1024, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    hidden_dims: tuple[int, ...] = Field((128, 128, 128), min_length=1)
+    command: Literal["auto", "recorded", "hindsight"] = "auto"
+    """The recorded command, or the mean velocity of the second that follows (labelled in hindsight); ``auto`` takes
+    the former where every row has one."""
+    noise: bool = True
+    """The policy's observation noise, as in the simulator and in imagination."""
+    log_interval: int = Field(50, ge=1)
+    seed: int = 0
+    device: str = "auto"
+
+
+def clone_behaviour(
+    home: Home,
+    dataset: Dataset,
+    config: CloningConfig | None = None,
+    progress: Progress | None = None,
+    resume: Run | None = None,
+) -> Run:
+    """Fit a policy to the actions of the train split by least squares; a resumed run starts again, it is short.
+
+    A pair is what the policy saw in row t (state and action of row t, command of row t + 1) and what it did: the action
+    of row t + 1.
+
+    Raises:
+        RwmError: A split has no pair of rows, or recorded commands are asked for and missing.
+    """
+    c = CloningConfig(**resume.meta.config) if resume else config or CloningConfig()
+    device, robot = resolve_device(c.device), load_robot(dataset.robot)
+    torch.manual_seed(c.seed)
+    pairs = Pairs(dataset, c.command, device)
+    starts = {split: split_starts(dataset, split, 2) for split in ("train", "val")}
+    run = resume or Run.create(home, "policy", c.model_dump(mode="json"), {"dataset": dataset.name}, c.seed)
+    policy = MlpPolicy(PolicyInfo.of(robot, c.hidden_dims, source=f"policy {run.id}")).to(device)
+    sampler = WindowSampler(starts["train"], c.seed)
+    seen = pairs.observations(sampler.draw(0, min(len(starts["train"]), 100_000)))
+    policy.mean.copy_(seen.mean(dim=0))
+    policy.scale.copy_(seen.std(dim=0).clamp_min(LEAST_SCALE))
+    optimizer = torch.optim.Adam(policy.parameters(), lr=c.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, c.updates)
+    generator, noise = torch.Generator(device).manual_seed(c.seed), noise_scale(dataset.schema, device)
+    checked = WindowSampler(starts["val"], c.seed).draw(0, min(len(starts["val"]), 20_000))
+    with run.running():
+        run.truncate_metrics(0)
+        for update in range(1, c.updates + 1):
+            drawn = sampler.draw(update - 1, min(c.batch, len(starts["train"])))
+            observation = pairs.observations(drawn)
+            if c.noise:
+                observation = add_noise(observation, noise, generator)
+            loss = (policy(observation) - pairs.actions(drawn)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if update % c.log_interval == 0 or update == c.updates:
+                with torch.no_grad():
+                    held_out = (policy(pairs.observations(checked)) - pairs.actions(checked)).square().mean()
+                run.log(update, {"train/action_mse": float(loss.detach()), "val/action_mse": float(held_out)})
+                if progress:
+                    progress(update, c.updates, {"action mse": float(held_out)})
+        save_policy(policy, run.checkpoints / POLICY_FILE)
+        run.finish(_summary(dataset, c, pairs, float(held_out)))
+    return run
+
+
+def _summary(dataset: Dataset, config: CloningConfig, pairs: Pairs, held_out: float) -> dict[str, Any]:
+    return {
+        "robot": dataset.robot, "algo": config.algo, "updates": config.updates, "command": pairs.source,
+        "val_action_mse": held_out,
+    }  # fmt: skip
+
+
+class Pairs:
+    """Observations and the actions taken on them; a pair is the index of its first row.
+
+    Attributes:
+        source: Where the commands are from, ``recorded`` or ``hindsight``.
+
+    Raises:
+        RwmError: Recorded commands are asked for, and a row has none.
+    """
+
+    def __init__(self, dataset: Dataset, command: str, device: torch.device) -> None:
+        self.schema = dataset.schema
+        rows = dataset.matrix()
+        recorded = None if command == "hindsight" else recorded_commands(dataset)
+        if recorded is None and command == "recorded":
+            raise RwmError(f"'{dataset.name}' has rows without a recorded command.", "--set command=hindsight")
+        self.source = "hindsight" if recorded is None else "recorded"
+        found = hindsight_commands(dataset, rows) if recorded is None else recorded
+        self.rows, self.command = torch.from_numpy(rows).to(device), torch.from_numpy(found).to(device)
+
+    def observations(self, first: np.ndarray) -> Tensor:
+        """Return what the policy saw, ``(n, O)``."""
+        at = torch.from_numpy(first).to(self.rows.device)
+        rows = self.rows[at]
+        return policy_observation(
+            rows[:, self.schema.state], self.command[at + 1], rows[:, self.schema.action], self.schema
+        )
+
+    def actions(self, first: np.ndarray) -> Tensor:
+        """Return what the policy did, ``(n, A)``."""
+        return self.rows[torch.from_numpy(first).to(self.rows.device) + 1][:, self.schema.action]
+
+
+def recorded_commands(dataset: Dataset) -> np.ndarray | None:
+    """Return the command of every row, ``(R, 3)`` float32; None where one is missing."""
+    names = dataset.scan().collect_schema().names()
+    if not set(COMMAND_COLUMNS) <= set(names):
+        return None
+    found = dataset.scan().select(pl.col(COMMAND_COLUMNS).cast(pl.Float32)).collect().to_numpy()
+    return None if np.isnan(found).any() else np.ascontiguousarray(found)
+
+
+def hindsight_commands(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return for every row the mean horizontal velocity and yaw rate of it and the rows after it, ``(R, 3)`` float32.
+
+    At most ``HINDSIGHT_STEPS`` rows, and none beyond the episode's end.
+    """
+    schema = dataset.schema
+    columns = [schema.group("base_lin_vel").start + k for k in range(2)] + [schema.group("base_ang_vel").start + 2]
+    total = np.concatenate((np.zeros((1, 3)), rows[:, columns].cumsum(axis=0, dtype=np.float64)))
+    ends = np.repeat(dataset.episodes.start + dataset.episodes.length, dataset.episodes.length)
+    first = np.arange(len(rows))
+    last = np.minimum(first + HINDSIGHT_STEPS, ends)
+    return ((total[last] - total[first]) / (last - first)[:, None]).astype(np.float32)
