@@ -49,7 +49,7 @@ test-mjlab: .venv-mjlab/ready
 
 test-isaaclab: .venv-isaaclab/ready
 	OMP_NUM_THREADS=1 .venv-isaaclab/bin/pytest tests/rwmdata tests/rwmmodel tests/rwmrl/test_manager_based.py \
-		tests/rwmrl/test_rewards.py tests/rwmrl/test_commands_observations.py tests/rwmrl/test_policy_file.py
+		tests/rwmrl/test_rewards.py tests/rwmrl/test_commands_observations.py tests/rwmrl/test_policy_file.py tests/rwmrl/test_rsl_rl_checkpoint.py
 
 # lerobot pins an older torch and much that only images and robots need; what its dataset needs is named here.
 .venv-lerobot/ready: pyproject.toml

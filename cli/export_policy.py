@@ -20,7 +20,7 @@ def export_policy(
     home: HomeOption = ".",
     json_output: JsonOption = False,
 ) -> None:
-    """Write a policy as ONNX and TorchScript with its normaliser, and a JSON of orders, scales, gains and rate."""
+    """Write a policy as ONNX, TorchScript and rsl_rl checkpoint, and a JSON of orders, scales, gains and rate."""
     from rwmrl.deploy import export_policy as export
 
     found = export(Path(pick_policy(home_of(home), policy, json_output)), out_dir, robot)

@@ -1,7 +1,8 @@
-"""A trained policy as files a robot or another program can run without this toolkit: ONNX, TorchScript, and a JSON."""
+"""A trained policy as files others can run without this toolkit: ONNX, TorchScript, rsl_rl's checkpoint, and a JSON."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -14,9 +15,12 @@ import torch
 from rwmdata.atomic import commit_file, write_json
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec, load_robot
+from rwmmodel.checkpoint import save_state
 from rwmrl.policy_file import MlpPolicy, load_policy
 
 ONNX_FILE, TORCHSCRIPT_FILE, DESCRIPTION_FILE = "policy.onnx", "policy.pt", "policy.json"
+RSL_RL_FILE = "model_0.pt"
+"""As rsl_rl 2 and 3 (Isaac Lab 2.x) name and read it."""
 TOLERANCE = 1e-5
 """Largest difference of an exported file's actions."""
 CHECKED = 256
@@ -30,7 +34,8 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
 
     Args:
         source: A policy file of this toolkit.
-        folder: Where ``policy.onnx``, ``policy.pt`` and ``policy.json`` go.
+        folder: Where ``policy.onnx``, ``policy.pt``, ``model_0.pt`` (see :func:`rsl_rl_checkpoint`) and ``policy.json``
+            go.
         robot: Robot name or folder; the policy's own when None.
 
     Returns:
@@ -50,9 +55,36 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
         TORCHSCRIPT_FILE: _torchscript(policy, folder / TORCHSCRIPT_FILE, observation, expected),
         ONNX_FILE: _onnx(policy, folder / ONNX_FILE, observation, expected),
     }
+    save_state(folder / RSL_RL_FILE, rsl_rl_checkpoint(policy))
     described = description(policy, spec)
     write_json(folder / DESCRIPTION_FILE, described)
     return described | {"check": check}
+
+
+def rsl_rl_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
+    """Return a checkpoint for the runner of rsl_rl 2 and 3, with which Isaac Lab's play script runs the policy.
+
+    The observation normaliser is worked into the first layer, so the agent's configuration has none; its actor and
+    critic have the policy's layers. The critic is all zeros: to play needs none, and none is in a policy file.
+    """
+    with torch.no_grad():
+        actor = copy.deepcopy(policy.mlp).cpu()
+        first = actor[0]
+        assert isinstance(first, torch.nn.Linear)
+        first.bias.sub_(first.weight @ (policy.mean / policy.scale).cpu())
+        first.weight.div_(policy.scale.cpu())
+        critic = copy.deepcopy(actor)
+        critic[-1] = torch.nn.Linear(policy.info.hidden_dims[-1], 1)
+        for parameter in critic.parameters():
+            parameter.zero_()
+    std = torch.nn.Parameter(torch.ones(len(policy.info.joints)))
+    optimizer = torch.optim.Adam([std, *actor.parameters(), *critic.parameters()])
+    networks = {"actor": actor, "critic": critic}
+    weights = {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
+    return {
+        "model_state_dict": {"std": std.detach(), **weights}, "optimizer_state_dict": optimizer.state_dict(), "iter": 0,
+        "infos": None,
+    }  # fmt: skip
 
 
 def description(policy: MlpPolicy, robot: RobotSpec) -> dict[str, Any]:
