@@ -266,13 +266,13 @@ def test_presets_can_be_changed_and_mistakes_are_listed():
     assert "lr" in str(caught.value)
 
 
-def test_the_last_fifth_of_the_updates_may_look_further(home, linear_dataset):
+def test_the_second_half_of_the_updates_may_look_further(home, linear_dataset):
     config = tiny(updates=10, forecast=2, late_forecast=5, val_interval=10)
-    assert [config.forecast_at(k) for k in range(10)] == [2] * 8 + [5] * 2
+    assert [config.forecast_at(k) for k in range(10)] == [2] * 5 + [5] * 5
     fit, seen = fit_module._Fit(linear_dataset, config), []
     real = fit.store.windows
     fit.store.windows = lambda starts, length: seen.append(length) or real(starts, length)
     run = Run.create(home, "model", {}, {"dataset": linear_dataset.name}, 0)
     fit.run(run, None)
-    assert seen[:10] == [config.history + 2] * 8 + [config.history + 5] * 2
+    assert seen[:10] == [config.history + 2] * 5 + [config.history + 5] * 5
     assert tiny(forecast=3).forecast_at(10**6) == 3
