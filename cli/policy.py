@@ -43,6 +43,9 @@ def policy(
     penalty: Annotated[
         str | None, typer.Option("--penalty", help="epistemic, largest or calibrated: what lambda is a multiple of.")
     ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option("--warm-start", help="Begin with the networks of this policy or train run.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, KEY=VALUE: lam_ramp_steps=2880, fall_penalty=2, init_std=0.5."),
@@ -71,6 +74,8 @@ def policy(
         return
     overrides: dict[str, Any] = given(rollout=rollout, iterations=iterations, num_envs=num_envs, penalty=penalty) | more
     config = PolicyConfig.preset(preset, lam=0.0 if algo == "mbpo" else lam, seed=seed, device=device, **overrides)
+    if warm_start:
+        config = config.model_copy(update={"warm_start": where.run(None, warm_start).id})
     run = pick_run(where, "model", model, json_output)
     source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
     with progress_bar("policy", json_output) as progress:

@@ -108,6 +108,11 @@ class Carry:
     state: BaseCarry
     auxiliary: BaseCarry | None
 
+    def emptied(self) -> Carry:
+        """Return a carry of zeros of the same shapes: that of a recurrent base that has read nothing."""
+        auxiliary = None if self.auxiliary is None else tuple(map(torch.zeros_like, self.auxiliary))
+        return Carry(tuple(map(torch.zeros_like, self.state)), auxiliary)
+
     def replace(self, env_ids: Tensor, other: Carry) -> Carry:
         """Return a carry where ``env_ids (n,)`` take the n environments of ``other``: a history re-run after resets.
 

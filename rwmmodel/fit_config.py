@@ -51,7 +51,7 @@ class FitConfig(Architecture):
     forecast: int = Field(8, ge=1)
     """Forecast horizon N, rows."""
     late_forecast: int | None = Field(None, ge=1)
-    """N in the last ``LATE_SHARE`` of the updates: longer, so that long rollouts are stable; None keeps ``forecast``."""
+    """N in the last ``LATE_SHARE`` of the updates; a longer one keeps long rollouts stable. None keeps ``forecast``."""
     loss: LossConfig = LossConfig()
     normalizer: Literal["auto", "reference", "fitted"] = "auto"
     """The robot's own constants, the dataset's statistics, or the former where the robot has them."""

@@ -35,6 +35,8 @@ class PolicyConfig(Frozen):
     iterations: int = Field(500, ge=1)
     imagination: ImaginationConfig = ImaginationConfig()
     ppo: PPOConfig = PPOConfig()
+    warm_start: str | None = None
+    """Policy or train run whose networks this one begins with; one of behaviour cloning gives the actor alone."""
     seed: int = 0
     device: str = "auto"
 
@@ -94,16 +96,25 @@ def train_policy(
         )
     robot = load_robot(dataset.robot)
     env = ImaginationEnv(model, dataset, robot, config.imagination)
-    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
+    source = home.run(None, config.warm_start) if config.warm_start else None
+    parents = parents_of(dataset, model_run, config)
     run = resume or Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
     with run.running():
         runner = Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN)
+        if source:
+            runner.warm_start(source)
         before = imagined_reward(env, runner.policy())
         env.reset()
         runner.train(config.iterations)
         after = imagined_reward(env, runner.policy())
         run.finish(_summary(run, config, dataset.robot, before, after))
     return run
+
+
+def parents_of(dataset: Dataset, model_run: Run, config: PolicyConfig) -> dict[str, str | None]:
+    """Return what a policy run is made from."""
+    warm = {"policy": config.warm_start} if config.warm_start else {}
+    return {"dataset": dataset.name, "model": model_run.id, **warm}
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from rwmdata.robots import Frozen, RobotSpec, one_line
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import save_state
 from rwmrl.envs.base import Observations, VecEnv
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
+from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy, save_policy
 from rwmrl.symmetry import Mirror
 
 try:
@@ -34,6 +34,8 @@ except ImportError as exc:
 STATE_FILE = "state.pt"
 """Networks, optimiser and iteration: what a resumed run starts from."""
 POLICY_FILE = "policy.safetensors"
+WARM_COUNT = 1_000_000
+"""Observations a policy's normaliser counts as when a training begins with it: new ones move it slowly."""
 STAGE_FILE = "policy-{:06d}.safetensors"
 """The policy after so many iterations: small, and all kept, so that a run's stages can be replayed."""
 
@@ -292,12 +294,16 @@ class Runner(OnPolicyRunner):
     def warm_start(self, source: Run) -> None:
         """Begin with the networks and normalisers of another run, with our own exploration and a new optimiser.
 
-        A run that has a checkpoint of its own goes on from that instead.
+        A run that has only a policy (behaviour cloning) gives the actor and the normalisers; the critic starts anew. A
+        run that has a checkpoint of its own goes on from that instead.
 
         Raises:
-            RwmError: The other run has no checkpoint, or its networks are of another shape.
+            RwmError: The other run has neither, or its networks are of another shape.
         """
         path = source.checkpoints / STATE_FILE
+        if not path.exists() and (source.checkpoints / POLICY_FILE).exists():
+            self._begin_with(load_policy(source.checkpoints / POLICY_FILE), source.id)
+            return
         if not path.exists():
             raise RwmError(f"Run {source.id} has no checkpoint to start from.", "rwm runs ls")
         state = self._load(path)
@@ -308,6 +314,26 @@ class Runner(OnPolicyRunner):
             self.alg.critic.load_state_dict(state["critic_state_dict"])
         except (RuntimeError, KeyError) as exc:
             raise RwmError(f"The networks of run {source.id} do not fit ours: {one_line(exc)}.", "rwm runs ls") from exc
+
+    @torch.no_grad()
+    def _begin_with(self, policy: MlpPolicy, name: str) -> None:
+        actor = [m for m in self.alg.actor.mlp if isinstance(m, torch.nn.Linear)]
+        theirs = [m for m in policy.mlp if isinstance(m, torch.nn.Linear)]
+        if [m.weight.shape for m in actor] != [m.weight.shape for m in theirs]:
+            shapes = " x ".join(str(m.out_features) for m in theirs)
+            raise RwmError(f"The networks of run {name} do not fit ours: its layers are {shapes}.", "rwm runs ls")
+        for layer, given in zip(actor, theirs, strict=True):
+            layer.load_state_dict(given.state_dict())
+        if not self.ppo.obs_normalization:
+            actor[0].bias.sub_(actor[0].weight @ (policy.mean / policy.scale).to(self.device))
+            actor[0].weight.div_(policy.scale.to(self.device))
+            return
+        for network in (self.alg.actor, self.alg.critic):
+            normalizer = network.obs_normalizer
+            std = (policy.scale - normalizer.eps).clamp_min(0.0)
+            seen = {"_mean": policy.mean, "_std": std, "_var": std.square()}
+            state = {k: v.unsqueeze(0) for k, v in seen.items()} | {"count": torch.tensor(WARM_COUNT)}
+            normalizer.load_state_dict(state)
 
     def _restore(self) -> None:
         path = self.run.checkpoints / STATE_FILE

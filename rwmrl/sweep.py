@@ -17,7 +17,7 @@ from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
-from rwmrl.offline import PolicyConfig, train_policy
+from rwmrl.offline import PolicyConfig, parents_of, train_policy
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")
@@ -53,10 +53,9 @@ def sweep_policies(
     Raises:
         RwmError: Ray is missing, or policies failed (which and why is said once the others are done).
     """
-    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
     found: dict[int, Run] = {}
     for k, config in enumerate(configs):
-        run = home.run_of("policy", config.model_dump(mode="json"), parents)
+        run = home.run_of("policy", config.model_dump(mode="json"), parents_of(dataset, model_run, config))
         if run is not None and run.meta.status == "finished":
             found[k] = run
     missing = [k for k in range(len(configs)) if k not in found]
@@ -92,9 +91,10 @@ def train_one(job: Job, threads: int) -> Outcome:
     root, dataset, model, text = job
     torch.set_num_threads(threads)
     home, config = Home(Path(root)), PolicyConfig.model_validate_json(text)
-    broken = home.run_of("policy", config.model_dump(mode="json"), {"dataset": dataset, "model": model})
+    source, fitted = home.dataset(dataset), home.run("model", model)
+    broken = home.run_of("policy", config.model_dump(mode="json"), parents_of(source, fitted, config))
     try:
-        run = train_policy(home, home.dataset(dataset), home.run("model", model), config, resume=broken)
+        run = train_policy(home, source, fitted, config, resume=broken)
     except RwmError as exc:
         return None, str(exc)
     return run.id, ""

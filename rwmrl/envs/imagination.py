@@ -48,6 +48,9 @@ class ImaginationConfig(Frozen):
     windows, one step ahead (a halt state as in arXiv:2005.05951); None never does."""
     init_share: float = Field(0.8, ge=0, le=1)
     """Share of starts from the beginnings of recorded episodes; the others start anywhere in the data."""
+    forgetful_resets: bool = False
+    """Reset environments go on from an empty memory and their newest row alone, not from their history: a fault of the
+    authors' code, to compare with."""
     noise: bool = True
     """Noise on the policy's observation."""
     command: CommandConfig = CommandConfig(resample_s=(2.0, 2.4))
@@ -272,7 +275,8 @@ class ImaginationEnv(VecEnv):
         if len(env_ids) == 0:
             return
         windows = self._draw_windows(len(env_ids))
-        self._carry = self._carry.replace(env_ids, self.model.warm_up(windows[0][:, :-1], windows[1][:, 1:]))
+        carry = self.model.warm_up(windows[0][:, :-1], windows[1][:, 1:])
+        self._carry = self._carry.replace(env_ids, carry.emptied() if self.config.forgetful_resets else carry)
         self._begin(env_ids, *windows)
 
     def _begin(self, env_ids: Tensor, states: Tensor, actions: Tensor, contact: Tensor) -> None:

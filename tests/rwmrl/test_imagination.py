@@ -382,3 +382,13 @@ def test_episodes_halt_above_the_conformal_threshold(make_env, dataset):
     step = env.step(actions(1)[0])
     assert step.terminated.all() and float(step.log["imagined/halted"]) == 1.0
     assert make_env().halt_above == torch.inf
+
+
+def test_forgetful_resets_see_their_newest_row_alone(make_env):
+    env = make_env(forgetful_resets=True, rollout="mean", push_velocity=0.0)
+    env.reset()
+    state, action = env._state.clone(), actions(1)[0]
+    env.step(action)
+    inputs = torch.cat((state, env.model.normalizer.action(action)), dim=-1).unsqueeze(1)
+    features = env.model.state_base.encode(inputs, last=1)[0][:, 0]
+    torch.testing.assert_close(env._state, env.model.state_head.predict(features, state).mean(dim=0))

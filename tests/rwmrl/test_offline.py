@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
+from rwmdata.robots import load_robot
 from rwmdata.runs import Run
-from rwmmodel.checkpoint import save_model
+from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.ensemble import ModelInfo
+from rwmrl.cloning import CloningConfig, clone_behaviour
+from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.offline import PolicyConfig, train_policy
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import series
+from rwmrl.ppo import Runner, series
 
 
 def small(**options):
@@ -87,3 +90,22 @@ def test_a_model_of_another_robot_is_refused(home, dataset, model_run, make_mode
     save_model(model, model_run.checkpoints / "model.safetensors")
     with pytest.raises(RwmError, match="was fitted on 'go2', dataset 'small' is of 'anymal_d'"):
         train_policy(home, dataset, model_run, small())
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_policy_begins_with_a_clone(home, dataset, model_run, normalised):
+    clone = clone_behaviour(home, dataset, CloningConfig(updates=5, hidden_dims=(16,), device="cpu"))
+    config = small(iterations=1, warm_start=clone.id, obs_normalization=normalised)
+    run = train_policy(home, dataset, model_run, config)
+    assert run.meta.parents == {"dataset": "small", "model": model_run.id, "policy": clone.id}
+    env = ImaginationEnv(load_model(model_run.checkpoints / "model.safetensors"), dataset, load_robot("anymal_d"),
+                         config.imagination)  # fmt: skip
+    runner = Runner(env, config.ppo, Run.create(home, "policy", {}, {}, 0), load_robot("anymal_d"), 0)
+    runner.warm_start(clone)
+    x = torch.randn(7, 48)
+    torch.testing.assert_close(
+        runner.policy()(x), load_policy(clone.checkpoints / "policy.safetensors")(x), rtol=1e-4, atol=1e-5
+    )
+    wider = small(hidden_dims=(8,), warm_start=clone.id)
+    with pytest.raises(RwmError, match="do not fit ours: its layers are 16 x 12"):
+        train_policy(home, dataset, model_run, wider)
