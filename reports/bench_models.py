@@ -65,7 +65,7 @@ def base_config(config: BenchModelsConfig, variant: str, seed: int) -> FitConfig
     size = {"hidden": config.hidden, "head_hidden": config.hidden // 2, "mlp_hidden": (2 * config.hidden,) * 2}
     training = {
         "normalizer": "fitted", "batch": 64, "updates": config.updates, "lr": config.lr,
-        "loss": {"sequence_weight": None}, "late_forecast": None, "val_interval": config.updates,
+        "loss": {"sequence_weight": None}, "late_forecast": None, "bounded": False, "val_interval": config.updates,
         "checkpoint_interval": 200, "seed": seed,
         "device": config.device,
     }  # fmt: skip

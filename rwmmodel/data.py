@@ -16,6 +16,9 @@ from rwmdata.schema import Schema
 from rwmmodel.normalizer import Normalizer
 
 Rows = Literal["auto", "memory", "mapped"]
+OUTSIDE = 1e-4
+"""Share of the rows that may lie beyond either end of the range."""
+RANGE_ROWS = 200_000
 MEMORY_SHARE = 0.5
 """Rows that take more of the free memory are not held in it."""
 
@@ -78,6 +81,17 @@ class RowStore:
 
     def _normalize(self, rows: Tensor) -> None:
         rows.sub_(self._mean).div_(self._std)
+
+    def state_range(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return what all but ``OUTSIDE`` of the given rows lie above, and below, in every state column, ``(S,)``.
+
+        Of many rows, evenly spread ones are looked at.
+        """
+        seen = rows[:: max(1, len(rows) // RANGE_ROWS)]
+        states = self.windows(seen, 1).states[:, 0]
+        ordered = states.sort(dim=0).values
+        at = round(OUTSIDE * (len(ordered) - 1))
+        return ordered[at].clone(), ordered[len(ordered) - 1 - at].clone()
 
     def windows(self, starts: np.ndarray, length: int) -> Windows:
         """Gather the windows of ``length`` rows at ``starts (Bt,)``.

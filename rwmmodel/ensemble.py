@@ -42,6 +42,9 @@ class Architecture(Frozen):
     leaves nothing in common that they could all be wrong about."""
     prior_scale: float = Field(0.0, ge=0)
     """Weight of a network in every member's mean that never learns, for diversity; 0 for none."""
+    bounded: bool = False
+    """States that are predicted, and fed back, stay within the range the training data has (see ``state_low``): a
+    rollout that goes astray cannot run away. Training and uncertainties know no bounds."""
     history: int = Field(32, ge=2)
     """History horizon M, rows."""
 
@@ -143,10 +146,14 @@ class DynamicsEnsemble(nn.Module):
         info: What the model was fitted on, where known.
 
     Attributes:
+        state_low: Lower bound of every state column, ``(S,)``, normalised; only of a bounded model.
+        state_high: Upper bound, likewise.
         calibration: Factors that make its standard deviations true, where it was calibrated.
     """
 
     calibration: Calibration | None = None
+    state_low: Tensor
+    state_high: Tensor
 
     def __init__(
         self, config: EnsembleConfig, normalizer: Normalizer | None = None, info: ModelInfo | None = None
@@ -155,6 +162,9 @@ class DynamicsEnsemble(nn.Module):
         c = self.config = config
         self.info = info
         self.normalizer = normalizer or Normalizer(c.state_dim, c.action_dim)
+        if c.bounded:
+            self.register_buffer("state_low", torch.full((c.state_dim,), -torch.inf))
+            self.register_buffer("state_high", torch.full((c.state_dim,), torch.inf))
         self.state_base = _build_base(c)
         self.auxiliary_base = _build_base(c)
         width = self.state_base.width
@@ -253,8 +263,11 @@ class DynamicsEnsemble(nn.Module):
         mean = self.state_head.predict(features, state)
         std = self.state_head.deviation(features) if with_std else None
         contact, termination, extension = self._auxiliary(aux_features, member_ids)
+        predicted = _own_or_mean(mean, member_ids)
+        if self.config.bounded:
+            predicted = predicted.clamp(self.state_low, self.state_high)
         return Prediction(
-            state=_own_or_mean(mean, member_ids),
+            state=predicted,
             std=None if std is None else _own_or_mean(std, member_ids),
             aleatoric=None if std is None else std.sum(dim=-1).mean(dim=0),
             epistemic=_disagreement(mean),

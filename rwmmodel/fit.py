@@ -137,6 +137,10 @@ class _Fit:
             self.model = DynamicsEnsemble(c.ensemble(dataset), normalizer, info)
         self.store = RowStore(dataset, normalizer, self.device, c.rows)
         self.model.to(self.device).precision = c.precision
+        if c.bounded:
+            low, high = self.store.state_range(split_starts(dataset, "train", 1))
+            self.model.state_low.copy_(low)
+            self.model.state_high.copy_(high)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
         averaging = get_ema_multi_avg_fn(c.ema)
         self.averaged = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True) if c.ema else None

@@ -33,6 +33,8 @@ BOUNDS = {"state_head.min_log_std": "state_heads.{}.state_min_logstd",
 LAYERS = {"weight_0": "0.weight", "bias_0": "0.bias", "weight_1": "2.weight", "bias_1": "2.bias"}
 REFERENCE_BASES = ("gru", "lstm", "mlp")
 """Kinds of base whose names in the reference are known."""
+OURS_ALONE = ("normalizer.", "state_low", "state_high")
+"""What the reference keeps elsewhere, or has not: a bounded model loses its bounds there."""
 GATES = {3: "gru", 4: "lstm"}
 """Rows of a recurrent weight per hidden unit."""
 
@@ -167,10 +169,10 @@ def config_of(weights: Mapping[str, Tensor], history: int) -> EnsembleConfig:
 
 
 def to_reference(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and unstack a state dict of :class:`DynamicsEnsemble`; the normaliser is left out."""
+    """Rename and unstack a state dict of :class:`DynamicsEnsemble`; normaliser and bounds are left out."""
     found: dict[str, Tensor] = {}
     for name, tensor in ours.items():
-        if name.startswith("normalizer."):
+        if name.startswith(OURS_ALONE):
             continue
         if ".rnn." in name or "_base.layers." in name:
             found[name.replace(".rnn.", ".memory.rnn.")] = tensor
@@ -195,7 +197,7 @@ def from_reference(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) ->
         raise ValueError("; ".join(faults))
     found: dict[str, Tensor] = {}
     for name, shape in ((k, v.shape) for k, v in like.items()):
-        if name.startswith("normalizer."):
+        if name.startswith(OURS_ALONE):
             found[name] = like[name]
         elif ".rnn." in name or "_base.layers." in name:
             found[name] = weights[name.replace(".rnn.", ".memory.rnn.")]

@@ -95,6 +95,25 @@ def test_policy_and_evaluation_end_with_their_files_and_numbers(home):
     assert show["parents"] == {"dataset": "d", "model": home.run("model").id}
 
 
+def test_a_model_is_calibrated_and_a_policy_is_exported(home, tmp_path):
+    few = ("--windows", "8", "--steps", "40")
+    factors = rwm("model", "calibrate", *few, home=home)
+    assert len(factors["epistemic"]) == 40 and factors["split"] == "val"
+    summary = rwm("eval", "calibration", *few, home=home)
+    assert {"epistemic", "epistemic_calibrated", "total", "total_calibrated"} == {s["mode"] for s in summary["scalars"]}
+    assert rwm("eval", "uncertainty", *few, "--calibrated", home=home)["evaluation"] == "uncertainty"
+    tiny = ("--preset", "smoke", "--iterations", "1", "--num-envs", "8")
+    clone = rwm("policy", "--algo", "bc", "--iterations", "5", home=home)
+    sizes = ("--set", "episode_steps=10", "--set", "hidden_dims=[128,128,128]")
+    warm = rwm("policy", *tiny, *sizes, "--penalty", "calibrated", "--warm-start", clone["run"], home=home)
+    found = rwm("sweep", "policy", "--lam", "0,1", "--seeds", "1", *tiny[:4], "--set", "num_envs=8", home=home)
+    assert [row["lam"] for row in found["rows"]] == [0.0, 1.0]
+    said = rwm("export-policy", warm["run"], "--out", str(tmp_path / "deploy"), home=home)
+    assert max(said["check"].values()) <= 1e-5
+    names = {"policy.onnx", "policy.pt", "policy.json", "model_0.pt"}
+    assert {p.name for p in (tmp_path / "deploy").iterdir()} == names
+
+
 def test_ctrl_c_in_a_fit_keeps_the_checkpoint_and_resume_goes_on(tmp_path, home):
     fresh = Home(tmp_path)
     (tmp_path / "data").symlink_to(home.data_dir)

@@ -232,3 +232,17 @@ def test_a_randomised_prior_joins_the_mean_and_never_learns(make_model):
     assert not any(p.requires_grad for p in head.prior.parameters())
     assert model.parameter_count == make_model().parameter_count
     assert "state_head.prior.weight_0" in model.state_dict()
+
+
+@pytest.mark.parametrize("ids", [None, torch.tensor([2, 0, 1, 2])])
+def test_a_bounded_models_states_stay_in_their_range_but_not_its_uncertainty(make_model, ids):
+    free, model, (states, actions) = make_model(), make_model(bounded=True), history()
+    assert not hasattr(free, "state_low") and torch.isinf(model.state_low).all()
+    close(model(states, actions, ids).state, free(states, actions, ids).state, 0)
+    model.state_low.fill_(-0.1)
+    model.state_high.copy_(torch.tensor([0.1, 0.2, 0.3, 9.0, 9.0]))
+    got, open_ended = model(states, actions, ids), free(states, actions, ids)
+    close(got.state, open_ended.state.clamp(model.state_low, model.state_high), 0)
+    assert not torch.equal(got.state, open_ended.state)
+    close(got.epistemic, open_ended.epistemic, 0)
+    close(got.member_mean, open_ended.member_mean, 0)

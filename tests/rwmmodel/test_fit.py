@@ -276,3 +276,18 @@ def test_the_second_half_of_the_updates_may_look_further(home, linear_dataset):
     fit.run(run, None)
     assert seen[:10] == [config.history + 2] * 5 + [config.history + 5] * 5
     assert tiny(forecast=3).forecast_at(10**6) == 3
+
+
+def test_a_bounded_model_knows_the_range_of_its_training_rows(home, linear_dataset):
+    run = fit_model(home, linear_dataset, tiny(updates=2, bounded=True))
+    model = load_model(run.checkpoints / MODEL_FILE)
+    episodes = linear_dataset.episodes
+    rows = np.concatenate([
+        linear_dataset.matrix()[episodes.start[e] : episodes.start[e] + episodes.length[e]]
+        for e in linear_dataset.split("train")
+    ])  # fmt: skip
+    states = np.sort(model.normalizer.state(torch.from_numpy(rows[:, :12])).numpy(), axis=0)
+    at = round(1e-4 * (len(states) - 1))
+    assert at == 1
+    np.testing.assert_allclose(model.state_low, states[at], rtol=1e-5)
+    np.testing.assert_allclose(model.state_high, states[-1 - at], rtol=1e-5)
