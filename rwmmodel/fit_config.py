@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Many small steps at a high rate, the rows of the history as targets too, longer forecasts in the second half while
     # the rate is still high: 25 minutes on two cores.
     "laptop": {
-        "batch": 64, "updates": 2500, "lr": 4e-3, "loss": {"sequence_weight": 1.0}, "late_forecast": 16,
+        "batch": 64, "updates": 2300, "lr": 4e-3, "loss": {"sequence_weight": 1.0}, "late_forecast": 16,
         "bounded": True, "val_interval": 200, "checkpoint_interval": 100,
     },
     # Both: 2500 iterations of 20 mini-batches.
