@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden": 128, "head_hidden": 64, "updates": 500, "val_interval": 100, "checkpoint_interval": 100,
     },
     # Many small steps at a high rate, the rows of the history as targets too, longer forecasts in the second half while
-    # the rate is still high: 25 minutes on two cores.
+    # the rate is still high: sized for 25 minutes on two cores.
     "laptop": {
         "batch": 64, "updates": 2300, "lr": 4e-3, "loss": {"sequence_weight": 1.0}, "late_forecast": 16,
         "bounded": True, "val_interval": 200, "checkpoint_interval": 100,
