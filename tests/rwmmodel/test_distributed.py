@@ -20,6 +20,7 @@ from rwmmodel.fit import MODEL_FILE, fit_model
 from rwmmodel.fit_config import FitConfig
 
 SCRIPT = """
+import os
 import sys
 import torch
 from pathlib import Path
@@ -29,7 +30,7 @@ from rwmmodel.fit_config import FitConfig
 torch.set_num_threads(1)
 home = Home(Path(sys.argv[1]))
 run = fit_model(home, home.dataset(sys.argv[2]), FitConfig.model_validate_json(sys.argv[3]))
-print("finished", run.id, run.meta.status)
+Path(sys.argv[4], os.environ["RANK"]).write_text(f"{run.id} {run.meta.status}")
 """
 SETTINGS = {
     "hidden": 8, "head_hidden": 8, "members": 3, "history": 4, "forecast": 3, "batch": 33, "updates": 25,
@@ -49,13 +50,15 @@ def dataset(home, schema):
 
 
 def on_two_processes(tmp_path: Path, *words: str) -> list[str]:
-    script = tmp_path / "fit.py"
+    """What each of two processes says it finished, told in files: what they print may come out mixed."""
+    script, said = tmp_path / "fit.py", tmp_path / "said"
     script.write_text(SCRIPT)
+    said.mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run([*command, *words, str(said)], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
-    return [line for line in done.stdout.splitlines() if line.startswith("finished")]
+    return [(said / rank).read_text() for rank in ("0", "1")]
 
 
 @pytest.mark.parametrize("more", [{}, {"accumulate": 2, "ema": 0.9, "loss": {"kind": "nll"}, "shared_base": False}])
@@ -63,7 +66,7 @@ def test_two_processes_fit_what_one_fits(tmp_path, home, dataset, more):
     config = FitConfig(**SETTINGS, **more)
     said = on_two_processes(tmp_path, str(home.root), dataset.name, config.model_dump_json())
     (run,) = home.runs("model")
-    assert said == [f"finished {run.id} finished"] * 2
+    assert said == [f"{run.id} finished"] * 2
     alone = fit_model(Home(tmp_path / "alone"), dataset, config)
     two, one = (load_model(r.checkpoints / MODEL_FILE).state_dict() for r in (run, alone))
     for name, tensor in one.items():
