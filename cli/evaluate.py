@@ -28,6 +28,10 @@ from rwmdata.runs import Run
 
 app = typer.Typer(help="Evaluate models and policies.", no_args_is_help=True)
 
+PolicyOption = Annotated[
+    str | None, typer.Option("--policy", help="As in rwm data export, or a run; the newest policy run when left out.")
+]
+
 
 @app.command("uncertainty")
 def uncertainty(
@@ -88,10 +92,7 @@ def calibration(
 
 @app.command("policy")
 def policy(
-    policy: Annotated[
-        str | None,
-        typer.Option("--policy", help="As in rwm data export, or a run; the newest policy run when left out."),
-    ] = None,
+    policy: PolicyOption = None,
     robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
     episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per scenario.")] = 128,
     film: Annotated[bool, typer.Option("--film", help="Also draw how it walks.")] = False,
@@ -106,6 +107,28 @@ def policy(
     config = PolicyScoreConfig(policy=chosen, robot=robot, episodes=episodes, seed=seed, film=film)
     with progress_bar("policy", json_output) as progress:
         result = evaluate_policy(home_of(home), config, progress)
+    show_scalars(result, json_output)
+
+
+@app.command("closed-loop")
+def closed_loop(
+    policy: PolicyOption = None,
+    model: ModelOption = None,
+    robots: Annotated[int, typer.Option("--robots", min=2, help="Robots side by side.")] = 64,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Control steps imagined.")] = 200,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Let a policy walk in the simulator and in the model from the same start, and measure how far they part."""
+    from reports.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+
+    where = home_of(home)
+    chosen, run = pick_policy(where, policy, json_output), pick_run(where, "model", model, json_output)
+    config = ClosedLoopConfig(policy=chosen, robots=robots, steps=steps, seed=seed, device=device)
+    with progress_bar("simulate", json_output) as progress:
+        result = evaluate_closed_loop(where, run, config, progress)
     show_scalars(result, json_output)
 
 

@@ -97,8 +97,8 @@ def bench_models(
     found: dict[tuple[str, str, int | None], list[float]] = {}
     for k, (variant, seed, plan) in enumerate(plans):
         model = load_model(fitted(home, dataset, plan).checkpoints / MODEL_FILE, plan.device)
-        rollout = roll_out(model, dataset, held_out, history, "mean", 0)
-        calibrating = roll_out(model, dataset, val, history, "mean", 0)
+        rollout = roll_out(model, dataset.schema, held_out, history, "mean", 0)
+        calibrating = roll_out(model, dataset.schema, val, history, "mean", 0)
         for key, value in scores(rollout, calibrating).items():
             found.setdefault((variant, *key), []).append(value)
         if progress:

@@ -52,7 +52,7 @@ def calibrate(
     history, splits = model.config.history, (CALIBRATION_SPLIT,)
     steps = min(c.steps, longest_rollout(dataset, history, splits))
     windows = held_out_windows(dataset, c.windows, history, steps, c.seed, splits)
-    rollout = roll_out(model, dataset, windows, history, "mean", c.seed, progress)
+    rollout = roll_out(model, dataset.schema, windows, history, "mean", c.seed, progress)
     factors = {s: tuple(step_factors(rollout.error, spread_of(rollout, s)).tolist()) for s in SPREADS}
     model.calibration = Calibration(
         dataset=dataset.name, split=windows.split, windows=len(windows.start), seed=c.seed, **factors

@@ -59,7 +59,7 @@ class Evaluation:
 
     def roll_out(self, mode: Mode = "mean", progress: Progress | None = None) -> Rollout:
         """Roll the model out on the windows, see :func:`reports.rollouts.roll_out`."""
-        return roll_out(self.model, self.dataset, self.windows, self.history, mode, self.seed, progress)
+        return roll_out(self.model, self.dataset.schema, self.windows, self.history, mode, self.seed, progress)
 
     def finish(self, scalars: list[dict[str, Any]], units: str, **more: Any) -> None:
         """Write ``summary.json`` and finish the run with it."""

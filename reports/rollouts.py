@@ -12,6 +12,7 @@ from torch import Tensor
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
+from rwmdata.schema import Schema
 from rwmdata.windows import gather, window_starts
 from rwmmodel.ensemble import DynamicsEnsemble
 
@@ -102,7 +103,7 @@ def held_out_windows(
 
 def roll_out(
     model: DynamicsEnsemble,
-    dataset: Dataset,
+    schema: Schema,
     windows: HeldOutWindows,
     history: int,
     mode: Mode,
@@ -121,8 +122,8 @@ def roll_out(
     device = next(model.parameters()).device
     rows = torch.from_numpy(windows.rows).to(device)
     with torch.inference_mode():
-        states = model.normalizer.state(rows[..., dataset.schema.state])
-        actions = model.normalizer.action(rows[..., dataset.schema.action])
+        states = model.normalizer.state(rows[..., schema.state])
+        actions = model.normalizer.action(rows[..., schema.action])
         members = None
         if mode == "sampled_member":
             draw = np.random.default_rng(seed).integers(model.config.members, size=len(rows))

@@ -105,7 +105,7 @@ def test_windows_come_from_held_out_episodes_and_take_turns(dataset):
 def test_the_action_of_the_next_row_is_fed(dataset):
     """An exact model has no error; one action late, it would be off by one action."""
     windows = held_out_windows(dataset, 6, HISTORY, 20, seed=0)
-    rollout = roll_out(KnownModel(), dataset, windows, HISTORY, "mean", seed=0)
+    rollout = roll_out(KnownModel(), dataset.schema, windows, HISTORY, "mean", seed=0)
     np.testing.assert_allclose(rollout.l1, 0, atol=1e-4)
 
 

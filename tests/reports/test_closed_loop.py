@@ -1,0 +1,129 @@
+"""A policy in the model against a slow twin that reads all anew at each step, and rewards against the simulator."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from reports.closed_loop import ClosedLoopConfig, Walks, evaluate_closed_loop, horizons, imagine, mean_reward, simulate
+from rwmdata.errors import RwmError
+from rwmdata.runs import Run
+from rwmmodel.checkpoint import save_model
+from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
+from rwmmodel.normalizer import Normalizer
+from rwmrl.backends import make_env
+from rwmrl.observations import policy_observation
+from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
+
+HISTORY = 4
+
+
+class Reaching:
+    """Acts on all it sees: a fixed linear map of the observation."""
+
+    def __init__(self, gain=0.02):
+        self.map = gain * torch.randn(48, 12, generator=torch.Generator().manual_seed(3))
+
+    def reset(self, env_ids):
+        pass
+
+    def act(self, observations):
+        return observations["policy"] @ self.map
+
+
+@pytest.fixture
+def model(schema):
+    torch.manual_seed(0)
+    config = EnsembleConfig(
+        hidden=8, head_hidden=8, members=2, history=HISTORY, state_dim=45, action_dim=12, contact_dim=8
+    )
+    rng = np.random.default_rng(0)
+    normalizer = Normalizer(45, 12, *(torch.from_numpy(rng.uniform(0.5, 2, 57).astype(np.float32)) for _ in range(2)))
+    return DynamicsEnsemble(config, normalizer, ModelInfo("anymal_d", schema.csv_names, 50.0, "none")).eval()
+
+
+def test_imagination_agrees_with_reading_everything_anew(model, schema):
+    rng, behaviour, normalizer = np.random.default_rng(1), Reaching(), model.normalizer
+    walks = Walks(rng.normal(size=(3, HISTORY + 5, 66)).astype(np.float32), rng.normal(size=(3, 9, 3)).astype("f4"))
+    states, contact, actions = imagine(model, behaviour, walks, schema)
+    assert states.shape == (3, 5, 45) and contact.shape == (3, 5, 8) and actions.shape == (3, 5, 12)
+    rows = torch.from_numpy(walks.rows)
+    seen, done = [rows[:, k, schema.state] for k in range(HISTORY)], [rows[:, k, schema.action] for k in range(HISTORY)]
+    with torch.no_grad():
+        for k in range(5):
+            command = torch.from_numpy(walks.command[:, HISTORY + k])
+            done.append(behaviour.act({"policy": policy_observation(seen[-1], command, done[-1], schema)}))
+            prediction = model(
+                torch.stack([normalizer.state(s) for s in seen], dim=1),
+                torch.stack([normalizer.action(a) for a in done[1:]], dim=1),
+            )
+            seen.append(normalizer.denorm_state(prediction.state))
+            np.testing.assert_allclose(states[:, k], prediction.state, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(actions[:, k], done[-1], rtol=1e-4, atol=1e-4)
+            assert (contact[:, k] == (prediction.contact > 0).float().numpy()).all()
+
+
+def test_rewards_of_a_walk_are_the_simulators_own(robot, schema):
+    """The robots stand still, so no foot's time in the air is known to one side alone."""
+    config = ClosedLoopConfig(policy="still", robots=3, settle=60, seed=2)
+    behaviour = Reaching(gain=0.0)
+    walks = simulate(config, robot, behaviour, rows=15)
+    assert walks.rows.shape == (3, 15, 66) and walks.command.shape == (3, 15, 3)
+    env = make_env("auto", "Pretrain-v0", robot, 3, 2, 76 * 0.02, pushes=False, noise=False, randomize=False)
+    env.reset()
+    steps = [env.step(torch.zeros(3, 12)) for _ in range(75)]
+    np.testing.assert_array_equal(walks.rows, torch.stack([s.transition for s in steps[60:]], dim=1))
+    found = mean_reward(robot, schema, walks, HISTORY)
+    np.testing.assert_allclose(found, torch.stack([s.reward for s in steps[64:]], dim=1), rtol=1e-4, atol=1e-6)
+
+
+def test_horizons_are_times():
+    assert horizons(200, 0.02) == [1, 10, 25, 50, 100, 200]
+    assert horizons(60, 0.02) == [1, 10, 25, 50]
+
+
+@pytest.fixture
+def constant(tmp_path, robot):
+    """Make the file of a policy whose every action is one number."""
+
+    def make(value):
+        policy = MlpPolicy(PolicyInfo.of(robot, (4,)))
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.zero_()
+            policy.mlp[-1].bias.fill_(value)
+        save_policy(policy, tmp_path / "constant.safetensors")
+        return str(tmp_path / "constant.safetensors")
+
+    return make
+
+
+@pytest.fixture
+def model_run(home, model):
+    run = Run.create(home, "model", {}, {}, 0)
+    save_model(model, run.checkpoints / "model.safetensors")
+    return run
+
+
+def test_an_evaluation_writes_numbers_and_figure(home, model_run, constant):
+    config = ClosedLoopConfig(policy=constant(0.0), robots=4, settle=2, steps=12)
+    run = evaluate_closed_loop(home, model_run, config)
+    assert run.meta.status == "finished" and run.meta.summary["robots"] == 4
+    values = {(s["metric"], s["mode"], s["horizon"]): s for s in run.meta.summary["scalars"]}
+    assert {h for _, _, h in values} == {1, 10}
+    table = pl.read_parquet(run.path / "closed_loop.parquet")
+    first = table.filter((pl.col("mode") == "hold_last") & (pl.col("step") == 1))["rel_l1"].item()
+    assert values["rel_l1", "hold_last", 1]["value"] == pytest.approx(first, rel=1e-5)
+    # A zero policy's actions are the recorded ones, so both ways through the model are one.
+    both = [values["rel_l1", mode, 10]["value"] for mode in ("imagined", "recorded_actions")]
+    assert both[0] == pytest.approx(both[1], rel=1e-4)
+    assert (run.path / "closed_loop.png").stat().st_size > 10_000
+
+
+def test_robots_that_all_fall_leave_nothing_to_compare(home, model_run, constant):
+    config = ClosedLoopConfig(policy=constant(4.0), robots=2, settle=60, steps=2)
+    with pytest.raises(RwmError, match="did not fall"):
+        evaluate_closed_loop(home, model_run, config)
+    assert [r.meta.status for r in home.runs("eval")] == ["failed"]
