@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 from rwmrl.ppo import PPOConfig, Runner, series
 
 OBVIOUS = "every head by itself, float32"
+NO_FALL = -20.0
+"""Bias of the logit of termination."""
 
 
 class BenchImagineConfig(Frozen):
@@ -38,9 +39,9 @@ class BenchImagineConfig(Frozen):
     members: int = Field(5, ge=1)
     hidden: int = Field(256, ge=1)
     steps: int = Field(24, ge=1)
-    """Steps of a collection and of an iteration."""
+    """Steps of an iteration."""
     repeats: int = Field(3, ge=1)
-    """The fastest of so many counts."""
+    """The fastest of so many iterations counts."""
     device: str = "auto"
     seed: int = 0
 
@@ -112,29 +113,29 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress |
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         dataset = _random_rows(home, robot, c.seed)
-        for envs in c.num_envs:
-            speeds: dict[str, tuple[float, float]] = {}
-            for name, kind, precision in ways:
-                model = _model(kind, c, dataset, device)
-                model.precision = precision
-                speeds[name] = (
-                    _collect(model, dataset, robot, c, envs),
-                    _iterate(model, dataset, robot, c, envs, home),
-                )
-                if progress:
-                    progress(len(rows) + len(speeds), len(c.num_envs) * len(ways), {"steps/s": speeds[name][0]})
-            for k, what in enumerate(("collection", "iteration")):
-                base = speeds[OBVIOUS][k]
+        for count, envs in enumerate(c.num_envs):
+            trainings = {
+                name: _training(_model(kind, precision, c, dataset, device), dataset, robot, c, envs, home)
+                for name, kind, precision in ways
+            }
+            for repeat in range(c.repeats + 1):  # The first one warms up, and is never the fastest.
+                for k, (name, (runner, run)) in enumerate(trainings.items()):
+                    runner.train(repeat + 1)
+                    if progress:
+                        done = (count * (c.repeats + 1) + repeat) * len(ways) + k + 1
+                        shown = {f"{name}, steps/s": series(run)["perf/steps_per_second"][-1] or 0.0}
+                        progress(done, len(c.num_envs) * (c.repeats + 1) * len(ways), shown)
+            speeds = {name: _speeds(run, c, envs) for name, (_, run) in trainings.items()}
+            for what, found in zip(("collection", "iteration"), zip(*speeds.values(), strict=True), strict=True):
                 rows += [
-                    {"name": f"{what}, {envs} environments: {name}", "value": found[k], "unit": "steps/s",
-                     "baseline": base, "ratio": found[k] / base} for name, found in speeds.items()
+                    {"name": f"{what}, {envs} environments: {name}", "value": value, "unit": "steps/s",
+                     "baseline": found[0], "ratio": value / found[0]} for name, value in zip(speeds, found, strict=True)
                 ]  # fmt: skip
-            peaks = {p: matrix_peak(device, p) for _, _, p in ways}
             for name, _, precision in ways[1:]:
-                value = speeds[name][0] * step_flops(c, dataset)
+                value, peak = speeds[name][0] * step_flops(c, dataset), matrix_peak(device, precision)
                 rows.append({"name": f"collection, {envs} environments: {name}, share of the matrix peak",
-                             "value": value / 1e9, "unit": "GFLOP/s", "baseline": peaks[precision] / 1e9,
-                             "ratio": value / peaks[precision]})  # fmt: skip
+                             "value": value / 1e9, "unit": "GFLOP/s", "baseline": peak / 1e9,
+                             "ratio": value / peak})  # fmt: skip
         for name, kind, precision in ways[1:]:
             rows.append({"name": f"{name}: largest relative difference of the epistemic uncertainty", "unit": "1",
                          "value": _difference(kind, precision, c, dataset, device), "baseline": None,
@@ -158,12 +159,16 @@ def _sizes(c: BenchImagineConfig, dataset: Dataset) -> dict[str, int]:
 
 
 def _model(
-    kind: type[DynamicsEnsemble], c: BenchImagineConfig, dataset: Dataset, device: torch.device
+    kind: type[DynamicsEnsemble], precision: Precision, c: BenchImagineConfig, dataset: Dataset, device: torch.device
 ) -> DynamicsEnsemble:
     torch.manual_seed(c.seed)
     dims = dataset.schema.dims
     normalizer = Normalizer(dims["state"], dims["action"], *dataset.normalizer("auto"))
-    return kind(EnsembleConfig(**_sizes(c, dataset)), normalizer).to(device)
+    model = kind(EnsembleConfig(**_sizes(c, dataset)), normalizer).to(device)
+    model.precision = precision
+    with torch.no_grad():  # An untrained model ends every other episode at once; here they end by time.
+        model.auxiliary_head.termination.bias_1.fill_(NO_FALL)
+    return model
 
 
 def _random_rows(home: Home, robot: RobotSpec, seed: int) -> Dataset:
@@ -179,31 +184,20 @@ def _random_rows(home: Home, robot: RobotSpec, seed: int) -> Dataset:
         return writer.commit()
 
 
-def _collect(model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec, c: BenchImagineConfig, envs: int) -> float:
-    """Return environment steps a second of imagination alone, under normally distributed actions."""
-    env = ImaginationEnv(model, dataset, robot, ImaginationConfig(num_envs=envs, seed=c.seed))
-    generator = torch.Generator(env.device).manual_seed(c.seed)
-    actions = 0.5 * torch.randn(c.steps, envs, env.num_actions, generator=generator, device=env.device)
-    best = 0.0
-    for _ in range(c.repeats + 1):  # The first one warms up, and is never the fastest.
-        started = time.perf_counter()
-        for action in actions:
-            env.step(action)
-        if env.device.type == "cuda":
-            torch.cuda.synchronize(env.device)
-        best = max(best, c.steps * envs / (time.perf_counter() - started))
-    return best
-
-
-def _iterate(
+def _training(
     model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec, c: BenchImagineConfig, envs: int, home: Home
-) -> float:
-    """Return environment steps a second of whole iterations: steps, then PPO's update."""
+) -> tuple[Runner, Run]:
+    """Return what trains in the model, an iteration at a time."""
     env = ImaginationEnv(model, dataset, robot, ImaginationConfig(num_envs=envs, seed=c.seed))
     run = Run.create(home, "policy", {}, {"dataset": dataset.name}, c.seed)
-    ppo = PPOConfig(num_steps=c.steps, checkpoint_interval=c.repeats + 1)
-    Runner(env, ppo, run, robot, c.seed).train(c.repeats + 1)
-    return max(v for v in series(run)["perf/steps_per_second"] if v is not None)
+    return Runner(env, PPOConfig(num_steps=c.steps, checkpoint_interval=1), run, robot, c.seed), run
+
+
+def _speeds(run: Run, c: BenchImagineConfig, envs: int) -> tuple[float, float]:
+    """Return environment steps a second of the fastest collection, the policy's own share included, and iteration."""
+    found = series(run)
+    collected = min(v for v in found["perf/collect_s"] if v is not None)
+    return c.steps * envs / collected, max(v for v in found["perf/steps_per_second"] if v is not None)
 
 
 @torch.no_grad()
@@ -216,8 +210,7 @@ def _difference(
     found = []
     ways: list[tuple[type[DynamicsEnsemble], Precision]] = [(ObviousEnsemble, "float32"), (kind, precision)]
     for each, arithmetic in ways:
-        model = _model(each, c, dataset, device)
-        model.precision = arithmetic
+        model = _model(each, arithmetic, c, dataset, device)
         states, actions = (part.unsqueeze(1).expand(-1, model.config.history - 1, -1) for part in (state, action))
         found.append(model.step(state, action, model.warm_up(states, actions))[0].epistemic)
     return float(((found[1] - found[0]).abs() / found[0]).max())

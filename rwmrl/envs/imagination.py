@@ -13,11 +13,12 @@ from torch import Tensor
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.robots import Frozen, RobotSpec
-from rwmdata.windows import split_starts, window_starts
+from rwmdata.windows import split_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, Prediction
 from rwmrl.commands import CommandConfig, CommandSampler
 from rwmrl.envs.base import Observations, Step, VecEnv
+from rwmrl.envs.recorded_starts import RecordedStarts, Start
 from rwmrl.observations import add_noise, noise_scale, policy_observation
 from rwmrl.rewards import RewardModel
 
@@ -113,8 +114,8 @@ class ImaginationEnv(VecEnv):
         # Noise has its own stream: switching it off, or looking twice, does not change what is dreamt.
         self._noise_generator = torch.Generator(self.device)
         self.reseed()
-        self._starts = _start_sets(dataset, model.config.history, self.device)
         self._store = RowStore(dataset, model.normalizer, self.device)
+        self.starts = RecordedStarts(model, dataset, self._store, c.init_share, self.generator)
         self._commands = CommandSampler(c.num_envs, c.command, self.control_dt_s, self.generator, self.device)
         self.rewards = RewardModel(robot, self.schema, c.num_envs, self.device)
         self._noise_scale = noise_scale(self.schema, self.device)
@@ -129,9 +130,9 @@ class ImaginationEnv(VecEnv):
         self.halt_above = torch.inf if c.halt_quantile is None else self._conformal_threshold(dataset, c.halt_quantile)
         with torch.no_grad():
             everyone = torch.arange(c.num_envs, device=self.device)
-            windows = self._draw_windows(c.num_envs)
-            self._carry = model.warm_up(windows[0][:, :-1], windows[1][:, 1:])
-            self._begin(everyone, *windows)
+            start = self.starts.draw(c.num_envs)
+            self._carry = start.carry
+            self._begin(everyone, start)
 
     @property
     def command(self) -> Tensor:
@@ -260,31 +261,21 @@ class ImaginationEnv(VecEnv):
         rank = min(math.ceil((len(starts) + 1) * quantile), len(starts))
         return float(found.sort().values[rank - 1])
 
-    def _draw_windows(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normalised states and actions ``(n, M, ...)`` and contacts of the last row of recorded windows."""
-        from_init = torch.rand(count, generator=self.generator, device=self.device) < self.config.init_share
-        first, anywhere = (
-            s[torch.randint(len(s), (count,), generator=self.generator, device=self.device)] for s in self._starts
-        )
-        starts = torch.where(from_init, first, anywhere).cpu().numpy()
-        windows = self._store.windows(starts, self.model.config.history)
-        return windows.states.clone(), windows.actions.clone(), windows.contact[:, -1].clone()
-
     def _reset(self, env_ids: Tensor) -> None:
-        """Start new episodes in ``env_ids``: one batched pass of the model over their whole histories."""
+        """Start new episodes in ``env_ids`` from recorded windows, which the model has read in one batched pass."""
         if len(env_ids) == 0:
             return
-        windows = self._draw_windows(len(env_ids))
-        carry = self.model.warm_up(windows[0][:, :-1], windows[1][:, 1:])
-        self._carry = self._carry.replace(env_ids, carry.emptied() if self.config.forgetful_resets else carry)
-        self._begin(env_ids, *windows)
+        start = self.starts.draw(len(env_ids))
+        carry = start.carry.emptied() if self.config.forgetful_resets else start.carry
+        self._carry = self._carry.replace(env_ids, carry)
+        self._begin(env_ids, start)
 
-    def _begin(self, env_ids: Tensor, states: Tensor, actions: Tensor, contact: Tensor) -> None:
+    def _begin(self, env_ids: Tensor, start: Start) -> None:
         s, normalizer, count = self.schema, self.model.normalizer, len(env_ids)
-        state, action = normalizer.denorm_state(states[:, -1]), normalizer.denorm_action(actions[:, -1])
+        state, action = normalizer.denorm_state(start.state), normalizer.denorm_action(start.action)
         rows = torch.zeros(count, s.width, device=self.device)
-        rows[:, s.state], rows[:, s.action], rows[:, s.contact] = state, action, contact
-        self._rows[env_ids], self._state[env_ids] = rows, states[:, -1]
+        rows[:, s.state], rows[:, s.action], rows[:, s.contact] = state, action, start.contact
+        self._rows[env_ids], self._state[env_ids] = rows, start.state
         self.episode_length_buf[env_ids] = 0
         self._age[env_ids] = 0
         members = self.model.config.members
@@ -335,19 +326,3 @@ def _refuse_mismatch(model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec
             f"Nothing can be imagined with this model on '{dataset.name}': {'; '.join(faults)}.",
             f"rwm fit {dataset.name}",
         )
-
-
-def _start_sets(dataset: Dataset, history: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the starts of windows at episode beginnings, and of all windows, both from the train split.
-
-    A window whose last row is a fall is not among them: nothing is left to do after it.
-    """
-    train, episodes = dataset.split("train"), dataset.episodes
-    anywhere = window_starts(episodes.start, episodes.length - episodes.terminated, history, train)
-    if len(anywhere) == 0:
-        raise RwmError(
-            f"No training episode of '{dataset.name}' has the {history} rows a start needs.",
-            "a dataset with longer episodes",
-        )
-    first = anywhere[np.isin(anywhere, episodes.start[train])]
-    return torch.from_numpy(first).to(device), torch.from_numpy(anywhere).to(device)

@@ -72,18 +72,29 @@ def test_each_environment_follows_its_own_member_or_the_mean(make_env):
     torch.testing.assert_close(mean._state, everyone.mean(dim=0))
 
 
+def watch_starts(env):
+    """Return a list that every drawn start is put into."""
+    drawn, draw = [], env.starts.draw
+    env.starts.draw = lambda count: (drawn.append(draw(count)), drawn[-1])[1]
+    return drawn
+
+
+def histories(env, drawn):
+    """Return the normalised states and actions of the windows of the first drawn start."""
+    windows = env._store.windows(drawn[0].index.numpy(), HISTORY)
+    return windows.states.clone(), windows.actions.clone()
+
+
 def test_a_reset_environment_has_read_its_whole_history(make_env):
     """After a reset the carry equals a fresh pass over the history, and other environments keep theirs."""
     env = make_env(noise=False)
     for action in actions(3):
         env.step(action)
     before = [c.clone() for c in env._carry.state]
-    drawn = {}
-    draw = env._draw_windows
-    env._draw_windows = lambda count: drawn.setdefault("windows", draw(count))
+    drawn = watch_starts(env)
     ids = torch.tensor([2, 5])
     env._reset(ids)
-    states, acts, _ = drawn["windows"]
+    states, acts = histories(env, drawn)
     assert states.shape == (2, HISTORY, 45)
     fresh = env.model.warm_up(states[:, :-1], acts[:, 1:])
     others = [i for i in range(8) if i not in (2, 5)]
@@ -96,19 +107,40 @@ def test_a_reset_environment_has_read_its_whole_history(make_env):
 
 def test_the_next_prediction_after_a_reset_is_the_models_forward_on_the_recorded_history(make_env):
     env = make_env(rollout="mean", push_velocity=0.0, noise=False)
-    drawn = {}
-    draw = env._draw_windows
-    env._draw_windows = lambda count: drawn.setdefault("windows", draw(count))
+    drawn = watch_starts(env)
     env.reset()
-    states, acts, _ = drawn["windows"]
+    states, acts = histories(env, drawn)
     action = actions(1)[0]
     expected = env.model(states, torch.cat((acts[:, 1:], action[:, None]), dim=1))
     env.step(action)
     torch.testing.assert_close(env._state, expected.state, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kept_bytes", [2**30, 4 * 256])
+def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, monkeypatch, kept_bytes):
+    """Draw after draw, while ever more beginnings are known, and with room for four of them only (256 bytes each)."""
+    monkeypatch.setattr("rwmrl.envs.recorded_starts.KEPT_BYTES", kept_bytes)
+    env, read = make_env(init_share=0.7), []
+    warm_up = env.model.warm_up
+    env.model.warm_up = lambda states, acts: (read.append(len(states)), warm_up(states, acts))[1]
+    for _ in range(12):
+        start = env.starts.draw(9)
+        windows = env._store.windows(start.index.numpy(), HISTORY)
+        fresh = warm_up(windows.states[:, :-1], windows.actions[:, 1:])
+        for given, new in zip(
+            (*start.carry.state, *start.carry.auxiliary), (*fresh.state, *fresh.auxiliary), strict=True
+        ):
+            torch.testing.assert_close(given, new)
+        torch.testing.assert_close(start.state, windows.states[:, -1])
+        torch.testing.assert_close(start.action, windows.actions[:, -1])
+        torch.testing.assert_close(start.contact, windows.contact[:, -1])
+    assert 0 < sum(read) < 12 * 9
+    assert env.starts._is_kept.sum() == (len(env.starts.first) if kept_bytes == 2**30 else 4)
+
+
 def test_starts_are_episode_beginnings_or_any_training_row(make_env, dataset):
-    first, anywhere = make_env()._starts
+    starts = make_env().starts
+    first, anywhere = starts.first, starts.anywhere
     train = dataset.split("train")
     assert first.tolist() == dataset.episodes.start[train].tolist()
     assert len(anywhere) == len(train) * (40 - HISTORY + 1)
@@ -123,17 +155,15 @@ def test_no_episode_starts_with_a_fall(home, schema, make_model, robot):
             writer.append_episode(rows, truncated=False)
         fallen = writer.commit()
     env = ImaginationEnv(make_model(), fallen, robot, ImaginationConfig(num_envs=2))
-    assert sorted({int(s) % 10 for s in env._starts[1]}) == [0, 1, 2, 3]
+    assert sorted({int(s) % 10 for s in env.starts.anywhere}) == [0, 1, 2, 3]
 
 
 def test_the_share_of_starts_at_episode_beginnings(make_env):
     """80 % from the init set, and 1 of 35 of the others happens to be a beginning too."""
     env = make_env(num_envs=4000, init_share=0.8)
-    seen = []
-    gather = env._store.windows
-    env._store.windows = lambda starts, length: (seen.append(starts), gather(starts, length))[1]
+    drawn = watch_starts(env)
     env.reset()
-    share = float(np.mean(seen[0] % 40 == 0))
+    share = float((drawn[0].index % 40 == 0).float().mean())
     assert share == pytest.approx(0.8 + 0.2 / 35, abs=0.02)
 
 
