@@ -44,7 +44,10 @@ def policy(
         str | None, typer.Option("--penalty", help="epistemic, largest or calibrated: what lambda is a multiple of.")
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option("--warm-start", help="Begin with the networks of this policy or train run.")
+        str | None,
+        typer.Option(
+            "--warm-start", help="Begin with the networks of this policy or train run, of a clone (bc), or none."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -63,7 +66,7 @@ def policy(
     Or, to compare with: without the penalty (mbpo), or a clone of the data's behaviour (bc), which needs no model.
     """
     from rwmmodel.fit_config import merged
-    from rwmrl.offline import PolicyConfig, train_policy
+    from rwmrl.offline import CLONE, NOTHING, PolicyConfig, train_policy
 
     if algo not in ALGORITHMS:
         raise RwmError(f"Unknown algorithm '{algo}'; algorithms: {', '.join(ALGORITHMS)}.", "--algo mopo")
@@ -73,9 +76,10 @@ def policy(
         clone(where, dataset, more | given(updates=iterations) | {"seed": seed, "device": device}, json_output)
         return
     overrides: dict[str, Any] = given(rollout=rollout, iterations=iterations, num_envs=num_envs, penalty=penalty) | more
-    config = PolicyConfig.preset(preset, lam=0.0 if algo == "mbpo" else lam, seed=seed, device=device, **overrides)
     if warm_start:
-        config = config.model_copy(update={"warm_start": where.run(None, warm_start).id})
+        known = warm_start in (CLONE, NOTHING)
+        overrides["warm_start"] = warm_start if known else where.run(None, warm_start).id
+    config = PolicyConfig.preset(preset, lam=0.0 if algo == "mbpo" else lam, seed=seed, device=device, **overrides)
     run = pick_run(where, "model", model, json_output)
     source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
     with progress_bar("policy", json_output) as progress:

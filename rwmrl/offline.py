@@ -15,6 +15,7 @@ from rwmdata.robots import Frozen, load_robot, one_line
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
+from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 from rwmrl.policy_file import MlpPolicy
 from rwmrl.ppo import PPOConfig, Runner, series
@@ -26,6 +27,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {"iterations": 500, "num_envs": 1024},
     "paper": {"iterations": 2500, "num_envs": 4096, "num_steps": 100},
 }
+CLONE, NOTHING = "bc", "none"
+"""What ``warm_start`` may say beside a run."""
 SHOWN = ("imagined/reward", "imagined/epistemic", "episode/length")
 
 
@@ -36,7 +39,8 @@ class PolicyConfig(Frozen):
     imagination: ImaginationConfig = ImaginationConfig()
     ppo: PPOConfig = PPOConfig()
     warm_start: str | None = None
-    """Policy or train run whose networks this one begins with; one of behaviour cloning gives the actor alone."""
+    """Policy or train run whose networks this one begins with; one of behaviour cloning gives the actor alone. ``bc``
+    is a clone of the dataset's behaviour with the same seed and layers, made where there is none yet."""
     seed: int = 0
     device: str = "auto"
 
@@ -53,6 +57,8 @@ class PolicyConfig(Frozen):
         if name not in PRESETS:
             raise RwmError(f"Unknown policy preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
         values = {**PRESETS[name], **overrides}
+        if values.get("warm_start") == NOTHING:
+            values["warm_start"] = None
         seed = values.get("seed", 0)
         parts: list[tuple[str, type[Frozen]]] = [("imagination", ImaginationConfig), ("ppo", PPOConfig)]
         try:
@@ -87,6 +93,7 @@ def train_policy(
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
     config = PolicyConfig(**resume.meta.config) if resume else config or PolicyConfig.preset()
+    config = with_clone(home, dataset, config, progress)
     model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
     if model.info is not None and model.info.robot != dataset.robot:
         raise RwmError(
@@ -109,6 +116,17 @@ def train_policy(
         after = imagined_reward(env, runner.policy())
         run.finish(_summary(run, config, dataset.robot, before, after))
     return run
+
+
+def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Progress | None = None) -> PolicyConfig:
+    """Return the configuration with ``warm_start="bc"`` replaced by the run of the clone, which is made if need be."""
+    if config.warm_start != CLONE:
+        return config
+    cloning = CloningConfig(hidden_dims=config.ppo.hidden_dims, seed=config.seed, device=config.device)
+    run = home.run_of("policy", cloning.model_dump(mode="json"), {"dataset": dataset.name})
+    if run is None or run.meta.status != "finished":
+        run = clone_behaviour(home, dataset, cloning, progress, resume=run)
+    return config.model_copy(update={"warm_start": run.id})
 
 
 def parents_of(dataset: Dataset, model_run: Run, config: PolicyConfig) -> dict[str, str | None]:

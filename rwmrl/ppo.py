@@ -63,6 +63,9 @@ class PPOConfig(Frozen):
     """Normalise observations by their running statistics."""
     symmetry: bool = False
     """Learn from the mirror image of every transition too; the robot must have two like sides."""
+    critic_first: int = Field(0, ge=0)
+    """Iterations at the beginning in which only the critic learns: one that knows nothing would spoil an actor that
+    a training begins with."""
     checkpoint_interval: int = Field(50, ge=1)
     """Iterations between checkpoints."""
 
@@ -258,14 +261,33 @@ class Runner(OnPolicyRunner):
             return
         torch.manual_seed(self.seed + self.completed)
         self.env.env.steps_done = self.completed * self.ppo.num_steps
-        # Random ages at the start: otherwise all environments would time out in the same step, again and again.
         try:
-            self.learn(iterations - self.completed, init_at_random_ep_len=True)
+            if self.completed < self.ppo.critic_first:
+                with self._critic_alone():
+                    self._learn_until(min(self.ppo.critic_first, iterations))
+            self._learn_until(iterations)
         except (RuntimeError, ValueError) as exc:
             networks = (self.alg.actor, self.alg.critic)
             if all(torch.isfinite(p).all() for network in networks for p in network.parameters()):
                 raise
             raise _diverged("the networks are not finite") from exc
+
+    def _learn_until(self, iterations: int) -> None:
+        if self.completed < iterations:
+            self.current_learning_iteration = self.completed
+            # Random ages at the start: otherwise all environments would time out in the same step, again and again.
+            self.learn(iterations - self.completed, init_at_random_ep_len=True)
+
+    @contextmanager
+    def _critic_alone(self) -> Iterator[None]:
+        """Hold the actor, its exploration included, as it is; without it there is no divergence to set the rate by."""
+        schedule, self.alg.schedule = self.alg.schedule, "fixed"
+        self.alg.actor.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.alg.schedule = schedule
+            self.alg.actor.requires_grad_(True)
 
     def save(self, path: str, infos: dict | None = None) -> None:
         """Write the newest state and policy; ``path`` is rsl_rl's own choice and not used."""

@@ -17,7 +17,7 @@ from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
-from rwmrl.offline import PolicyConfig, parents_of, train_policy
+from rwmrl.offline import PolicyConfig, parents_of, train_policy, with_clone
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")
@@ -54,6 +54,7 @@ def sweep_policies(
         RwmError: Ray is missing, or policies failed (which and why is said once the others are done).
     """
     found: dict[int, Run] = {}
+    configs = [with_clone(home, dataset, config) for config in configs]
     for k, config in enumerate(configs):
         run = home.run_of("policy", config.model_dump(mode="json"), parents_of(dataset, model_run, config))
         if run is not None and run.meta.status == "finished":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -109,3 +111,13 @@ def test_a_policy_begins_with_a_clone(home, dataset, model_run, normalised):
     wider = small(hidden_dims=(8,), warm_start=clone.id)
     with pytest.raises(RwmError, match="do not fit ours: its layers are 16 x 12"):
         train_policy(home, dataset, model_run, wider)
+
+
+def test_a_clone_is_made_where_there_is_none_and_taken_where_there_is(home, dataset, model_run, monkeypatch):
+    monkeypatch.setattr("rwmrl.offline.CloningConfig", partial(CloningConfig, updates=5))
+    runs = [train_policy(home, dataset, model_run, small(iterations=1, warm_start="bc", lam=lam)) for lam in (0.0, 1.0)]
+    (clone,) = [r for r in home.runs("policy") if "algo" in r.meta.config]
+    assert [r.meta.config["warm_start"] for r in runs] == [clone.id] * 2 and clone.meta.config["hidden_dims"] == [16]
+    train_policy(home, dataset, model_run, small(iterations=1, warm_start="bc", seed=1))
+    assert len([r for r in home.runs("policy") if "algo" in r.meta.config]) == 2
+    assert PolicyConfig.preset(warm_start="none").warm_start is None

@@ -124,6 +124,25 @@ def test_a_resumed_run_has_the_same_iterations_and_no_doubled_metrics(schema, ro
     assert [m["step"] for m in run.metrics() if m["metric"] == "task/reward"] == steps
 
 
+def test_the_critic_learns_first_and_then_both(schema, robot, run):
+    config = SMALL.model_copy(update={"critic_first": 3, "obs_normalization": False})
+    runner = Runner(Target(schema), config, run, robot, 0)
+
+    def networks():
+        return [[p.detach().clone() for p in net.parameters()] for net in (runner.alg.actor, runner.alg.critic)]
+
+    def same(before, after):
+        return [all(map(torch.equal, *pair)) for pair in zip(before, after, strict=True)]
+
+    before = networks()
+    runner.train(2)
+    between = networks()
+    assert same(before, between) == [True, False] and set(values(run, "policy/learning_rate")) == {config.lr}
+    runner.train(5)
+    assert same(between, networks()) == [False, False] and runner.alg.schedule == "adaptive"
+    assert [m["step"] for m in run.metrics() if m["metric"] == "task/reward"] == [1, 2, 3, 4, 5]
+
+
 class Evil:
     def __reduce__(self):
         return (open, ("/tmp/rwm_pickle_was_executed", "w"))
