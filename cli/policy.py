@@ -16,6 +16,7 @@ from cli.common import (
     JsonOption,
     ModelOption,
     SeedOption,
+    WandbOption,
     given,
     home_of,
     pick_dataset,
@@ -23,6 +24,7 @@ from cli.common import (
     progress_bar,
     setting_of,
     show_run,
+    wandb_of,
 )
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
@@ -59,6 +61,7 @@ def policy(
     preset: Annotated[str, typer.Option("--preset", help="smoke, demo, laptop or paper.")] = "laptop",
     iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="PPO iterations.")] = None,
     num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Imagined robots side by side.")] = None,
+    wandb: WandbOption = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -74,7 +77,7 @@ def policy(
     if algo not in ALGORITHMS:
         raise RwmError(f"Unknown algorithm '{algo}'; algorithms: {', '.join(ALGORITHMS)}.", "--algo mopo")
     where = home_of(home)
-    more = merged(*map(setting_of, settings or []))
+    more = merged(*map(setting_of, settings or []), given(wandb=wandb_of(wandb)))
     if algo in ("bc", "cql", "iql"):
         options = more | given(updates=iterations) | {"seed": seed, "device": device}
         without_model(where, dataset, algo, options, json_output)

@@ -44,6 +44,8 @@ class CloningConfig(Frozen):
     log_interval: int = Field(50, ge=1)
     seed: int = 0
     device: str = "auto"
+    wandb: str | None = None
+    """Project of Weights & Biases the metrics go to as well."""
 
 
 def clone_behaviour(

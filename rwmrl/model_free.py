@@ -54,6 +54,8 @@ class ModelFreeConfig(Frozen):
     checkpoint_interval: int = Field(1000, ge=1)
     seed: int = Field(0, ge=0)
     device: str = "auto"
+    wandb: str | None = None
+    """Project of Weights & Biases the metrics go to as well."""
 
     @classmethod
     def of(cls, algo: str, **options: Any) -> ModelFreeConfig:

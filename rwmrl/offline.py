@@ -39,6 +39,8 @@ class PolicyConfig(Frozen):
     """Policy or train run whose networks this one begins with; one of behaviour cloning gives the actor alone."""
     seed: int = 0
     device: str = "auto"
+    wandb: str | None = None
+    """Project of Weights & Biases the metrics go to as well."""
 
     @classmethod
     def preset(cls, name: str = "laptop", **overrides: Any) -> PolicyConfig:
