@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_HOME ?= .
 
-.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot lint types pytest format clean
+.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot test-d3rlpy lint types pytest format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -62,9 +62,18 @@ test-isaaclab: .venv-isaaclab/ready
 test-lerobot: .venv-lerobot/ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-lerobot/bin/pytest tests/lerobot
 
+# d3rlpy pins another gymnasium than we do, and brings gym, which is no longer maintained.
+.venv-d3rlpy/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-d3rlpy
+	.venv-d3rlpy/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 'pytest>=8' -e '.[d3rlpy,mujoco]'
+	touch $@
+
+test-d3rlpy: .venv-d3rlpy/ready
+	OMP_NUM_THREADS=1 .venv-d3rlpy/bin/pytest tests/d3rlpy
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-mjlab .venv-isaaclab .venv-lerobot build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-mjlab .venv-isaaclab .venv-lerobot .venv-d3rlpy build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

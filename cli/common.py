@@ -21,6 +21,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Run
+from rwmdata.wandb_log import wandb_package
 
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows: ids and paths stay whole."""
@@ -36,6 +37,21 @@ DatasetArgument = Annotated[str | None, typer.Argument(help="Dataset name or pat
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Model run or its model.safetensors; the newest when left out.")
 ]
+
+WandbOption = Annotated[
+    str | None, typer.Option("--wandb", help="Project of Weights & Biases the metrics go to as well.")
+]
+
+
+def wandb_of(project: str | None) -> str | None:
+    """Return the project a run's metrics go to as well.
+
+    Raises:
+        RwmError: There is one, but wandb is missing.
+    """
+    if project is not None:
+        wandb_package()
+    return project
 
 
 def home_of(path: str) -> Home:

@@ -12,12 +12,14 @@ from cli.common import (
     HomeOption,
     JsonOption,
     SeedOption,
+    WandbOption,
     given,
     home_of,
     pick_dataset,
     progress_bar,
     setting_of,
     show_run,
+    wandb_of,
 )
 
 
@@ -60,6 +62,7 @@ def fit(
     rows: Annotated[
         str | None, typer.Option("--rows", help="Where rows are held: memory, mapped (a file), or auto.")
     ] = None,
+    wandb: WandbOption = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -76,7 +79,7 @@ def fit(
     overrides: dict[str, Any] = given(
         updates=updates, batch=batch, lr=lr, base=base, members=members, precision=precision,
         patience=patience, balance=balance, shared_base=shared_base, rows=rows, schedule=schedule, ema=ema,
-        accumulate=accumulate, normalizer=normalizer,
+        accumulate=accumulate, normalizer=normalizer, wandb=wandb_of(wandb),
     )  # fmt: skip
     in_loss = given(kind=loss, teacher_forcing=teacher_forcing)
     overrides = merged(overrides, {"loss": in_loss} if in_loss else {}, *map(setting_of, settings or []))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from cli.common import (
     JsonOption,
     ModelOption,
     SeedOption,
+    WandbOption,
     given,
     home_of,
     pick_dataset,
@@ -21,12 +24,14 @@ from cli.common import (
     progress_bar,
     setting_of,
     show_run,
+    wandb_of,
 )
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.robots import one_line
+from rwmdata.runs import Run
 
-ALGORITHMS = ("mopo", "mbpo", "bc")
+ALGORITHMS = ("mopo", "mbpo", "bc", "cql", "iql")
 
 
 def policy(
@@ -35,7 +40,10 @@ def policy(
     lam: Annotated[float, typer.Option("--lam", min=0, help="Penalty weight lambda; 0 is MBPO-PPO.")] = 1.0,
     algo: Annotated[
         str,
-        typer.Option("--algo", help="mopo (PPO in the model, penalised), mbpo (the same, lambda 0) or bc (cloning)."),
+        typer.Option(
+            "--algo",
+            help="mopo (PPO in the model, penalised), mbpo (lambda 0); without a model: bc (cloning), cql, iql.",
+        ),
     ] = "mopo",
     rollout: Annotated[
         str | None, typer.Option("--rollout", help="member or mean: which prediction is followed.")
@@ -56,6 +64,7 @@ def policy(
     preset: Annotated[str, typer.Option("--preset", help="smoke, demo, laptop or paper.")] = "laptop",
     iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="PPO iterations.")] = None,
     num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Imagined robots side by side.")] = None,
+    wandb: WandbOption = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -63,18 +72,22 @@ def policy(
 ) -> None:
     """Train a policy purely inside the model, rewards penalised by lambda * epistemic uncertainty.
 
-    Or, to compare with: without the penalty (mbpo), or a clone of the data's behaviour (bc), which needs no model.
+    Or, to compare with: without the penalty (mbpo), or from the data alone, without a model: a clone of its behaviour
+    (bc), or model-free offline reinforcement learning (cql, iql).
     """
     from rwmmodel.fit_config import merged
-    from rwmrl.offline import CLONE, NOTHING, PolicyConfig, train_policy
 
     if algo not in ALGORITHMS:
         raise RwmError(f"Unknown algorithm '{algo}'; algorithms: {', '.join(ALGORITHMS)}.", "--algo mopo")
     where = home_of(home)
-    more = merged(*map(setting_of, settings or []))
-    if algo == "bc":
-        clone(where, dataset, more | given(updates=iterations) | {"seed": seed, "device": device}, json_output)
+    more = merged(*map(setting_of, settings or []), given(wandb=wandb_of(wandb)))
+    if algo in ("bc", "cql", "iql"):
+        options = more | given(updates=iterations) | {"seed": seed, "device": device}
+        without_model(where, dataset, algo, options, json_output)
         return
+    # Here, because the others do without its packages.
+    from rwmrl.offline import CLONE, NOTHING, PolicyConfig, train_policy
+
     overrides: dict[str, Any] = given(rollout=rollout, iterations=iterations, num_envs=num_envs, penalty=penalty) | more
     if warm_start:
         known = warm_start in (CLONE, NOTHING)
@@ -87,19 +100,26 @@ def policy(
     show_run(result, json_output, f"rwm eval policy --policy {result.id}")
 
 
-def clone(home: Home, dataset: str | None, options: dict[str, Any], json_output: bool) -> None:
-    """Clone the behaviour of a dataset.
+def without_model(home: Home, dataset: str | None, algo: str, options: dict[str, Any], json_output: bool) -> None:
+    """Train a policy on a dataset alone.
 
     Raises:
-        RwmError: An option is unknown or not valid.
+        RwmError: An option is unknown or not valid, or a package is missing.
     """
-    from rwmrl.cloning import CloningConfig, clone_behaviour
+    train: Callable[..., Run]
+    if algo == "bc":
+        from rwmrl.cloning import CloningConfig, clone_behaviour
 
-    try:
-        config = CloningConfig(**options)
-    except ValidationError as exc:
-        raise RwmError(f"The cloning configuration is not valid: {one_line(exc)}.") from exc
+        try:
+            cloning = CloningConfig(**options)
+        except ValidationError as exc:
+            raise RwmError(f"The cloning configuration is not valid: {one_line(exc)}.") from exc
+        train = partial(clone_behaviour, home, config=cloning)
+    else:
+        from rwmrl.model_free import ModelFreeConfig, train_model_free
+
+        train = partial(train_model_free, home, config=ModelFreeConfig.of(algo, **options))
     source = pick_dataset(home, dataset, json_output)
-    with progress_bar("clone", json_output) as progress:
-        result = clone_behaviour(home, source, config, progress)
+    with progress_bar(algo, json_output) as progress:
+        result = train(source, progress=progress)
     show_run(result, json_output, f"rwm eval policy --policy {result.id}")

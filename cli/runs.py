@@ -95,6 +95,11 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
         from rwmrl.cloning import clone_behaviour
 
         return clone_behaviour(home, home.dataset(parents["dataset"]), progress=progress, resume=run)
+    if run.kind == "policy" and run.meta.config.get("algo") in ("cql", "iql"):
+        from rwmrl.model_free import ModelFreeConfig, train_model_free
+
+        config = ModelFreeConfig(**run.meta.config)
+        return train_model_free(home, home.dataset(parents["dataset"]), config, progress, resume=run)
     if run.kind == "policy":
         from rwmrl.offline import train_policy
 

@@ -21,6 +21,7 @@ from rwmdata.atomic import temporary_name, write_json, write_text
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive
 from rwmdata.robots import one_line
+from rwmdata.wandb_log import WandbLog
 
 if TYPE_CHECKING:
     from rwmdata.home import Home
@@ -90,6 +91,7 @@ class Run:
     def __init__(self, path: Path, meta: RunMeta) -> None:
         self.path = path
         self.meta = meta
+        self._wandb: WandbLog | None = None
 
     @property
     def id(self) -> str:
@@ -159,6 +161,8 @@ class Run:
                 for k, v in ((k, float(v)) for k, v in metrics.items())]  # fmt: skip
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
+        if self._wandb:
+            self._wandb.log(step, {k: float(v) for k, v in metrics.items()})
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metric rows; a line torn by a crash is left out."""
@@ -184,15 +188,18 @@ class Run:
     def running(self) -> Iterator[Run]:
         """Mark the run as running; as failed or interrupted when the block ends by an exception.
 
-        The block calls :meth:`finish`; leaving it without one leaves the status ``running``.
+        The block calls :meth:`finish`; leaving it without one leaves the status ``running``. Where the configuration
+        names a project of Weights & Biases as ``wandb``, what the block logs goes there too.
 
         Raises:
-            RwmError: Another process runs it.
+            RwmError: Another process runs it, or wandb is missing or refuses.
         """
         machine = {**self.meta.machine, "host": platform.node()}
         with exclusive(self.path / ".lock", f"Run {self.id}", "rwm runs ls"):
             self.update(status="running", error=None, pid=os.getpid(), machine=machine)
             try:
+                project = self.meta.config.get("wandb")
+                self._wandb = WandbLog(self, project) if project else None
                 yield self
             except KeyboardInterrupt:
                 self.update(status="interrupted", error="interrupted by the user")
@@ -200,3 +207,7 @@ class Run:
             except BaseException as exc:
                 self.update(status="failed", error=" ".join(f"{type(exc).__name__}: {exc}".split())[:2000])
                 raise
+            finally:
+                if self._wandb:
+                    self._wandb.close(failed=self.meta.status != "finished")
+                self._wandb = None

@@ -150,6 +150,23 @@ def save_state(path: Path, content: dict[str, Any]) -> None:
     commit_file(path, lambda p: p.write_bytes(packed.getbuffer()))
 
 
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what :func:`save_state` wrote, unpickling tensors and plain values only.
+
+    Raises:
+        RwmError: The file is damaged or something else.
+    """
+    try:
+        return dict(torch.load(path, map_location=device, weights_only=True))
+    except Exception as exc:  # Arbitrary bytes fail in any way an unpickler can.
+        raise unreadable(path, exc) from exc
+
+
+def unreadable(path: Path, exc: Exception) -> RwmError:
+    """Return the error for a checkpoint that cannot be read or does not fit."""
+    return RwmError(f"The checkpoint {path} cannot be read: {type(exc).__name__}.", "start a new run")
+
+
 def load_fit_state(path: Path, device: torch.device) -> tuple[FitState, dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`save_fit_state` wrote, unpickling tensors and plain values only.
 

@@ -85,6 +85,8 @@ class FitConfig(Architecture):
     """Updates between saved states."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many validations without a new best loss; None never stops early."""
+    wandb: str | None = None
+    """Project of Weights & Biases the metrics go to as well."""
 
     def lr_at(self, update: int) -> float:
         """Return the learning rate of an update, counted from 0."""

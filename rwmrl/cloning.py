@@ -44,6 +44,8 @@ class CloningConfig(Frozen):
     log_interval: int = Field(50, ge=1)
     seed: int = 0
     device: str = "auto"
+    wandb: str | None = None
+    """Project of Weights & Biases the metrics go to as well."""
 
 
 def clone_behaviour(
@@ -111,6 +113,9 @@ class Pairs:
 
     Attributes:
         source: Where the commands are from, ``recorded`` or ``hindsight``.
+        rows: All rows, ``(R, width)``.
+        command: The command each row was made under, ``(R, 3)``.
+        following: The row after each in its episode, ``(R,)``; an episode's last row itself.
 
     Raises:
         RwmError: Recorded commands are asked for, and a row has none.
@@ -125,14 +130,16 @@ class Pairs:
         self.source = "hindsight" if recorded is None else "recorded"
         found = hindsight_commands(dataset, rows) if recorded is None else recorded
         self.rows, self.command = torch.from_numpy(rows).to(device), torch.from_numpy(found).to(device)
+        following = np.arange(1, len(rows) + 1)
+        last = dataset.episodes.start + dataset.episodes.length - 1
+        following[last] = last
+        self.following = torch.from_numpy(following).to(device)
 
-    def observations(self, first: np.ndarray) -> Tensor:
-        """Return what the policy saw, ``(n, O)``."""
-        at = torch.from_numpy(first).to(self.rows.device)
-        rows = self.rows[at]
-        return policy_observation(
-            rows[:, self.schema.state], self.command[at + 1], rows[:, self.schema.action], self.schema
-        )
+    def observations(self, at: np.ndarray) -> Tensor:
+        """Return what the policy saw in rows ``(n,)``, ``(n, O)``; in an episode's last row with that row's command."""
+        rows = self.rows[torch.from_numpy(at).to(self.rows.device)]
+        command = self.command[self.following[torch.from_numpy(at).to(self.rows.device)]]
+        return policy_observation(rows[:, self.schema.state], command, rows[:, self.schema.action], self.schema)
 
     def actions(self, first: np.ndarray) -> Tensor:
         """Return what the policy did, ``(n, A)``."""

@@ -34,8 +34,8 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
 
     Args:
         source: A policy file of this toolkit.
-        folder: Where ``policy.onnx``, ``policy.pt``, ``model_0.pt`` (see :func:`rsl_rl_checkpoint`) and ``policy.json``
-            go.
+        folder: Where ``policy.onnx``, ``policy.pt``, ``model_0.pt`` (see :func:`rsl_rl_checkpoint`; left out for a
+            policy with two kinds of activations, which rsl_rl's networks do not have) and ``policy.json`` go.
         robot: Robot name or folder; the policy's own when None.
 
     Returns:
@@ -55,7 +55,8 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
         TORCHSCRIPT_FILE: _torchscript(policy, folder / TORCHSCRIPT_FILE, observation, expected),
         ONNX_FILE: _onnx(policy, folder / ONNX_FILE, observation, expected),
     }
-    save_state(folder / RSL_RL_FILE, rsl_rl_checkpoint(policy))
+    if info.last_activation in (None, info.activation):
+        save_state(folder / RSL_RL_FILE, rsl_rl_checkpoint(policy))
     described = description(policy, spec)
     write_json(folder / DESCRIPTION_FILE, described)
     return described | {"check": check}

@@ -43,6 +43,8 @@ class PolicyConfig(Frozen):
     is a clone of the dataset's behaviour with the same seed and layers, made where there is none yet."""
     seed: int = 0
     device: str = "auto"
+    wandb: str | None = None
+    """Project of Weights & Biases the metrics go to as well."""
 
     @classmethod
     def preset(cls, name: str = "laptop", **overrides: Any) -> PolicyConfig:

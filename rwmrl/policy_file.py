@@ -36,6 +36,8 @@ class PolicyInfo(Frozen):
     control_hz: float
     hidden_dims: tuple[int, ...]
     activation: str = "elu"
+    last_activation: str | None = None
+    """Activation of the last hidden layer, where it is another; a tanh there keeps actions within a range."""
     source: str = ""
     """Run the policy comes from."""
     noise_std: float = 0.0
@@ -70,9 +72,11 @@ class MlpPolicy(nn.Module):
         sizes = (len(info.observations), *info.hidden_dims)
         self.register_buffer("mean", torch.zeros(sizes[0]))
         self.register_buffer("scale", torch.ones(sizes[0]))
+        kinds = [info.activation] * len(info.hidden_dims)
+        kinds[-1:] = [info.last_activation or info.activation] * len(kinds[-1:])
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[info.activation]()]
+        for fan_in, fan_out, kind in zip(sizes, sizes[1:], kinds, strict=False):
+            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[kind]()]
         self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], len(info.joints)))
 
     def forward(self, observation: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, one_line
 from rwmdata.runs import Run
-from rwmmodel.checkpoint import save_state
+from rwmmodel.checkpoint import load_state, save_state, unreadable
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy, save_policy
 from rwmrl.symmetry import Mirror
@@ -292,11 +292,11 @@ class Runner(OnPolicyRunner):
     def save(self, path: str, infos: dict | None = None) -> None:
         """Write the newest state and policy; ``path`` is rsl_rl's own choice and not used."""
         self.completed = self.current_learning_iteration + 1
-        state = {**self.alg.save(), "completed": self.completed}
-        save_state(self.run.checkpoints / STATE_FILE, state)
         policy = self.policy()
         save_policy(policy, self.run.checkpoints / STAGE_FILE.format(self.completed))
         save_policy(policy, self.run.checkpoints / POLICY_FILE)
+        # Last: what a resumed run goes on from must not be ahead of the policies it does not write again.
+        save_state(self.run.checkpoints / STATE_FILE, {**self.alg.save(), "completed": self.completed})
 
     def policy(self) -> MlpPolicy:
         """Return the current mean policy, its normaliser included."""
@@ -344,6 +344,8 @@ class Runner(OnPolicyRunner):
         if [m.weight.shape for m in actor] != [m.weight.shape for m in theirs]:
             shapes = " x ".join(str(m.out_features) for m in theirs)
             raise RwmError(f"The networks of run {name} do not fit ours: its layers are {shapes}.", "rwm runs ls")
+        if {policy.info.activation, policy.info.last_activation} - {self.ppo.activation, None}:
+            raise RwmError(f"The networks of run {name} do not fit ours: it has other activations.", "rwm runs ls")
         for layer, given in zip(actor, theirs, strict=True):
             layer.load_state_dict(given.state_dict())
         if not self.ppo.obs_normalization:
@@ -366,17 +368,10 @@ class Runner(OnPolicyRunner):
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])
         except Exception as exc:
-            raise _unreadable(path, exc) from exc
+            raise unreadable(path, exc) from exc
 
     def _load(self, path: Path) -> dict[str, Any]:
-        try:
-            return dict(torch.load(path, map_location=self.device, weights_only=True))
-        except Exception as exc:  # Arbitrary bytes fail in any way an unpickler can.
-            raise _unreadable(path, exc) from exc
-
-
-def _unreadable(path: Path, exc: Exception) -> RwmError:
-    return RwmError(f"The checkpoint {path} cannot be read: {type(exc).__name__}.", "start a new run")
+        return load_state(path, torch.device(self.device))
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Exporters and fits are killed at random moments: committed data stays whole, and starting again ends the same.
+"""Exporters, fits and policy runs are killed at random moments: what was committed stays whole, and going on ends the
+same.
 
 ``RWM_DRILL=50`` kills each of them fifty times.
 """
@@ -12,6 +13,8 @@ import time
 from functools import partial
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from rwmdata.atomic import TMP_MARK
 from rwmdata.fsck import check_home, repair
@@ -19,10 +22,11 @@ from rwmdata.home import Home
 from rwmdata.validate import validate
 
 KILLS = int(os.environ.get("RWM_DRILL", "3"))
+ITERATIONS = 7
 MANY = 20
 """Of so many kills some hit while there is work to do, whatever else the machine is doing."""
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rwmrl.export", "rwmmodel.fit", "rwmrl.envs.mujoco"])
+CONTEXT.set_forkserver_preload(["rwmrl.export", "rwmmodel.fit", "rwmrl.envs.mujoco", "rwmrl.offline", "rwmrl.cloning"])
 
 
 def export(root, gate):
@@ -50,6 +54,33 @@ def fit(root, gate):
     else:
         config = fit_preset("smoke", checkpoint_interval=3, val_interval=6, log_interval=3, updates=24, seed=1)
         fit_model(home, home.dataset("d"), config)
+
+
+def dream(root, gate):
+    """Train a small policy in the model, with a checkpoint every other iteration, or take a broken run further."""
+    import torch
+
+    from rwmrl.offline import PolicyConfig, train_policy
+
+    torch.set_num_threads(1)
+    gate.set()
+    home, runs = Home(root), Home(root).runs("policy")
+    sizes = {"iterations": ITERATIONS, "num_envs": 8, "num_steps": 4, "episode_steps": 6, "hidden_dims": (8,)}
+    config = PolicyConfig.preset("smoke", **sizes, checkpoint_interval=2, device="cpu")
+    train_policy(home, home.dataset("d"), home.run("model"), config, resume=runs[0] if runs else None)
+
+
+def clone(root, gate):
+    """Clone the data's behaviour, or do so again in a broken run."""
+    import torch
+
+    from rwmrl.cloning import CloningConfig, clone_behaviour
+
+    torch.set_num_threads(1)
+    gate.set()
+    home, runs = Home(root), Home(root).runs("policy")
+    config = CloningConfig(updates=60, batch=64, hidden_dims=(16,), log_interval=10, device="cpu")
+    clone_behaviour(home, home.dataset("d"), config, resume=runs[0] if runs else None)
 
 
 def start(job, root):
@@ -130,4 +161,49 @@ def test_a_killed_fit_goes_on_to_the_same_weights_and_numbers(undisturbed, tmp_p
         assert run.meta.status == "finished" and run.metrics() == whole.metrics()
         weights, expected = (r.checkpoints / "model.safetensors" for r in (run, whole))
         assert weights.read_bytes() == expected.read_bytes()
+    assert caught > 0 or KILLS < MANY
+
+
+def beside(root, home):
+    """Return a home with the same dataset and model as ``home``, and no policies."""
+    for kind, name in (("data", "d"), ("runs", "model")):
+        (root / kind).mkdir(parents=True)
+        (root / kind / name).symlink_to(getattr(home, f"{kind}_dir") / name)
+    return Home(root)
+
+
+def numbers(run):
+    """Every logged number's step and name; episodes end when they do, and a resumed run begins with new ones."""
+    return sorted((m["step"], m["metric"]) for m in run.metrics() if not m["metric"].startswith("episode"))
+
+
+@pytest.mark.parametrize(("job", "exact"), [(dream, False), (clone, True)])
+def test_a_policy_run_killed_again_and_again_ends_with_every_iteration_once(undisturbed, tmp_path, job, exact):
+    """A clone ends with the same weights; PPO goes on from other imagined states, and promises that it does go on."""
+    undisturbed_home = beside(tmp_path / "whole", undisturbed[0])
+    seconds = finish(job, undisturbed_home.root)
+    (whole,) = undisturbed_home.runs("policy")
+    rng, caught = random.Random(2), 0
+    for k in range(KILLS):
+        here = beside(tmp_path / str(k), undisturbed[0])
+        for _ in range(2):
+            if all(r.meta.status != "finished" for r in here.runs("policy")):
+                kill_within(job, here.root, seconds, rng)
+        repair(here, check_home(here))
+        assert check_home(here) == []
+        unfinished = [r for r in here.runs("policy") if r.meta.status != "finished"]
+        caught += len(unfinished)
+        if unfinished or not here.runs("policy"):
+            finish(job, here.root)
+        (run,) = here.runs("policy")
+        assert run.meta.status == "finished" and numbers(run) == numbers(whole)
+        assert {p.name for p in run.checkpoints.iterdir()} == {p.name for p in whole.checkpoints.iterdir()}
+        weights, expected = (load_file(r.checkpoints / "policy.safetensors") for r in (run, whole))
+        if exact:
+            assert run.metrics() == whole.metrics()
+            assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+            continue
+        state = torch.load(run.checkpoints / "state.pt", weights_only=True)
+        assert state["completed"] == ITERATIONS
+        assert torch.equal(weights["mlp.0.weight"], state["actor_state_dict"]["mlp.0.weight"])
     assert caught > 0 or KILLS < MANY

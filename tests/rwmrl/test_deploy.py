@@ -41,6 +41,14 @@ def test_both_files_give_the_same_actions_without_this_toolkit(policy_file, tmp_
         np.testing.assert_allclose(script(observation).detach().numpy(), expected, atol=1e-5)
 
 
+def test_a_policy_with_bounded_actions_is_exported_but_for_rsl_rl(tmp_path):
+    info = PolicyInfo.of(load_robot("anymal_d"), (16, 12), "relu").model_copy(update={"last_activation": "tanh"})
+    save_policy(MlpPolicy(info), tmp_path / "p")
+    found = export_policy(tmp_path / "p", tmp_path / "out")
+    assert max(found["check"].values()) <= 1e-5
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"policy.onnx", "policy.pt", "policy.json"}
+
+
 def test_the_description_states_orders_scales_gains_and_rate(policy_file, tmp_path):
     export_policy(policy_file, tmp_path / "out")
     said, robot = json.loads((tmp_path / "out" / "policy.json").read_text()), load_robot("anymal_d")

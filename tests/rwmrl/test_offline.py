@@ -111,6 +111,9 @@ def test_a_policy_begins_with_a_clone(home, dataset, model_run, normalised):
     wider = small(hidden_dims=(8,), warm_start=clone.id)
     with pytest.raises(RwmError, match="do not fit ours: its layers are 16 x 12"):
         train_policy(home, dataset, model_run, wider)
+    other = small(hidden_dims=(16,), activation="relu", warm_start=clone.id)
+    with pytest.raises(RwmError, match="do not fit ours: it has other activations"):
+        train_policy(home, dataset, model_run, other)
 
 
 def test_a_clone_is_made_where_there_is_none_and_taken_where_there_is(home, dataset, model_run, monkeypatch):

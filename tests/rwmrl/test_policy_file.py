@@ -46,6 +46,16 @@ def test_the_normaliser_is_part_of_the_policy(robot):
     assert policy(torch.full((1, 48), 3.0))[0].tolist() == pytest.approx([48 * 0.5] * 12)
 
 
+def test_the_last_hidden_layer_may_have_an_activation_of_its_own(robot, tmp_path):
+    """Four tanh units and a last layer that scales them keep actions within a range; by hand."""
+    info = PolicyInfo.of(robot, (8, 4), "relu").model_copy(update={"last_activation": "tanh"})
+    policy, observation = MlpPolicy(info), torch.randn(5, 48)
+    save_policy(policy, tmp_path / "p")
+    first, second, last = (policy.mlp[k] for k in (0, 2, 4))
+    expected = last(torch.tanh(second(torch.relu(first(observation)))))
+    torch.testing.assert_close(load_policy(tmp_path / "p")(observation), expected, rtol=0, atol=0)
+
+
 def test_the_file_says_what_goes_in_and_what_comes_out(path):
     with safe_open(path, framework="pt") as file:
         info = json.loads(file.metadata()[METADATA_KEY])["info"]

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import rwmrl.ppo
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmrl.envs.base import Step, VecEnv
@@ -141,6 +143,27 @@ def test_the_critic_learns_first_and_then_both(schema, robot, run):
     runner.train(5)
     assert same(between, networks()) == [False, False] and runner.alg.schedule == "adaptive"
     assert [m["step"] for m in run.metrics() if m["metric"] == "task/reward"] == [1, 2, 3, 4, 5]
+
+
+def test_a_crash_while_saving_leaves_no_policy_out(schema, robot, run, monkeypatch):
+    """Killed after the stage of iteration 3 is written, before anything else of that checkpoint."""
+
+    def crash(policy, path):
+        save(policy, path)
+        if path.name == "policy-000003.safetensors":
+            raise KeyboardInterrupt
+
+    save = rwmrl.ppo.save_policy
+    monkeypatch.setattr(rwmrl.ppo, "save_policy", crash)
+    with pytest.raises(KeyboardInterrupt):
+        Runner(Target(schema), SMALL, run, robot, 0).train(3)
+    monkeypatch.setattr(rwmrl.ppo, "save_policy", save)
+    Runner(Target(schema), SMALL, run, robot, 0).train(3)
+    newest, stage = (load_file(run.checkpoints / f) for f in ("policy.safetensors", "policy-000003.safetensors"))
+    trained = torch.load(run.checkpoints / "state.pt", weights_only=True)
+    assert trained["completed"] == 3
+    for weights in (newest, stage):
+        assert torch.equal(weights["mlp.0.weight"], trained["actor_state_dict"]["mlp.0.weight"])
 
 
 class Evil:
