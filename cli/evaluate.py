@@ -22,6 +22,7 @@ from cli.common import (
     print_json,
     print_table,
     progress_bar,
+    say,
 )
 from rwmdata.home import Home
 from rwmdata.runs import Run
@@ -38,6 +39,10 @@ def uncertainty(
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Scale the epistemic uncertainty by the model's factors of each step.")
     ] = False,
+    reference_alignment: Annotated[
+        bool,
+        typer.Option("--reference-alignment", help="Also feed actions one row late, like the authors' evaluation."),
+    ] = False,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -46,7 +51,10 @@ def uncertainty(
     """Relate the ensemble's uncertainty to its autoregressive error on held-out episodes (RWM-U Figure 3)."""
     from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
 
-    config = UncertaintyConfig(windows=windows, steps=steps, calibrated=calibrated, seed=seed, device=device)
+    config = UncertaintyConfig(
+        windows=windows, steps=steps, calibrated=calibrated, reference_alignment=reference_alignment, seed=seed,
+        device=device,
+    )  # fmt: skip
     evaluate_model(evaluate_uncertainty, config, home, dataset, model, json_output)
 
 
@@ -163,6 +171,30 @@ def show_scalars(run: Run, json_output: bool) -> None:
         print_json(summary)
         return
     names = ("metric", "mode", "horizon", "value", "low", "high")
-    rows = [tuple(s.get(n) for n in names) for s in summary["scalars"]]
+    whole, parts = split_parts(summary["scalars"])
+    rows = [tuple(s.get(n) for n in names) for s in whole]
     print_table(f"{summary['evaluation']} of {summary['robot']}", (*names[:4], "95 % low", "95 % high"), rows)
+    for columns, table in parts:
+        print_table("and apart", ("metric", "mode", "horizon", *columns), table)
+    for what in summary.get("not_computed") or []:
+        say(f"not computed: {what}")
     out.print(f"wrote {run.path}", highlight=False)
+
+
+def split_parts(scalars: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[tuple[list[str], list[tuple]]]]:
+    """Return the numbers as a whole, and tables of those of parts (``metric/part``) with a column for each part.
+
+    Metrics with the same parts share a table.
+    """
+    whole = [s for s in scalars if "/" not in s["metric"]]
+    value = {(s["metric"], s["mode"], s["horizon"]): s["value"] for s in scalars}
+    names: dict[tuple[str, Any, Any], list[str]] = {}
+    for metric, mode, horizon in value:
+        if "/" in metric:
+            base, _, part = metric.partition("/")
+            names.setdefault((base, mode, horizon), []).append(part)
+    tables: dict[tuple[str, ...], list[tuple]] = {}
+    for (base, mode, horizon), parts in names.items():
+        numbers = (value[f"{base}/{part}", mode, horizon] for part in parts)
+        tables.setdefault(tuple(parts), []).append((base, mode, horizon, *numbers))
+    return whole, [(list(columns), rows) for columns, rows in tables.items()]

@@ -46,7 +46,7 @@ def calibrate(
     c = config or CalibrationConfig()
     path = model_run.checkpoints / "model.safetensors"
     model = load_model(path, resolve_device(c.device))
-    refuse_mismatch(dataset, model_run, (model.config.state_dim, model.config.action_dim))
+    refuse_mismatch(dataset, model_run, model)
     if model.config.members == 1:
         raise RwmError("A model of one member has no disagreement to calibrate.", "rwm fit --members 5")
     history, splits = model.config.history, (CALIBRATION_SPLIT,)

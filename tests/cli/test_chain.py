@@ -86,7 +86,7 @@ def test_policy_and_evaluation_end_with_their_files_and_numbers(home):
     summary = rwm("eval", "uncertainty", "--windows", "4", "--steps", "40", home=home)
     folder = home.runs_dir / "eval" / summary["run"]
     assert summary == json.loads((folder / "summary.json").read_text())
-    assert len(list(folder.glob("uncertainty_error_*"))) == 5
+    assert len(list(folder.glob("uncertainty_*"))) == 8
     assert {s["mode"] for s in summary["scalars"]} == {"mean", "sampled_member"}
     query = "select kind, status from runs order by created"
     kinds = [r["kind"] for r in rwm("sql", query, home=home)["rows"]]
