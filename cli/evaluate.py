@@ -87,11 +87,29 @@ def calibration(
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Measure how often the truth lies within one standard deviation, before and after rwm model calibrate."""
+    """Measure how true the ensemble's standard deviations are, before and after rwm model calibrate."""
     from reports.calibration import CalibrationConfig, evaluate_calibration
 
     config = CalibrationConfig(windows=windows, steps=steps, seed=seed, device=device)
     evaluate_model(evaluate_calibration, config, home, dataset, model, json_output)
+
+
+@app.command("noise")
+def noise(
+    dataset: DatasetArgument = None,
+    model: ModelOption = None,
+    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 100,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Autoregressive steps, where episodes allow.")] = 400,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Measure a model's error under noise on the states and actions it is fed, of growing scale (RWM Figure 3b)."""
+    from reports.noise import NoiseConfig, evaluate_noise
+
+    config = NoiseConfig(windows=windows, steps=steps, seed=seed, device=device)
+    evaluate_model(evaluate_noise, config, home, dataset, model, json_output)
 
 
 @app.command("policy")
@@ -175,7 +193,7 @@ def show_scalars(run: Run, json_output: bool) -> None:
     rows = [tuple(s.get(n) for n in names) for s in whole]
     print_table(f"{summary['evaluation']} of {summary['robot']}", (*names[:4], "95 % low", "95 % high"), rows)
     for columns, table in parts:
-        print_table("and apart", ("metric", "mode", "horizon", *columns), table)
+        print_table("by part", ("metric", "mode", "horizon", *columns), table)
     for what in summary.get("not_computed") or []:
         say(f"not computed: {what}")
     out.print(f"wrote {run.path}", highlight=False)

@@ -101,6 +101,8 @@ def test_a_model_is_calibrated_and_a_policy_is_exported(home, tmp_path):
     assert len(factors["epistemic"]) == 40 and factors["split"] == "val"
     summary = rwm("eval", "calibration", *few, home=home)
     assert {"epistemic", "epistemic_calibrated", "total", "total_calibrated"} == {s["mode"] for s in summary["scalars"]}
+    noise = rwm("eval", "noise", *few, home=home)
+    assert noise["scales"] == [0.0, 0.1, 0.2, 0.4, 0.5, 0.8] and not noise["shortened"]
     assert rwm("eval", "uncertainty", *few, "--calibrated", home=home)["evaluation"] == "uncertainty"
     tiny = ("--preset", "smoke", "--iterations", "1", "--num-envs", "8")
     clone = rwm("policy", "--algo", "bc", "--iterations", "5", home=home)
