@@ -22,6 +22,7 @@ from cli.common import (
     print_json,
     print_table,
     progress_bar,
+    say,
 )
 from rwmdata.home import Home
 from rwmdata.runs import Run
@@ -42,6 +43,10 @@ def uncertainty(
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Scale the epistemic uncertainty by the model's factors of each step.")
     ] = False,
+    reference_alignment: Annotated[
+        bool,
+        typer.Option("--reference-alignment", help="Also feed actions one row late, like the authors' evaluation."),
+    ] = False,
     home: HomeOption = ".",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -50,7 +55,10 @@ def uncertainty(
     """Relate the ensemble's uncertainty to its autoregressive error on held-out episodes (RWM-U Figure 3)."""
     from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
 
-    config = UncertaintyConfig(windows=windows, steps=steps, calibrated=calibrated, seed=seed, device=device)
+    config = UncertaintyConfig(
+        windows=windows, steps=steps, calibrated=calibrated, reference_alignment=reference_alignment, seed=seed,
+        device=device,
+    )  # fmt: skip
     evaluate_model(evaluate_uncertainty, config, home, dataset, model, json_output)
 
 
@@ -83,11 +91,29 @@ def calibration(
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Measure how often the truth lies within one standard deviation, before and after rwm model calibrate."""
+    """Measure how true the ensemble's standard deviations are, before and after rwm model calibrate."""
     from reports.calibration import CalibrationConfig, evaluate_calibration
 
     config = CalibrationConfig(windows=windows, steps=steps, seed=seed, device=device)
     evaluate_model(evaluate_calibration, config, home, dataset, model, json_output)
+
+
+@app.command("noise")
+def noise(
+    dataset: DatasetArgument = None,
+    model: ModelOption = None,
+    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 100,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Autoregressive steps, where episodes allow.")] = 400,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Measure a model's error under noise on the states and actions it is fed, of growing scale (RWM Figure 3b)."""
+    from reports.noise import NoiseConfig, evaluate_noise
+
+    config = NoiseConfig(windows=windows, steps=steps, seed=seed, device=device)
+    evaluate_model(evaluate_noise, config, home, dataset, model, json_output)
 
 
 @app.command("policy")
@@ -186,6 +212,30 @@ def show_scalars(run: Run, json_output: bool) -> None:
         print_json(summary)
         return
     names = ("metric", "mode", "horizon", "value", "low", "high")
-    rows = [tuple(s.get(n) for n in names) for s in summary["scalars"]]
+    whole, parts = split_parts(summary["scalars"])
+    rows = [tuple(s.get(n) for n in names) for s in whole]
     print_table(f"{summary['evaluation']} of {summary['robot']}", (*names[:4], "95 % low", "95 % high"), rows)
+    for columns, table in parts:
+        print_table("by part", ("metric", "mode", "horizon", *columns), table)
+    for what in summary.get("not_computed") or []:
+        say(f"not computed: {what}")
     out.print(f"wrote {run.path}", highlight=False)
+
+
+def split_parts(scalars: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[tuple[list[str], list[tuple]]]]:
+    """Return the numbers as a whole, and tables of those of parts (``metric/part``) with a column for each part.
+
+    Metrics with the same parts share a table.
+    """
+    whole = [s for s in scalars if "/" not in s["metric"]]
+    value = {(s["metric"], s["mode"], s["horizon"]): s["value"] for s in scalars}
+    names: dict[tuple[str, Any, Any], list[str]] = {}
+    for metric, mode, horizon in value:
+        if "/" in metric:
+            base, _, part = metric.partition("/")
+            names.setdefault((base, mode, horizon), []).append(part)
+    tables: dict[tuple[str, ...], list[tuple]] = {}
+    for (base, mode, horizon), parts in names.items():
+        numbers = (value[f"{base}/{part}", mode, horizon] for part in parts)
+        tables.setdefault(tuple(parts), []).append((base, mode, horizon, *numbers))
+    return whole, [(list(columns), rows) for columns, rows in tables.items()]

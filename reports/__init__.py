@@ -9,12 +9,16 @@ from typing import Any
 _WHERE = {
     "BenchExportConfig": "reports.bench_export",
     "Demo": "reports.demo",
+    "CalibrationConfig": "reports.calibration",
     "DemoConfig": "reports.demo",
+    "NoiseConfig": "reports.noise",
     "PolicyScoreConfig": "reports.policy_score",
     "ReferenceConfig": "reports.references",
     "UncertaintyConfig": "reports.uncertainty",
     "bench_export": "reports.bench_export",
     "build_references": "reports.references",
+    "evaluate_calibration": "reports.calibration",
+    "evaluate_noise": "reports.noise",
     "evaluate_policy": "reports.policy_score",
     "evaluate_uncertainty": "reports.uncertainty",
 }

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
+from reports.calibration_figures import draw_coverage, draw_reliability, draw_sharpness
 from reports.evaluation import HORIZONS, EvaluationConfig, longest_rollout, model_evaluation, refuse_mismatch
-from reports.figures import BLUE, GREY, ORANGE, figure
 from reports.rollouts import Rollout, held_out_windows, roll_out
-from reports.statistics import ratio_interval
+from reports.scoring_rules import ence, gaussian_crps, gaussian_nll
+from reports.statistics import Number, bootstrap, rows_of
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
@@ -19,20 +20,20 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
 from rwmdata.schema import STATE_GROUPS
-from rwmmodel.calibration import NOMINAL, SPREADS, Calibration, Spread, coverage, step_factors
+from rwmmodel.calibration import SPREADS, TINY, Calibration, Spread, step_factors
 from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.devices import resolve_device
 
 CALIBRATION_SPLIT = "val"
-NEAR = 0.1
-"""Coverage this close to the nominal one is shaded."""
-COLOURS = {"epistemic": BLUE, "total": ORANGE}
+DRAWN = {"coverage": draw_coverage, "reliability": draw_reliability, "sharpness": draw_sharpness}
 
 
 class CalibrationConfig(EvaluationConfig):
     """Options of :func:`calibrate` and :func:`evaluate_calibration`; fewer steps where episodes are shorter."""
 
     windows: int = 256
+    resamples: int = Field(300, ge=20)
+    """Bootstrap resamples of the trajectories behind every interval."""
 
 
 def calibrate(
@@ -46,7 +47,7 @@ def calibrate(
     c = config or CalibrationConfig()
     path = model_run.checkpoints / "model.safetensors"
     model = load_model(path, resolve_device(c.device))
-    refuse_mismatch(dataset, model_run, (model.config.state_dim, model.config.action_dim))
+    refuse_mismatch(dataset, model_run, model)
     if model.config.members == 1:
         raise RwmError("A model of one member has no disagreement to calibrate.", "rwm fit --members 5")
     history, splits = model.config.history, (CALIBRATION_SPLIT,)
@@ -68,14 +69,15 @@ def evaluate_calibration(
     config: CalibrationConfig | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Measure on the test split how often the truth lies within one standard deviation, as it is and calibrated.
+    """Measure on the test split how true a model's standard deviations are, as they are and calibrated.
 
-    Writes into the new ``eval`` run: ``summary.json``, ``calibration.parquet`` (coverage of every spread, group and
-    step) and ``calibration_coverage.png``.
+    Writes into the new ``eval`` run: ``summary.json``, ``calibration.parquet`` (every number of every spread, state
+    group and step) and ``calibration_{coverage,reliability,sharpness}.png``. What one member has no standard deviation
+    for is left out, and the summary's ``not_computed`` says so.
 
     Raises:
-        RwmError: The dataset does not fit the model, a prediction is not finite, or no test episode is left that the
-            calibration has not seen.
+        RwmError: The dataset does not fit the model, a prediction is not finite, no test episode is left that the
+            calibration has not seen, or the model gives no standard deviation at all.
     """
     c = config or CalibrationConfig()
     with model_evaluation(home, dataset, model_run, "calibration", c, shorten=True) as ev:
@@ -87,13 +89,19 @@ def evaluate_calibration(
             )
         rollout = ev.roll_out("mean", progress)
         stds = deviations(rollout, used)
-        table = coverage_table(dataset, rollout, stds)
+        if not stds:
+            raise RwmError("Neither the members' disagreement nor their predicted stds differ from 0.", "rwm fit")
+        table = calibration_table(dataset, rollout, stds)
         commit_file(ev.run.path / "calibration.parquet", table.write_parquet)
-        draw_coverage(ev.run.path / "calibration_coverage.png", rollout, stds, dataset)
+        for name, draw in DRAWN.items():
+            draw(ev.run.path / f"calibration_{name}.png", rollout, stds, dataset)
+        rows = scalars(rollout, stds, table, c)
         ev.finish(
-            scalars(rollout, stds, table),
-            "coverage: share of state columns within one std (0.683 for a Gaussian); error_over_std: 0.8 for one",
+            rows,
+            "coverage: share of state columns within one std (0.683 for a Gaussian), coverage_2std: two (0.954); "
+            "error_over_std: 0.8 for one; nll in nats and crps in normalised units, per column",
             calibrated_on=None if used is None else used.model_dump(include={"dataset", "split", "windows", "seed"}),
+            not_computed=missing(ev.model.config.members, stds, rows),
         )
     return ev.run
 
@@ -104,71 +112,81 @@ def spread_of(rollout: Rollout, spread: Spread) -> np.ndarray:
 
 
 def deviations(rollout: Rollout, calibration: Calibration | None) -> dict[str, np.ndarray]:
-    """Return each spread's standard deviations, and with a calibration also ``<spread>_calibrated``."""
-    found: dict[str, np.ndarray] = {spread: spread_of(rollout, spread) for spread in SPREADS}
+    """Return each spread's standard deviations, and with a calibration also ``<spread>_calibrated``.
+
+    A spread that is 0 throughout, the disagreement of one member, is no standard deviation and left out.
+    """
+    spreads = [spread for spread in SPREADS if spread_of(rollout, spread).any()]
+    found: dict[str, np.ndarray] = {spread: spread_of(rollout, spread) for spread in spreads}
     if calibration is None:
         return found
     last = np.minimum(np.arange(rollout.error.shape[1]), calibration.steps - 1)
-    scaled = {f"{s}_calibrated": found[s] * calibration.of(s)[last, None] for s in SPREADS}
-    return found | scaled
+    return found | {f"{s}_calibrated": found[s] * calibration.of(s)[last, None] for s in spreads}
 
 
-def coverage_table(dataset: Dataset, rollout: Rollout, stds: dict[str, np.ndarray]) -> pl.DataFrame:
-    """Return mode, group (``all`` first), step, coverage and error over std: sum |error| / sum std."""
+def calibration_table(dataset: Dataset, rollout: Rollout, stds: dict[str, np.ndarray]) -> pl.DataFrame:
+    """Return mode, group (``all`` first), step and every number of :func:`calibration_numbers`, with rmse and std."""
     groups = {"all": slice(None)} | {group: dataset.schema.group(group) for group in STATE_GROUPS}
-    steps, tables = np.arange(1, rollout.error.shape[1] + 1), []
+    rows = []
     for mode, std in stds.items():
         for group, columns in groups.items():
-            error, part = rollout.error[..., columns], std[..., columns]
-            over = np.abs(error).sum(axis=(0, 2), dtype=float) / np.maximum(part.sum(axis=(0, 2), dtype=float), 1e-12)
-            tables.append(pl.DataFrame({
-                "mode": mode, "group": group, "step": steps, "coverage": coverage(error, part).mean(axis=0),
-                "error_over_std": over,
-            }))  # fmt: skip
-    return pl.concat(tables)
+            error, part = rollout.error[..., columns].astype(float), std[..., columns].astype(float)
+            for k in range(error.shape[1]):
+                numbers = calibration_numbers(*parts_of(error[:, k], part[:, k]))
+                wide = {"rmse": float(np.sqrt((error[:, k] ** 2).mean())), "mean_std": float(part[:, k].mean())}
+                rows.append({"mode": mode, "group": group, "step": k + 1, **numbers, **wide})
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def scalars(rollout: Rollout, stds: dict[str, np.ndarray], table: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return coverage with its interval over trajectories, and error over std, at every horizon; the mode is the std's.
+def parts_of(error: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return what :func:`calibration_numbers` takes, all ``(W, D)``, of one step's errors and standard deviations."""
+    size = np.abs(error)
+    return error, std, size <= std, size <= 2 * std, gaussian_nll(error, std), gaussian_crps(error, std)
+
+
+def calibration_numbers(
+    error: np.ndarray, std: np.ndarray, within: np.ndarray, within_2: np.ndarray, nll: np.ndarray, crps: np.ndarray
+) -> dict[str, Number]:
+    """Return the numbers that say how true standard deviations are; None for one that is not finite."""
+    found = {
+        "coverage": within.mean(),
+        "coverage_2std": within_2.mean(),
+        "error_over_std": np.abs(error).sum() / max(std.sum(), TINY),
+        "ence": ence(error, std),
+        "nll": nll.mean(),
+        "crps": crps.mean(),
+    }
+    return {name: float(value) if np.isfinite(value) else None for name, value in found.items()}
+
+
+def scalars(
+    rollout: Rollout, stds: dict[str, np.ndarray], table: pl.DataFrame, config: CalibrationConfig
+) -> list[dict[str, Any]]:
+    """Return every number with its interval over trajectories at every horizon; the mode is the std's.
 
     Coverage by state group follows as ``coverage/<group>``.
     """
     found: list[dict[str, Any]] = []
     horizons = [h for h in HORIZONS if h <= rollout.error.shape[1]]
     for mode, std in stds.items():
-        inside = coverage(rollout.error, std)
         for h in horizons:
-            value, low, high = ratio_interval(inside[:, h - 1], np.ones(len(inside)))
-            found.append({"metric": "coverage", "mode": mode, "horizon": h, "value": value, "low": low, "high": high})
-    for row in table.filter(pl.col("step").is_in(horizons)).iter_rows(named=True):
-        at = {"mode": row["mode"], "horizon": row["step"]}
-        if row["group"] == "all":
-            found.append({"metric": "error_over_std", **at, "value": row["error_over_std"]})
-        else:
-            found.append({"metric": f"coverage/{row['group']}", **at, "value": row["coverage"]})
+            parts = parts_of(rollout.error[:, h - 1].astype(float), std[:, h - 1].astype(float))
+            numbers = bootstrap(calibration_numbers, *parts, seed=config.seed, draws=config.resamples)
+            found += rows_of(mode, numbers, h)
+    at_horizons = table.filter(pl.col("step").is_in(horizons) & (pl.col("group") != "all"))
+    return found + [
+        {"metric": f"coverage/{row['group']}", "mode": row["mode"], "horizon": row["step"], "value": row["coverage"]}
+        for row in at_horizons.iter_rows(named=True)
+    ]
+
+
+def missing(members: int, stds: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> list[str]:
+    """Return in words what the evaluation could not compute."""
+    found = []
+    if "epistemic" not in stds:
+        why = "the model has one member" if members == 1 else "the members agree exactly"
+        found.append(f"everything about the epistemic std: {why}, so there is none")
+    undefined = sorted({f"{row['metric']} of {row['mode']}" for row in rows if row["value"] is None})
+    if undefined:
+        found.append(f"{', '.join(undefined)}: some standard deviations are 0")
     return found
-
-
-def draw_coverage(path: Path, rollout: Rollout, stds: dict[str, np.ndarray], dataset: Dataset) -> None:
-    """Draw the coverage of one standard deviation over the steps of the forecast, dashed before calibration."""
-    steps = np.arange(1, rollout.error.shape[1] + 1)
-    calibrated = any(mode.endswith("_calibrated") for mode in stds)
-    with figure(path) as axes:
-        ax = axes[0, 0]
-        ax.axhspan(100 * (NOMINAL - NEAR), 100 * (NOMINAL + NEAR), color=GREY, alpha=0.12, linewidth=0)
-        ax.axhline(100 * NOMINAL, color=GREY, linewidth=1.4, label="nominal, ±10 points")
-        for mode, std in stds.items():
-            spread = mode.removesuffix("_calibrated")
-            before = calibrated and mode == spread
-            label = f"{spread}, {'as it is' if mode == spread else 'calibrated per step'}"
-            line = 100 * coverage(rollout.error, std).mean(axis=0)
-            ax.plot(steps, line, color=COLOURS[spread], linestyle="--" if before else "-", label=label)
-        ax.set(
-            xscale="log", ylim=(0, 100), xlabel="step of the forecast (control steps)",
-            ylabel="recorded values within ±1 std (%)",
-            title=f"{dataset.robot}: {len(rollout.error)} held-out trajectories",
-        )  # fmt: skip
-        shown = [h for h in (1, 2, 4, 8, 16, 32, 64, 100, 200, 368) if h <= len(steps)]
-        ax.set_xticks(shown, [str(h) for h in shown])
-        ax.minorticks_off()
-        ax.legend(loc="upper right", fontsize=11)

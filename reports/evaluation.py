@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import Field
 
-from reports.rollouts import HELD_OUT, HeldOutWindows, Mode, Rollout, held_out_windows, roll_out
+from reports.rollouts import HELD_OUT, Disturbance, HeldOutWindows, Mode, Rollout, held_out_windows, roll_out
 from rwmdata.atomic import write_json
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
@@ -24,6 +25,8 @@ from rwmmodel.ensemble import DynamicsEnsemble
 
 SUMMARY_VERSION = 1
 HORIZONS = (1, 8, 32, 100, 200, 368)
+FAR, STILL = 60.0, 1e-3
+"""Normalised magnitudes between which recorded states lie: a robot on its side reaches 50, degrees for radians more."""
 
 
 class EvaluationConfig(Frozen):
@@ -57,9 +60,12 @@ class Evaluation:
         """Autoregressive steps per trajectory."""
         return self.windows.rows.shape[1] - self.history
 
-    def roll_out(self, mode: Mode = "mean", progress: Progress | None = None) -> Rollout:
+    def roll_out(
+        self, mode: Mode = "mean", progress: Progress | None = None, disturb: Disturbance | None = None
+    ) -> Rollout:
         """Roll the model out on the windows, see :func:`reports.rollouts.roll_out`."""
-        return roll_out(self.model, self.dataset.schema, self.windows, self.history, mode, self.seed, progress)
+        schema = self.dataset.schema
+        return roll_out(self.model, schema, self.windows, self.history, mode, self.seed, progress, disturb)
 
     def finish(self, scalars: list[dict[str, Any]], units: str, **more: Any) -> None:
         """Write ``summary.json`` and finish the run with it."""
@@ -89,12 +95,13 @@ def model_evaluation(
         shorten: Take fewer steps where no held-out episode is long enough.
 
     Raises:
-        RwmError: The dataset does not fit the model, or has no long enough held-out episode.
+        RwmError: The dataset or the model's normaliser does not fit, or no held-out episode is long enough.
     """
     model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
-    refuse_mismatch(dataset, model_run, (model.config.state_dim, model.config.action_dim))
+    refuse_mismatch(dataset, model_run, model)
     steps = min(config.steps, longest_rollout(dataset, model.config.history)) if shorten else config.steps
     windows = held_out_windows(dataset, config.windows, model.config.history, steps, config.seed)
+    refuse_foreign_normalizer(dataset, model_run, model, windows.rows)
     parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
     run = Run.create(home, "eval", {"evaluation": name, **config.model_dump()}, parents, config.seed)
     with run.running():
@@ -107,16 +114,50 @@ def longest_rollout(dataset: Dataset, history: int, splits: tuple[str, ...] = HE
     return max(1, int(dataset.episodes.length[ids].max(initial=0)) - history)
 
 
-def refuse_mismatch(dataset: Dataset, model_run: Run, model_dims: tuple[int, int]) -> None:
-    """Refuse a dataset of other sizes than the model's.
+def refuse_mismatch(dataset: Dataset, model_run: Run, model: DynamicsEnsemble) -> None:
+    """Refuse a dataset of other sizes, another robot, other columns or another rate than the model's.
 
     Raises:
         RwmError: They differ.
     """
-    dims = (dataset.schema.dims["state"], dataset.schema.dims["action"])
-    if dims != model_dims:
+    schema, info, fit = dataset.schema, model.info, f"rwm fit {dataset.name}"
+    wanted, dims = (model.config.state_dim, model.config.action_dim), (schema.dims["state"], schema.dims["action"])
+    if dims != wanted:
         raise RwmError(
-            f"Model {model_run.id} takes {model_dims[0]} state and {model_dims[1]} action columns, "
+            f"Model {model_run.id} takes {wanted[0]} state and {wanted[1]} action columns, "
             f"dataset '{dataset.name}' ({dataset.robot}) has {dims[0]} and {dims[1]}.",
-            f"rwm fit {dataset.name}",
+            fit,
+        )
+    if info is None:
+        return
+    faults = [
+        f"{what} {mine} and not {theirs}"
+        for what, mine, theirs in (
+            ("robot", info.robot, dataset.robot),
+            ("rows a second", f"{info.control_hz:g}", f"{dataset.control_hz:g}"),
+        )
+        if mine != theirs
+    ]
+    if not faults and info.columns != schema.csv_names:
+        faults = ["columns of other names"]
+    if faults:
+        raise RwmError(f"Model {model_run.id} does not fit '{dataset.name}': it has {', '.join(faults)}.", fit)
+
+
+def refuse_foreign_normalizer(dataset: Dataset, model_run: Run, model: DynamicsEnsemble, rows: np.ndarray) -> None:
+    """Refuse a model whose normaliser was made for other quantities or units than ``rows (W, rows, width)``.
+
+    Raises:
+        RwmError: A column lies typically more than ``FAR`` standard deviations from its mean, or none moves by as much
+            as ``STILL``.
+    """
+    device = next(model.parameters()).device
+    states = model.normalizer.state(torch.from_numpy(rows[..., dataset.schema.state]).to(device)).abs().flatten(0, 1)
+    typical = states.median(dim=0).values.cpu().numpy()
+    far = [dataset.schema.names[k] for k in np.flatnonzero(typical > FAR)]
+    if far or float(states.std(dim=0).max()) < STILL:
+        what = f"{', '.join(far[:4])} lie more than {FAR:g} standard deviations away" if far else "nothing moves"
+        raise RwmError(
+            f"The normaliser of model {model_run.id} is not made for '{dataset.name}': in its terms {what}.",
+            f"rwm fit {dataset.name} --normalizer fitted, or check the units with rwm data validate {dataset.name}",
         )

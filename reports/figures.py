@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from rwmdata.atomic import commit_file
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
+TICKS = (1, 2, 4, 8, 16, 32, 64, 100, 200, 400)
+"""Forecast steps an axis names."""
 STYLE: dict[Any, Any] = {
     "font.size": 14,
     "axes.titlesize": 15,
@@ -52,3 +54,11 @@ def band(ax: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -
     ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="10-90 % of trajectories")
     ax.plot(x, values.mean(axis=0), color=colour, label=f"{label}, mean")
     ax.plot(x, median, color=colour, linestyle="--", linewidth=1.4, label="median")
+
+
+def step_axis(ax: Axes, steps: int) -> None:
+    """Make the x axis that of forecast steps 1 to ``steps``, logarithmic with plain numbers."""
+    ax.set(xscale="log", xlim=(1, steps), xlabel="step of the forecast (control steps)")
+    shown = [k for k in TICKS if k <= steps]
+    ax.set_xticks(shown, [str(k) for k in shown])
+    ax.minorticks_off()

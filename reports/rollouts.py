@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ from rwmmodel.ensemble import DynamicsEnsemble
 
 Mode = Literal["mean", "sampled_member"]
 MODES: tuple[Mode, ...] = ("mean", "sampled_member")
+Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes a window's normalised states ``(W, rows, S)`` and actions ``(W, rows, A)``, returns those the model is fed."""
 HELD_OUT = ("test", "val")
 """Splits of episodes no fit has trained on, the preferred one first."""
 
@@ -40,7 +43,7 @@ class HeldOutWindows:
 class Rollout:
     """A model's rollouts beside the record, states in normalised space.
 
-    ``predicted`` and ``recorded`` are ``(W, steps, S)``, ``last`` the last state of the history ``(W, S)``,
+    ``predicted`` and ``recorded`` are ``(W, steps, S)``, ``last`` the last recorded state of the history ``(W, S)``,
     ``epistemic`` and ``aleatoric`` ``(W, steps)``; ``epistemic_std`` and ``total_std``, by column, ``(W, steps, S)``:
     the standard deviation of the members' means, and the same with their mean predicted variance added.
     """
@@ -67,6 +70,12 @@ class Rollout:
     def recorded_l1(self) -> np.ndarray:
         """Sum over state dimensions of the recorded magnitude, ``(W, steps)``: the relative error's divisor."""
         return np.abs(self.recorded).sum(axis=-1)
+
+    @property
+    def step_size(self) -> np.ndarray:
+        """Sum over state dimensions of the predicted change from the state before, ``(W, steps)``."""
+        before = np.concatenate((self.last[:, None], self.predicted[:, :-1]), axis=1)
+        return np.abs(self.predicted - before).sum(axis=-1)
 
 
 def held_out_windows(
@@ -109,15 +118,16 @@ def roll_out(
     mode: Mode,
     seed: int,
     progress: Progress | None = None,
+    disturb: Disturbance | None = None,
 ) -> Rollout:
     """Predict each window autoregressively: ``history`` recorded rows, then the recorded actions only.
 
     To predict row ``t + 1`` the model is fed its own state ``t`` and the action of row ``t + 1`` (the one that led
     there). In mode ``mean`` the ensemble mean is fed back; in ``sampled_member`` each window follows one member,
-    drawn once.
+    drawn once. ``disturb`` changes what the model is fed, the rollout stands beside the undisturbed record.
 
     Raises:
-        RwmError: A prediction is not finite (window and step are named).
+        RwmError: A prediction or its uncertainty is not finite (window and step are named).
     """
     device = next(model.parameters()).device
     rows = torch.from_numpy(windows.rows).to(device)
@@ -128,8 +138,9 @@ def roll_out(
         if mode == "sampled_member":
             draw = np.random.default_rng(seed).integers(model.config.members, size=len(rows))
             members = torch.from_numpy(draw).to(device)
-        carry = model.warm_up(states[:, : history - 1], actions[:, 1:history])
-        state, steps = states[:, history - 1], rows.shape[1] - history
+        fed_states, actions = disturb(states, actions) if disturb else (states, actions)
+        carry = model.warm_up(fed_states[:, : history - 1], actions[:, 1:history])
+        state, steps = fed_states[:, history - 1], rows.shape[1] - history
         parts: list[tuple[Tensor, ...]] = []
         for k in range(steps):
             prediction, carry = model.step(state, actions[:, history + k], carry, members, aux=False)
@@ -141,16 +152,26 @@ def roll_out(
             if progress:
                 progress(k + 1, steps, {})
     predicted, *uncertainty = (torch.stack(p, dim=1).float().cpu().numpy() for p in zip(*parts, strict=True))
-    _refuse_non_finite(predicted, windows)
+    _refuse_non_finite((predicted, *uncertainty), windows)
     return Rollout(predicted, states[:, history:].cpu().numpy(), states[:, history - 1].cpu().numpy(), *uncertainty)
 
 
-def _refuse_non_finite(predicted: np.ndarray, windows: HeldOutWindows) -> None:
-    bad = np.argwhere(~np.isfinite(predicted).all(axis=-1))
+def stale_actions(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Delay the actions by one row, as the authors' evaluation does: to predict row t + 1 the model gets row t's.
+
+    The first row keeps its own; no prediction reads it.
+    """
+    return states, torch.cat((actions[:, :1], actions[:, :-1]), dim=1)
+
+
+def _refuse_non_finite(parts: tuple[np.ndarray, ...], windows: HeldOutWindows) -> None:
+    """Refuse when any of ``parts (W, steps, ...)`` is not finite; a bounded state may hide what its spread shows."""
+    finite = np.all([np.isfinite(p).reshape(*p.shape[:2], -1).all(axis=-1) for p in parts], axis=0)
+    bad = np.argwhere(~finite)
     if len(bad):
         window, step = bad[0]
         raise RwmError(
             f"The model's prediction is not finite at step {step + 1} of the window that starts at row "
-            f"{windows.start[window]} ({len(np.unique(bad[:, 0]))} of {len(predicted)} windows); nothing was plotted.",
+            f"{windows.start[window]} ({len(np.unique(bad[:, 0]))} of {len(finite)} windows); nothing was plotted.",
             "rwm fit, with a lower --lr",
         )

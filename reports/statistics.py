@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
+
+Number = float | None
+"""None where a number is undefined."""
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
@@ -21,11 +26,13 @@ def remove_step_and_trajectory_means(values: np.ndarray) -> np.ndarray:
     """Return ``values (trajectories, steps)`` with row and column means taken out.
 
     What both error and uncertainty owe to the horizon (they grow with the step) or to the trajectory (some motions
-    are harder throughout) is gone; a correlation of what remains is the ranking within.
+    are harder throughout) is gone; a correlation of what remains is the ranking within. What is left of rounding is 0.
     """
+    values = np.asarray(values, np.float64)
     rows = values.mean(axis=1, keepdims=True)
     columns = values.mean(axis=0, keepdims=True)
-    return values - rows - columns + values.mean()
+    left = values - rows - columns + values.mean()
+    return np.where(np.abs(left) > 1e-12 * np.abs(values).max(), left, 0.0)
 
 
 def ratio_interval(
@@ -40,3 +47,44 @@ def ratio_interval(
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(ratios, [tail, 100 - tail])
     return float(numerator.sum() / denominator.sum()), float(low), float(high)
+
+
+def bootstrap(
+    statistics: Callable[..., Mapping[str, Number]],
+    *arrays: np.ndarray,
+    seed: int = 0,
+    draws: int = 300,
+    level: float = 0.95,
+) -> dict[str, tuple[Number, Number, Number]]:
+    """Return each statistic's value, low and high: the percentile bootstrap over whole trajectories.
+
+    A statistic that is undefined in more than one in twenty resamples has no interval.
+
+    Args:
+        statistics: Takes the arrays, returns numbers by name.
+        arrays: Each ``(trajectories, ...)``; resampled together.
+        seed: Seed of the resamples.
+        draws: Resamples.
+        level: Of the interval.
+    """
+    values, count = statistics(*arrays), len(arrays[0])
+    resamples = np.random.default_rng(seed).integers(count, size=(draws, count))
+    drawn = [statistics(*(a[index] for a in arrays)) for index in resamples]
+    found: dict[str, tuple[Number, Number, Number]] = {}
+    for name, value in values.items():
+        defined = [d[name] for d in drawn if d[name] is not None]
+        if value is None or len(defined) < 0.95 * draws:
+            found[name] = (value, None, None)
+            continue
+        tail = 100 * (1 - level) / 2
+        low, high = np.percentile(np.array(defined, float), [tail, 100 - tail])
+        found[name] = (value, float(low), float(high))
+    return found
+
+
+def rows_of(mode: str, found: Mapping[str, tuple[Number, Number, Number]], horizon: int | None = None) -> list[dict]:
+    """Return what :func:`bootstrap` found as scalars of an evaluation."""
+    return [
+        {"metric": name, "mode": mode, "horizon": horizon, "value": value, "low": low, "high": high}
+        for name, (value, low, high) in found.items()
+    ]

@@ -86,7 +86,7 @@ def test_policy_and_evaluation_end_with_their_files_and_numbers(home):
     summary = rwm("eval", "uncertainty", "--windows", "4", "--steps", "40", home=home)
     folder = home.runs_dir / "eval" / summary["run"]
     assert summary == json.loads((folder / "summary.json").read_text())
-    assert len(list(folder.glob("uncertainty_error_*"))) == 5
+    assert len(list(folder.glob("uncertainty_*"))) == 8
     assert {s["mode"] for s in summary["scalars"]} == {"mean", "sampled_member"}
     query = "select kind, status from runs order by created"
     kinds = [r["kind"] for r in rwm("sql", query, home=home)["rows"]]
@@ -101,6 +101,8 @@ def test_a_model_is_calibrated_and_a_policy_is_exported(home, tmp_path):
     assert len(factors["epistemic"]) == 40 and factors["split"] == "val"
     summary = rwm("eval", "calibration", *few, home=home)
     assert {"epistemic", "epistemic_calibrated", "total", "total_calibrated"} == {s["mode"] for s in summary["scalars"]}
+    noise = rwm("eval", "noise", *few, home=home)
+    assert noise["scales"] == [0.0, 0.1, 0.2, 0.4, 0.5, 0.8] and not noise["shortened"]
     assert rwm("eval", "uncertainty", *few, "--calibrated", home=home)["evaluation"] == "uncertainty"
     tiny = ("--preset", "smoke", "--iterations", "1", "--num-envs", "8")
     clone = rwm("policy", "--algo", "bc", "--iterations", "5", home=home)

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 import torch
 
-from reports.calibration import CalibrationConfig, calibrate, coverage_table, deviations, evaluate_calibration
+from reports import uncertainty
+from reports.calibration import CalibrationConfig, calibrate, calibration_table, deviations, evaluate_calibration
 from reports.rollouts import Rollout
 from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
 from rwmdata.errors import RwmError
@@ -56,11 +57,14 @@ def test_factors_are_what_a_known_spread_lacks_and_hold_on_other_trajectories(sc
         dataset="x", split="val", windows=400, seed=0, epistemic=tuple(factors), total=tuple(total)
     )
     stds = deviations(unseen, calibration)
-    table = coverage_table(dataset, unseen, stds).filter(pl.col("group") == "all")
+    table = calibration_table(dataset, unseen, stds).filter(pl.col("group") == "all")
     after = table.filter(pl.col("mode") == "epistemic_calibrated")
     np.testing.assert_allclose(after["coverage"], 0.683, atol=0.01)
+    np.testing.assert_allclose(after["coverage_2std"], 0.954, atol=0.01)
     np.testing.assert_allclose(after["error_over_std"], np.sqrt(2 / np.pi), atol=0.02)
+    assert after["ence"].max() < 0.06
     before = table.filter(pl.col("mode") == "epistemic")
+    np.testing.assert_allclose(np.array(before["ence"]) / true, [1, 0, 7.3 / 8.3, 32 / 33], atol=0.06)
     # P(|z| < 1 / factor) of a standard normal.
     np.testing.assert_allclose(before["coverage"], [0.954, 0.683, 0.096, 0.024], atol=0.01)
 
@@ -83,12 +87,12 @@ def test_members_that_agree_exactly_cannot_be_calibrated():
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_fitted_model_covers_what_it_has_not_seen(home, dataset, shared):
+def test_a_fitted_model_covers_what_it_has_not_seen(home, dataset, shared, monkeypatch):
     run = fit_model(home, dataset, FIT.model_copy(update={"shared_base": shared}))
     weights = load_model(run.checkpoints / MODEL_FILE).state_dict()
     with pytest.raises(RwmError, match="never calibrated"):
         evaluate_uncertainty(home, dataset, run, UncertaintyConfig(windows=8, steps=10, calibrated=True))
-    config = CalibrationConfig(windows=200)
+    config = CalibrationConfig(windows=200, resamples=20)
     found = calibrate(dataset, run, config)
     model = load_model(run.checkpoints / MODEL_FILE)
     assert model.calibration == found and found.steps == 36 and found.split == "val"
@@ -100,8 +104,15 @@ def test_a_fitted_model_covers_what_it_has_not_seen(home, dataset, shared):
     for h in (1, 8, 32):
         assert at["epistemic_calibrated", h] == pytest.approx(0.683, abs=0.1)
         assert at["total_calibrated", h] == pytest.approx(0.683, abs=0.1)
-    assert (result.path / "calibration_coverage.png").stat().st_size > 10_000
-    settings = UncertaintyConfig(windows=8, steps=10)
+    for name in ("coverage", "reliability", "sharpness"):
+        assert (result.path / f"calibration_{name}.png").stat().st_size > 10_000
+    every = pl.read_parquet(result.path / "calibration.parquet")
+    assert every.height == 4 * 7 * 36 and every.null_count().sum_horizontal().item() == 0
+    better = {(s["metric"], s["mode"]): s["value"] for s in summary["scalars"] if s["horizon"] == 8}
+    for metric in ("ence", "nll", "crps"):
+        assert better[metric, "epistemic_calibrated"] < better[metric, "epistemic"]
+    monkeypatch.setattr(uncertainty, "draw_all", lambda *args: None)
+    settings = UncertaintyConfig(windows=8, steps=10, resamples=20)
     plain, scaled = (
         evaluate_uncertainty(home, dataset, run, settings.model_copy(update={"calibrated": c})) for c in (False, True)
     )
@@ -111,10 +122,14 @@ def test_a_fitted_model_covers_what_it_has_not_seen(home, dataset, shared):
     assert last[1] == pytest.approx(last[0] * found.epistemic[9], rel=1e-5)
 
 
-def test_a_single_member_is_refused(home, dataset):
+def test_a_single_member_has_only_its_own_deviation(home, dataset):
     run = fit_model(home, dataset, FIT.model_copy(update={"members": 1}))
     with pytest.raises(RwmError, match="one member"):
         calibrate(dataset, run)
+    result = evaluate_calibration(home, dataset, run, CalibrationConfig(windows=40, steps=8, resamples=20))
+    summary = result.meta.summary
+    assert "the model has one member" in summary["not_computed"][0]
+    assert {s["mode"] for s in summary["scalars"]} == {"total"}
 
 
 def test_trajectories_the_calibration_has_seen_are_refused(home, dataset, monkeypatch):

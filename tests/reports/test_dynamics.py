@@ -73,7 +73,8 @@ def test_numbers_by_hand(linear_dataset):
 
 
 def test_the_evaluation_leaves_its_files_and_shortens_itself_to_the_data(home, linear_dataset):
-    config = FitConfig(hidden=8, head_hidden=8, members=2, history=4, forecast=2, batch=16, updates=3, device="cpu")
+    sizes = {"hidden": 8, "head_hidden": 8, "members": 2, "history": 4, "forecast": 2, "batch": 16, "updates": 3}
+    config = FitConfig(**sizes, normalizer="fitted", device="cpu")
     run = evaluate_dynamics(home, linear_dataset, fit_model(home, linear_dataset, config), DynamicsConfig(windows=4))
     summary = run.meta.summary
     assert summary["steps"] == 56 and summary["windows"] == 3
