@@ -37,7 +37,9 @@ ALGORITHMS = ("mopo", "mbpo", "bc", "cql", "iql")
 def policy(
     dataset: DatasetArgument = None,
     model: ModelOption = None,
-    lam: Annotated[float, typer.Option("--lam", min=0, help="Penalty weight lambda; 0 is MBPO-PPO.")] = 1.0,
+    lam: Annotated[
+        float | None, typer.Option("--lam", min=0, help="Penalty weight lambda, else the preset's; 0 is MBPO-PPO.")
+    ] = None,
     algo: Annotated[
         str,
         typer.Option(
@@ -88,11 +90,12 @@ def policy(
     # Here, because the others do without its packages.
     from rwmrl.offline import CLONE, NOTHING, PolicyConfig, train_policy
 
-    overrides: dict[str, Any] = given(rollout=rollout, iterations=iterations, num_envs=num_envs, penalty=penalty) | more
+    chosen = given(lam=0.0 if algo == "mbpo" else lam, rollout=rollout, iterations=iterations, num_envs=num_envs)
+    overrides: dict[str, Any] = chosen | given(penalty=penalty) | more
     if warm_start:
         known = warm_start in (CLONE, NOTHING)
         overrides["warm_start"] = warm_start if known else where.run(None, warm_start).id
-    config = PolicyConfig.preset(preset, lam=0.0 if algo == "mbpo" else lam, seed=seed, device=device, **overrides)
+    config = PolicyConfig.preset(preset, seed=seed, device=device, **overrides)
     run = pick_run(where, "model", model, json_output)
     source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
     with progress_bar("policy", json_output) as progress:

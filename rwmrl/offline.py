@@ -24,7 +24,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"iterations": 4, "num_envs": 64, "checkpoint_interval": 2, "episode_steps": 48},
     # A model fitted for minutes is only right for a second or so, and near the data's actions.
     "demo": {"iterations": 80, "num_envs": 512, "checkpoint_interval": 20, "episode_steps": 64, "init_std": 0.4},
-    "laptop": {"iterations": 500, "num_envs": 1024},
+    # docs/policies.md tells why.
+    "laptop": {
+        "iterations": 80,
+        "num_envs": 1024,
+        "checkpoint_interval": 20,
+        "warm_start": "bc",
+        "critic_first": 15,
+        "init_std": 0.3,
+        "lam": 0.5,
+    },
     "paper": {"iterations": 2500, "num_envs": 4096, "num_steps": 100},
 }
 CLONE, NOTHING = "bc", "none"
