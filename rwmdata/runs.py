@@ -53,7 +53,8 @@ def git_state() -> dict[str, str | bool]:
 
     def git(*words: str) -> str:
         here = Path(__file__).resolve().parent
-        words = ("git", "-C", str(here), *words)
+        # Without the lock status would refresh the index with: a run that is killed must not leave one behind.
+        words = ("git", "--no-optional-locks", "-C", str(here), *words)
         return subprocess.run(words, capture_output=True, text=True, timeout=5).stdout.strip()
 
     try:

@@ -118,7 +118,9 @@ def read_world_model(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # Arbitrary bytes fail in any way an unpickler can.
-        raise RwmError(f"{path} is not a torch file of tensors: {type(exc).__name__}.") from exc
+        raise RwmError(
+            f"{path} is not a torch file of tensors: {type(exc).__name__}.", "a checkpoint saved by the reference code"
+        ) from exc
     if not isinstance(content, Mapping):
         raise RwmError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
     weights = content.get(WORLD_MODEL, content)

@@ -35,7 +35,7 @@ class Trap:
 
 
 def plain(path, trap):
-    path.write_bytes(pickle.dumps({"model_state_dict": trap, "actor_state_dict": trap}))
+    path.write_bytes(pickle.dumps({"model_state_dict": trap, "actor_state_dict": trap}, protocol=2))
 
 
 def zipped(path, trap):
