@@ -113,7 +113,7 @@ class Demo:
         with self._stage("fit") as (progress, made):
             config = fit_preset(self.config.preset, seed=self.config.seed, device=self.config.device)
             run = fit_model(self.home, dataset, config, progress)
-            error = run.meta.summary["val/relative_l1_h32"]
+            error = run.meta.summary["val/rel_l1_h32"]
             made(f"model {run.id}", f"held-out relative L1 up to h = 32: {error:.3f}", run.path)
             return run
 
