@@ -1,11 +1,11 @@
 # Two commands need nothing but Python 3.11 and a package registry:
-#   make demo   the whole chain, from physics to a figure
+#   make demo   the whole chain, from physics to a page of evidence
 #   make test   lint, types, import arrows and the test suite
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_HOME ?= .
 
-.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot lint types pytest format clean
+.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot test-browser lint types pytest format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -61,6 +61,12 @@ test-isaaclab: .venv-isaaclab/ready
 
 test-lerobot: .venv-lerobot/ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-lerobot/bin/pytest tests/lerobot
+
+# The pages of rwm report in a real browser; make test skips these where there is no Chromium.
+test-browser: .venv/ready
+	@for name in $$CHROMIUM chromium chromium-browser google-chrome; do command -v $$name && found=yes; done; \
+		test "$$found" || { echo 'no Chromium here: apt-get install chromium, or CHROMIUM=/path/to/it'; exit 1; }
+	$(BIN)/pytest tests/reports/test_report_browser.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

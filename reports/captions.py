@@ -65,6 +65,34 @@ CAPTIONS = {
         "Every prediction, one member",
         "The same when every trajectory follows one member of the ensemble.",
     ),
+    "uncertainty_sparsification_mean": (
+        "Sparsification, ensemble mean",
+        "Mean error of what is left when the most uncertain predictions are left out; the lower the line, the better "
+        "the uncertainty ranks the errors. Two free scores and the best possible order beside it.",
+    ),
+    "uncertainty_sparsification_sampled_member": (
+        "Sparsification, one member",
+        "The same when every trajectory follows one member of the ensemble.",
+    ),
+    "reference_alignment": (
+        "What stale actions cost",
+        "The same predictions with the actions that belong to each step, and with actions one row late, as in the "
+        "authors' evaluation.",
+    ),
+    "noise_error_by_step": (
+        "Error under noise",
+        "Relative error of every step, a line for every scale of the noise on the states and actions the model is "
+        "given; dotted: the last state repeated.",
+    ),
+    "calibration_reliability": (
+        "Reliability",
+        "Share of recorded values within the central interval of each level, by horizon; on the diagonal the predicted "
+        "standard deviations are true.",
+    ),
+    "calibration_sharpness": (
+        "Sharpness",
+        "Root mean predicted variance by step, beside the error it should equal.",
+    ),
     "calibration_coverage": (
         "Coverage by step",
         "Share of recorded values within one standard deviation. The shaded band is 10 points around what is true of a "

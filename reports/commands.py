@@ -25,8 +25,9 @@ FIT_OPTIONS = ("updates", "batch", "lr", "base", "members", "precision", "normal
 SWITCHES = {"shared_base": ("--shared-base", "--independent"), "balance": ("--balance", "--no-balance")}
 NESTED = ("imagination", "ppo")
 COMMON = ("seed", "device")
-NO_OPTION = ("evaluation", "backend", "policy")
-"""What an evaluation's record holds that its command is not told by an option of that name."""
+EVALUATION_OPTIONS = ("windows", "steps", "episodes", "robot", "calibrated", "reference_alignment", "film", "seed",
+                      "device")  # fmt: skip
+"""Fields of an evaluation that its command has an option for."""
 
 
 def run_command(run: Run) -> str:
@@ -94,18 +95,18 @@ def train_words(run: Run) -> list[str]:
 
 
 def evaluation_words(run: Run) -> list[str]:
-    """Return the words of ``rwm eval ...``, every option said."""
+    """Return the words of ``rwm eval ...``; what only Python can set is left out."""
     config, parents = run.meta.config, run.meta.parents
     words = ["rwm", "eval", config["evaluation"]]
     if "policy" in config:
         words += ["--policy", str(parents.get("policy") or config["policy"])]
     else:
         words += [*_named(parents.get("dataset")), "--model", str(parents["model"])]
-    for key, value in config.items():
-        if key in NO_OPTION or value is None or value is False or (key == "device" and value == "auto"):
-            continue
-        option = "--" + key.replace("_", "-")
-        words += [option] if value is True else [option, _listed(value)]
+    for key in EVALUATION_OPTIONS:
+        value = config.get(key)
+        if value is not None and value is not False and (key, value) != ("device", "auto"):
+            option = "--" + key.replace("_", "-")
+            words += [option] if value is True else [option, str(value)]
     return words
 
 
@@ -187,7 +188,3 @@ def _named(dataset: str | None) -> list[str]:
 def _common(config: dict[str, Any]) -> list[str]:
     device = config.get("device", "auto")
     return ["--seed", str(config.get("seed", 0)), *(["--device", device] if device != "auto" else [])]
-
-
-def _listed(value: Any) -> str:
-    return ",".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value)

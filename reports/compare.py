@@ -66,11 +66,8 @@ def build_comparison(home: Home, first: str, second: str, out: Path | None = Non
         "compared": config["runs"], "differences": differences, "scalars": scalars,
         "missing": [vars(n) for n in notices],
     }  # fmt: skip
-
-    def make() -> str:
-        return _page(chosen, lineages, found, shared, differing, notices)
-
-    return write_page(home, config, parents, out, make, content)
+    html = _page(chosen, lineages, found, shared, differing, notices)
+    return write_page(home, config, parents, out, html, content)
 
 
 def newest_of(run: Run, lineage: Lineage) -> Found:
@@ -126,10 +123,10 @@ def _unlike(chosen: list[Run], found: list[Found], lineages: list[Lineage]) -> l
     for mine, theirs, run in ((found[0], found[1], chosen[1]), (found[1], found[0], chosen[0])):
         kind = "policy" if run.kind in POLICY_KINDS else "model"
         for name in mine:
-            if name not in theirs and run.kind != "eval":
+            if name not in theirs and chosen[0].kind == chosen[1].kind != "eval":
                 notices.append(Notice(f"{run.id} has no {name} evaluation.", f"rwm eval {name} --{kind} {run.id}"))
     for name in [n for n in found[0] if n in found[1]]:
-        a, b = (({**s.model_dump(), **(s.model_extra or {})}) for s in (found[0][name][1], found[1][name][1]))
+        a, b = (s.model_dump() for s in (found[0][name][1], found[1][name][1]))
         unlike = [f"{key} {a.get(key)} and {b.get(key)}" for key in CONDITIONS if a.get(key) != b.get(key)]
         if unlike:
             notices.append(Notice(f"The {name} evaluations are not alike: {'; '.join(unlike)}."))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
 from rwmdata.evaluations import current_name
@@ -102,7 +103,7 @@ def _lines(panel: Panel, series: list[Series]) -> tuple[Panel, list[tuple[str, s
 def _draw(
     ax: Axes, panel: Panel, lines: list[tuple[str, str]], series: list[Series], names: list[str], step: str
 ) -> None:
-    many = len(lines) > len(COLOURS)
+    many = len(lines) > 2
     values = []
     for k, (metric, label) in enumerate(lines):
         for run, name, of_run in zip(series, names, COLOURS, strict=False):
@@ -115,6 +116,11 @@ def _draw(
                     label=name if len(series) > 1 else label)  # fmt: skip
     if panel.log and all((y[np.isfinite(y)] > 0).all() for y in values):
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     title = f"{panel.title}, {lines[0][1]}" if len(series) > 1 else panel.title
     ax.set(title=title, xlabel=step, ylabel=panel.unit)
-    ax.legend(fontsize=10)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(lines) > 1 or len(series) > 1:
+        ax.legend(fontsize=11, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)

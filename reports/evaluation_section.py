@@ -41,7 +41,7 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
                                   f"rwm runs show {run.id}"))  # fmt: skip
         else:
             pictures.append(found)
-    said = {**summary.model_dump(), **(summary.model_extra or {})}
+    said = summary.model_dump()
     facts = [f"{name} {said[name]}" for name in FACTS if said.get(name) is not None]
     whole = [s for s in summary.scalars if s.group is None]
     return Section(

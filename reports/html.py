@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 TEMPLATES = Path(__file__).with_name("templates")
 PNG_HEADER = struct.Struct(">8s8xII")
+WIDE_PX = 1500
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -39,6 +40,11 @@ class Table:
     columns: tuple[str, ...]
     rows: list[list[Cell]]
 
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers alone; what is missing does not count."""
+        there = [row[column] for row in self.rows if row[column].sort]
+        return bool(there) and all(each.numeric for each in there)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -49,6 +55,11 @@ class Picture:
     data: str
     width: int
     height: int
+
+    @property
+    def wide(self) -> bool:
+        """Whether half a page is too narrow for it."""
+        return self.width >= WIDE_PX
 
 
 def cell(value: Any, note: str = "") -> Cell:

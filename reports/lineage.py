@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from reports.captions import EVALUATIONS
+from reports.commands import run_command
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.evaluations import EvaluationSummary
@@ -88,6 +90,10 @@ def lineage_of(home: Home, chosen: list[Run], runs: list[Run]) -> Lineage:
             found.datasets[name] = home.dataset(name)
         except RwmError as exc:
             found.notices.append(Notice(f"The dataset '{name}' cannot be read: {exc.message}", exc.hint))
+    order = list(EVALUATIONS)
+    found.evaluations.sort(
+        key=lambda e: (*order, found.summaries[e.id].evaluation).index(found.summaries[e.id].evaluation)
+    )
     _say_what_is_missing(found, chosen)
     return found
 
@@ -125,7 +131,7 @@ def _add_evaluation(found: Lineage, run: Run) -> None:
         summary = EvaluationSummary.of_run(run)
     except RwmError as exc:
         why = f" ({run.meta.error})" if run.meta.error else ""
-        found.notices.append(Notice(exc.message + why, _again(run)))
+        found.notices.append(Notice(exc.message + why, exc.hint if run.meta.status == "finished" else _again(run)))
         return
     about = (summary.evaluation, summary.dataset, summary.model, summary.policy)
     same = [s for s in found.summaries.values() if (s.evaluation, s.dataset, s.model, s.policy) == about]
@@ -137,8 +143,6 @@ def _add_evaluation(found: Lineage, run: Run) -> None:
 
 
 def _again(run: Run) -> str:
-    from reports.commands import run_command
-
     return run_command(run) if run.meta.status != "running" else f"rwm runs show {run.id}"
 
 

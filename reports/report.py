@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,9 +14,9 @@ import yaml
 from reports.commands import dataset_command, recorded_command, run_command
 from reports.curves import draw_curves
 from reports.evaluation_section import section_of
-from reports.html import Cell, Picture, Table, cell, interval, number, picture, render, table
+from reports.html import Picture, Table, cell, interval, number, picture, render, table
 from reports.lineage import Lineage, Notice, choose, lineage_of
-from reports.published import key_numbers
+from reports.published import SOURCES, key_numbers
 from rwmdata.atomic import write_text
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
@@ -46,14 +45,26 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A number at the top of the page."""
+
+    label: str
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
 class Command:
     """How to make one thing again."""
 
     what: str
     command: str
+    anchor: str = ""
     recorded: str = ""
     """How it was started, where that was said otherwise."""
     made_with: str = ""
+    config: str = ""
+    """Its resolved configuration."""
 
 
 def build_report(home: Home, names: list[str] | None = None, out: Path | None = None) -> dict[str, Any]:
@@ -74,62 +85,62 @@ def build_report(home: Home, names: list[str] | None = None, out: Path | None = 
     chosen = choose(home, names or [], runs)
     lineage = lineage_of(home, chosen, runs)
     lineage.notices += [Notice(exc.message, exc.hint) for exc in broken]
+    html = single_page(chosen, lineage)
     found = {
         "models": list(lineage.models), "policies": list(lineage.policies), "datasets": list(lineage.datasets),
         "evaluations": [e.id for e in lineage.evaluations], "missing": [vars(n) for n in lineage.notices],
     }  # fmt: skip
-    parents = {kind: next(iter(getattr(lineage, f"{kind}s", [])), None) for kind in ("dataset", "model")}
-    parents["policy"] = next(iter(lineage.policies), None)
-    config = {"runs": [run.id for run in chosen], "compare": False}
-    return write_page(home, config, parents, out, lambda: single_page(chosen, lineage), found)
+    parents: dict[str, str | None] = {
+        "dataset": next(iter(lineage.datasets), None), "model": next(iter(lineage.models), None),
+        "policy": next(iter(lineage.policies), None),
+    }  # fmt: skip
+    return write_page(home, {"runs": [run.id for run in chosen], "compare": False}, parents, out, html, found)
 
 
 def write_page(
-    home: Home,
-    config: dict[str, Any],
-    parents: dict[str, str | None],
-    out: Path | None,
-    make: Callable[[], str],
+    home: Home, config: dict[str, Any], parents: dict[str, str | None], out: Path | None, html: str,
     found: dict[str, Any],
-) -> dict[str, Any]:
-    """Write a page to a file, or into a run of its own; return what it is about and where it lies."""
+) -> dict[str, Any]:  # fmt: skip
+    """Write a page to a file, or into a run of its own; return what it is about and where it lies.
+
+    Raises:
+        RwmError: It cannot be written there.
+    """
     if out is not None:
         if out.is_dir():
             raise RwmError(f"{out} is a folder.", f"--out {out / PAGE}")
-        write_text(out, make())
+        write_text(out, html)
         return {"page": str(out), "run": None, **found}
     run = Run.create(home, "report", config, parents, seed=0)
     with run.running():
-        write_text(run.path / PAGE, make())
+        write_text(run.path / PAGE, html)
         run.finish(found)
     return {"page": str(run.path / PAGE), "run": run.id, **found}
 
 
 def single_page(chosen: list[Run], lineage: Lineage) -> str:
-    """Return the page about one lineage as HTML."""
-    subjects = [*reversed(lineage.policies.values()), *reversed(lineage.models.values())]
+    """Return the page about one lineage as HTML; what cannot be shown becomes a notice of the lineage."""
+    makers = [*lineage.models.values(), *lineage.policies.values()]
     sections = [section_of(e, lineage.summaries[e.id]) for e in lineage.evaluations]
-    notices = lineage.notices + [notice for section in sections for notice in section.notices]
-    curves = [
-        (f"{run.kind} {run.id}", curve_of([run])) for run in [*lineage.models.values(), *lineage.policies.values()]
-    ]
+    lineage.notices += [notice for section in sections for notice in section.notices]
+    curves = [(f"{run.kind} {run.id}", curve_of([run])) for run in makers]
     for title, curve in curves:
         if curve is None:
-            notices.append(Notice(f"The {title} recorded no metrics, so it has no learning curve."))
+            lineage.notices.append(Notice(f"The {title} recorded no metrics, so it has no learning curve."))
     return render(
         "report.html",
         title=f"{chosen[0].kind.capitalize()} {chosen[0].id}" if len(chosen) == 1 else f"{len(chosen)} runs",
         robot=robot_of(lineage),
         **about_page(),
-        notices=notices,
+        notices=lineage.notices,
         chain=chain_of(lineage),
         tiles=tiles_of(lineage),
-        keys=[(f"{run.kind} {run.id}", keys) for run in subjects if (keys := key_table(lineage, run))],
+        keys=[(f"{run.kind} {run.id}", keys) for run in reversed(makers) if (keys := key_table(lineage, run))],
         sections=sections,
         curves=[(title, curve) for title, curve in curves if curve],
         datasets=[dataset_tables(dataset) for dataset in lineage.datasets.values()],
+        sources=SOURCES,
         commands=commands_of(lineage),
-        configs=[(f"{run.kind} {run.id}", dump(run.meta.config)) for run in lineage.runs],
         earlier=earlier_table(lineage),
     )
 
@@ -176,38 +187,37 @@ def facts_of(run: Run) -> str:
     return "" if lam is None else f"λ = {lam:g}, {config['iterations']} iterations"
 
 
-def tiles_of(lineage: Lineage) -> list[Cell]:
-    """Return the numbers at the top of the page; the sort key is the label."""
-    found = [pair for run in [*lineage.policies.values(), *lineage.models.values()]
-             for pair in key_numbers(lineage.of(run))]  # fmt: skip
+def tiles_of(lineage: Lineage) -> list[Tile]:
+    """Return the numbers at the top of the page."""
+    found = [one for run in [*lineage.policies.values(), *lineage.models.values()]
+             for one in key_numbers(lineage.of(run))]  # fmt: skip
     tiles = []
     for wanted in TILES:
-        for key, scalar in found:
-            at = (key.evaluation, key.metric, key.mode, key.horizon)
-            if at == wanted and scalar.value is not None:
-                tiles.append(Cell(number(scalar.value), key.label, interval(scalar.low, scalar.high)))
+        for one in found:
+            at = (one.key.evaluation, one.key.metric, one.key.mode, one.key.horizon)
+            if at == wanted and one.scalar.value is not None:
+                tiles.append(Tile(one.label, number(one.scalar.value), interval(one.scalar.low, one.scalar.high)))
                 break
     return tiles[:MOST_TILES]
 
 
 def key_table(lineage: Lineage, run: Run) -> Table | None:
     """Return a model's or policy's key numbers beside published ones; None when nothing was measured."""
-    rows = [
-        (key.label, cell(scalar.value, interval(scalar.low, scalar.high)), key.published, Cell(key.source, key.source,
-         key.difference)) for key, scalar in key_numbers(lineage.of(run))
-    ]  # fmt: skip
+    rows = []
+    for one in key_numbers(lineage.of(run)):
+        note = interval(one.scalar.low, one.scalar.high) or one.conditions
+        here, published = cell(one.scalar.value, note), cell(one.key.published, one.key.source)
+        rows.append((one.label, here, published, cell(one.key.difference)))
     if not rows:
         return None
     if run.kind == "model" and isinstance(parameters := run.meta.summary.get("parameters"), int):
-        source = "RWM-U's model of 5 members (arXiv:2504.16680)"
-        rows.append(
-            ("Parameters", cell(parameters), "1,995,569", Cell(source, source, "for ANYmal D's 45 + 12 columns"))
-        )
-        dataset = lineage.datasets.get(run.meta.parents.get("dataset") or "")
-        if dataset is not None:
-            source = "RWM-U, Table S10 (arXiv:2504.16680)"
-            rows.append(("Transitions in the dataset", cell(dataset.rows), "6,000,000", Cell(source, source)))
-    return table("", ("Quantity", "Here", "Published", "Where, and what differs"), rows)
+        published = cell("1,995,569", "RWM-U, 5 members, ANYmal D")
+        rows.append(("Parameters", cell(parameters), published, cell(None)))
+    dataset = lineage.datasets.get(run.meta.parents.get("dataset") or "")
+    if run.kind == "model" and dataset is not None:
+        published = cell("6,000,000", "RWM-U, Table S10")
+        rows.append(("Transitions in the dataset", cell(dataset.rows), published, cell("all splits together, here")))
+    return table("", ("Quantity", "Here", "Published", "What differs"), rows)
 
 
 def curve_of(runs: list[Run]) -> Picture | None:
@@ -258,20 +268,26 @@ def commands_of(lineage: Lineage) -> list[Command]:
     """Return how to make everything on the page again, in order."""
     found = []
     for dataset in lineage.datasets.values():
-        command = dataset_command(dataset)
-        text = command or "its origin is not recorded well enough to say"
-        found.append(Command(f"dataset {dataset.name}", text))
+        command = dataset_command(dataset) or "its origin is not recorded well enough to say"
+        origin = {k: v for k, v in dataset.manifest.provenance.items() if k != "versions"}
+        found.append(Command(f"dataset {dataset.name}", command, config=dump(origin)))
     for run in lineage.runs:
-        command, recorded = run_command(run), recorded_command(run)
-        meta = run.meta
-        parts = [
-            f"{name} {meta.versions[name]}" for name in ("rwm", "python", "torch", "mujoco") if name in meta.versions
-        ]
-        if meta.git:
-            parts.append(f"commit {str(meta.git['commit'])[:12]}{' with changes' if meta.git.get('dirty') else ''}")
-        name = lineage.summaries[run.id].evaluation if run.kind == "eval" else KINDS[run.kind]
-        found.append(Command(f"{name} {run.id}", command, "" if recorded == command else recorded, ", ".join(parts)))
+        command, recorded, evaluation = run_command(run), recorded_command(run), run.kind == "eval"
+        found.append(Command(
+            f"{lineage.summaries[run.id].evaluation if evaluation else KINDS[run.kind]} {run.id}", command,
+            "" if evaluation else f"run-{run.id}", "" if recorded == command else recorded, made_with(run),
+            dump(run.meta.config),
+        ))  # fmt: skip
     return found
+
+
+def made_with(run: Run) -> str:
+    """Return the versions and the commit a run was made with."""
+    meta = run.meta
+    parts = [f"{name} {meta.versions[name]}" for name in ("rwm", "python", "torch", "mujoco") if name in meta.versions]
+    if meta.git:
+        parts.append(f"commit {str(meta.git['commit'])[:12]}{' with changes' if meta.git.get('dirty') else ''}")
+    return ", ".join(parts)
 
 
 def dump(config: dict[str, Any]) -> str:

@@ -102,7 +102,7 @@ def test_a_clone_and_a_training_come_back_from_their_commands(home, parse):
 def test_an_evaluation_comes_back_from_its_command(home, parse):
     config = UncertaintyConfig(windows=8, steps=40, calibrated=True, seed=3)
     run = made(home, "eval", config, {"dataset": "d", "model": "m"}, evaluation="uncertainty")
-    assert run_command(run) == "rwm eval uncertainty d --model m --windows 8 --steps 40 --seed 3 --calibrated"
+    assert run_command(run) == "rwm eval uncertainty d --model m --windows 8 --steps 40 --calibrated --seed 3"
     assert parse(run_command(run)) == config
     config = PolicyScoreConfig(policy="expert", robot="go2", episodes=5)
     run = made(home, "eval", config, {"policy": "expert"}, evaluation="policy")
