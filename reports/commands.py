@@ -1,4 +1,7 @@
-"""The command that makes a dataset or a run again, from what its record says."""
+"""The command that makes a dataset or a run again, from what its record says.
+
+What needs the libraries of an extra is imported where it is used: a page can be made without them.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reports.stages import command_of
 from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmmodel.fit_config import PRESETS as FIT_PRESETS
 from rwmmodel.fit_config import FitConfig, fit_preset
-from rwmrl.cloning import CloningConfig
-from rwmrl.export import ExportConfig
-from rwmrl.offline import PRESETS as POLICY_PRESETS
-from rwmrl.offline import PolicyConfig
-from rwmrl.train import TrainConfig
 
 FIT_OPTIONS = ("updates", "batch", "lr", "base", "members", "precision", "normalizer", "schedule", "ema", "accumulate",
                "patience", "rows")  # fmt: skip
@@ -37,7 +35,7 @@ def run_command(run: Run) -> str:
     }  # fmt: skip
     try:
         return shlex.join(makers[run.kind](run))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, ImportError, RwmError):
         return recorded_command(run)
 
 
@@ -73,6 +71,9 @@ def model_words(run: Run) -> list[str]:
 
 def policy_words(run: Run) -> list[str]:
     """Return the words of ``rwm policy``."""
+    from rwmrl.cloning import CloningConfig
+    from rwmrl.offline import PRESETS, PolicyConfig
+
     config, parents = run.meta.config, run.meta.parents
     words = ["rwm", "policy", *_named(parents.get("dataset"))]
     if config.get("algo") == "bc":
@@ -80,7 +81,7 @@ def policy_words(run: Run) -> list[str]:
         changed = {k: v for k, v in config.items() if k in usual and v != usual[k] and k not in COMMON}
         return [*words, "--algo", "bc", *_settings(changed), *_common(config)]
     config = PolicyConfig(**config).model_dump(mode="json")
-    plans = {name: one_level(PolicyConfig.preset(name).model_dump(mode="json")) for name in POLICY_PRESETS}
+    plans = {name: one_level(PolicyConfig.preset(name).model_dump(mode="json")) for name in PRESETS}
     preset, changed = closest(one_level(config), plans)
     lam = changed.pop("lam", config["imagination"]["lam"])
     warm = changed.pop("warm_start", None)
@@ -90,6 +91,9 @@ def policy_words(run: Run) -> list[str]:
 
 def train_words(run: Run) -> list[str]:
     """Return the words of ``rwm train``."""
+    from reports.stages import command_of
+    from rwmrl.train import TrainConfig
+
     config = TrainConfig(**run.meta.config)
     return [config.warm_start or word if word == "RUN" else word for word in shlex.split(command_of(config))]
 
@@ -129,6 +133,8 @@ def dataset_command(dataset: Dataset) -> str | None:
 
 
 def _export_words(config: dict[str, Any]) -> list[str]:
+    from rwmrl.export import ExportConfig
+
     usual, words = ExportConfig().model_dump(mode="json"), ["rwm", "data", "export", "--task", config["task"]]
     for key, value in config.items():
         if key in ("task", "name", "episode_length_s") or value is None or value == usual.get(key):

@@ -13,7 +13,6 @@ from rwmdata.runs import Run
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 from rwmmodel.fit_config import fit_preset
-from rwmrl.offline import PolicyConfig
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png>"
 """Stands where a user's text can: in a behaviour's name and in an error."""
@@ -46,6 +45,8 @@ def add_model(home, dataset, lr=1e-3, factor=1.0):
 @pytest.fixture(scope="session")
 def report_home(tmp_path_factory):
     """A dataset, two models, a policy and their evaluations; returns the home and the runs by name."""
+    from rwmrl.offline import PolicyConfig
+
     home = Home(tmp_path_factory.mktemp("report"))
     schema = Schema.from_robot(load_robot("anymal_d"))
     with DatasetWriter(home.data_dir, "walks", "anymal_d", schema, 50.0, {"source": "test"}) as writer:

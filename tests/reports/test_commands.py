@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -125,3 +127,11 @@ def test_what_no_command_says_falls_back_to_how_it_was_started(home):
     run = made(home, "policy", {"seed": 0, "odd": 1}, {})
     run.update(command=["/x/.venv/bin/rwm", "policy", "--home", "/x", "--lam", "1", "--json", "--home=/y"])
     assert run_command(run) == recorded_command(run) == "rwm policy --lam 1"
+
+
+def test_a_page_needs_no_simulator_and_no_reinforcement_learning_library(home, monkeypatch):
+    code = "import sys, reports.report, reports.compare; sys.exit(bool({'rsl_rl', 'mujoco'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    run = made(home, "policy", PolicyConfig.preset("smoke"), {"dataset": "d", "model": "m"})
+    monkeypatch.setitem(sys.modules, "rwmrl.offline", None)
+    assert run_command(run) == recorded_command(run)
