@@ -1,11 +1,11 @@
 # Two commands need nothing but Python 3.11 and a package registry:
-#   make demo   the whole chain, from physics to a figure
+#   make demo   the whole chain, from physics to a page of evidence
 #   make test   lint, types, import arrows and the test suite
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_HOME ?= .
 
-.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot test-d3rlpy lint types pytest format clean
+.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot test-d3rlpy test-browser lint types pytest format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -70,6 +70,12 @@ test-lerobot: .venv-lerobot/ready
 
 test-d3rlpy: .venv-d3rlpy/ready
 	OMP_NUM_THREADS=1 .venv-d3rlpy/bin/pytest tests/d3rlpy
+
+# The pages of rwm report in a real browser; make test skips these where there is no Chromium.
+test-browser: .venv/ready
+	@for name in $$CHROMIUM chromium chromium-browser google-chrome; do command -v $$name && found=yes; done; \
+		test "$$found" || { echo 'no Chromium here: apt-get install chromium, or CHROMIUM=/path/to/it'; exit 1; }
+	$(BIN)/pytest tests/reports/test_report_browser.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -28,7 +28,7 @@ def demo(
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Export, validate, fit, train a policy in imagination and evaluate, at laptop size."""
+    """Export, validate, fit, train a policy in imagination, evaluate and report, at laptop size."""
     from reports.demo import SMOKE, Demo, DemoConfig
 
     size: dict[str, Any] = SMOKE if smoke else {}

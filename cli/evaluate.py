@@ -141,6 +141,7 @@ def closed_loop(
     policy: PolicyOption = None,
     model: ModelOption = None,
     robots: Annotated[int, typer.Option("--robots", min=2, help="Robots side by side.")] = 64,
+    settle: Annotated[int, typer.Option("--settle", min=0, help="Control steps before the history begins.")] = 50,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Control steps imagined.")] = 200,
     home: HomeOption = ".",
     seed: SeedOption = 0,
@@ -152,7 +153,7 @@ def closed_loop(
 
     where = home_of(home)
     chosen, run = pick_policy(where, policy, json_output), pick_run(where, "model", model, json_output)
-    config = ClosedLoopConfig(policy=chosen, robots=robots, steps=steps, seed=seed, device=device)
+    config = ClosedLoopConfig(policy=chosen, robots=robots, settle=settle, steps=steps, seed=seed, device=device)
     with progress_bar("simulate", json_output) as progress:
         result = evaluate_closed_loop(where, run, config, progress)
     show_scalars(result, json_output)

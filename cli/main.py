@@ -12,7 +12,22 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
-from cli import bench, data_edit, demo, doctor, evaluate, export_policy, fit, model, policy, runs, sql, sweep, train
+from cli import (
+    bench,
+    data_edit,
+    demo,
+    doctor,
+    evaluate,
+    export_policy,
+    fit,
+    model,
+    policy,
+    report,
+    runs,
+    sql,
+    sweep,
+    train,
+)
 from cli.common import err
 from rwmdata.errors import RwmError
 
@@ -39,6 +54,7 @@ app.command("train")(train.train)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(runs.app, name="runs")
 app.command("sql")(sql.sql)
+app.command("report")(report.report)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 

@@ -10,7 +10,9 @@ from cli.common import HomeOption, JsonOption, home_of, out, print_json, print_t
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
-from rwmdata.runs import KINDS, Run
+from rwmdata.runs import HOW_TO_MAKE, KINDS, Run
+
+RESUMABLE = ("model", "policy", "train")
 
 app = typer.Typer(help="List, show and resume runs.", no_args_is_help=True)
 RunArgument = Annotated[str | None, typer.Argument(help="Run id, unique prefix or path.")]
@@ -18,7 +20,7 @@ RunArgument = Annotated[str | None, typer.Argument(help="Run id, unique prefix o
 
 @app.command("ls")
 def ls(
-    kind: Annotated[str | None, typer.Option("--kind", help="model, policy, train or eval.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="model, policy, train, eval or report.")] = None,
     home: HomeOption = ".",
     json_output: JsonOption = False,
 ) -> None:
@@ -84,7 +86,7 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
     """Go on with an unfinished run, whatever its kind.
 
     Raises:
-        RwmError: It is an evaluation, or its parents are gone.
+        RwmError: It is an evaluation or a report, or its parents are gone.
     """
     parents = run.meta.parents
     if run.kind == "model":
@@ -109,7 +111,8 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
         from rwmrl.train import train_in_simulator
 
         return train_in_simulator(home, progress=progress, resume=run)
-    raise RwmError(f"An evaluation is not resumed but run again: {run.id}.", "rwm eval uncertainty")
+    what = "A report" if run.kind == "report" else "An evaluation"
+    raise RwmError(f"{what} is not resumed but made again: {run.id}.", HOW_TO_MAKE[run.kind])
 
 
 def newest_unfinished(runs: list[Run]) -> Run:
@@ -119,6 +122,6 @@ def newest_unfinished(runs: list[Run]) -> Run:
         RwmError: Every run is finished.
     """
     for run in runs:
-        if run.kind != "eval" and run.meta.status != "finished":
+        if run.kind in RESUMABLE and run.meta.status != "finished":
             return run
     raise RwmError("Every run is finished; there is nothing to resume.", "rwm runs ls")

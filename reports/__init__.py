@@ -16,11 +16,14 @@ _WHERE = {
     "ReferenceConfig": "reports.references",
     "UncertaintyConfig": "reports.uncertainty",
     "bench_export": "reports.bench_export",
+    "build_comparison": "reports.compare",
+    "build_report": "reports.report",
     "build_references": "reports.references",
     "evaluate_calibration": "reports.calibration",
     "evaluate_noise": "reports.noise",
     "evaluate_policy": "reports.policy_score",
     "evaluate_uncertainty": "reports.uncertainty",
+    "finish_evaluation": "reports.summary",
 }
 __all__ = sorted(_WHERE)
 

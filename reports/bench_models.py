@@ -109,8 +109,8 @@ def bench_models(
     for name, values in predictions(model, dataset, held_out, rollout, 0).items():
         if name != "model":
             rows += [
-                {"name": name, "metric": "relative_l1", "horizon": h, "seeds": None, "value": value, "low": None,
-                 "high": None} for h, value in relative_l1(values, rollout).items()
+                {"name": name, "metric": "rel_l1", "horizon": h, "seeds": None, "value": value, "low": None,
+                 "high": None} for h, value in rel_l1(values, rollout).items()
             ]  # fmt: skip
     return {"benchmark": "models", "rows": rows}
 
@@ -129,8 +129,8 @@ def scores(rollout: Rollout, calibrating: Rollout) -> dict[tuple[str, int | None
         ("pearson_within", None): pearson(*within) or 0.0,
     }
     factors = step_factors(calibrating.error, calibrating.epistemic_std)
-    for h, value in relative_l1(rollout.predicted, rollout).items():
-        found["relative_l1", h] = value
+    for h, value in rel_l1(rollout.predicted, rollout).items():
+        found["rel_l1", h] = value
         at = rollout.error[:, [h - 1]]
         std = rollout.epistemic_std[:, [h - 1]]
         found["coverage", h] = float(coverage(at, std).mean())
@@ -148,7 +148,7 @@ def interval(values: list[float]) -> dict[str, float | None]:
     return {"value": mean, "low": mean - half, "high": mean + half}
 
 
-def relative_l1(predicted: np.ndarray, rollout: Rollout) -> dict[int, float]:
+def rel_l1(predicted: np.ndarray, rollout: Rollout) -> dict[int, float]:
     """Return sum |error| / sum |recorded| over all trajectories and steps up to each horizon."""
     error = np.abs(predicted - rollout.recorded).sum(axis=(0, 2)).cumsum()
     ratio = error / rollout.recorded_l1.sum(axis=0).cumsum()

@@ -12,11 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reports.evaluation import SUMMARY_VERSION
 from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
+from reports.policy_score import parents_of
 from reports.rollouts import HeldOutWindows, Rollout, roll_out
 from reports.statistics import ratio_interval
-from rwmdata.atomic import commit_file, write_json
+from reports.summary import finish_evaluation
+from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
@@ -78,7 +79,7 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
     if model.info is None:
         raise RwmError(f"Model {model_run.id} does not say of which robot it is.", "rwm fit")
     robot = load_robot(model.info.robot)
-    parents: dict[str, str | None] = {"model": model_run.id, "policy": config.policy}
+    parents = parents_of(config.policy) | {"model": model_run.id}
     run = Run.create(home, "eval", {"evaluation": "closed-loop", **config.model_dump()}, parents, config.seed)
     with run.running():
         behaviour = make_behaviour(config.policy, Setting(robot, config.robots, torch.Generator()), 0.0)
@@ -101,15 +102,11 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
         table = error_table(given, predicted, robot.control_dt_s)
         commit_file(run.path / "closed_loop.parquet", table.write_parquet)
         draw(run.path / "closed_loop.png", model, robot, schema, walks, given, predicted)
-        summary = {
-            "summary_version": SUMMARY_VERSION, "evaluation": "closed-loop", "run": run.id, **parents,
-            "robot": robot.name, "robots": len(walks.rows), "fell": config.robots - len(walks.rows),
-            "history": history, "steps": config.steps, "seed": config.seed,
-            "units": "rel_l1: share of the simulated magnitude, normalised space; reward: a step, unpenalised",
-            "scalars": scalars(given, predicted, rewards, robot.control_dt_s),
-        }  # fmt: skip
-        write_json(run.path / "summary.json", summary)
-        run.finish(summary)
+        finish_evaluation(
+            run, robot.name, scalars(given, predicted, rewards, robot.control_dt_s),
+            "rel_l1: share of the simulated magnitude, normalised space; reward: a step, unpenalised",
+            robots=len(walks.rows), fell=config.robots - len(walks.rows), history=history, steps=config.steps,
+        )  # fmt: skip
     return run
 
 

@@ -1,4 +1,4 @@
-"""The whole chain in one call: export, validate, fit, policy, evaluation."""
+"""The whole chain in one call: export, validate, fit, policy, evaluation, report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from reports.report import build_report
 from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
@@ -21,7 +22,7 @@ from rwmmodel.fit_config import fit_preset
 from rwmrl.export import ExportConfig, export_dataset
 from rwmrl.offline import PolicyConfig, train_policy
 
-STAGES = ("export", "validate", "fit", "policy", "uncertainty")
+STAGES = ("export", "validate", "fit", "policy", "uncertainty", "report")
 
 
 class DemoConfig(Frozen):
@@ -73,8 +74,9 @@ class Demo:
         dataset = self.export()
         self.validate(dataset)
         model = self.fit(dataset)
-        self.policy(dataset, model)
+        policy = self.policy(dataset, model)
         self.uncertainty(dataset, model)
+        self.report(policy)
         return self.stages
 
     @contextmanager
@@ -113,17 +115,18 @@ class Demo:
         with self._stage("fit") as (progress, made):
             config = fit_preset(self.config.preset, seed=self.config.seed, device=self.config.device)
             run = fit_model(self.home, dataset, config, progress)
-            error = run.meta.summary["val/relative_l1_h32"]
+            error = run.meta.summary["val/rel_l1_h32"]
             made(f"model {run.id}", f"held-out relative L1 up to h = 32: {error:.3f}", run.path)
             return run
 
-    def policy(self, dataset: Dataset, model: Run) -> None:
+    def policy(self, dataset: Dataset, model: Run) -> Run:
         """Train the policy inside the model."""
         with self._stage("policy") as (progress, made):
             config = PolicyConfig.preset(self.config.preset, lam=1.0, seed=self.config.seed, device=self.config.device)
             run = train_policy(self.home, dataset, model, config, progress)
             first, last = (run.meta.summary[f"imagined_reward_{k}"] for k in ("before", "after"))
             made(f"policy {run.id}", f"imagined reward a step: {first:.4f} -> {last:.4f}", run.path)
+            return run
 
     def uncertainty(self, dataset: Dataset, model: Run) -> None:
         """Relate uncertainty and error."""
@@ -135,3 +138,11 @@ class Demo:
             pooled = found[("pearson_pooled", "mean")]
             text = "undefined" if pooled is None else f"{pooled:.2f}"
             made(f"evaluation {run.id}", f"Pearson of uncertainty and error: {text}", run.path)
+
+    def report(self, policy: Run) -> None:
+        """Write the page about all of it."""
+        with self._stage("report") as (progress, made):
+            found = build_report(self.home, [policy.id])
+            progress(1, 1, {})
+            count = len(found["evaluations"])
+            made("a page", f"{count} evaluation{'s' if count != 1 else ''}; open it in a browser", Path(found["page"]))

@@ -54,7 +54,7 @@ def evaluate_dynamics(
         draw_trajectory(ev.run.path / "dynamics_trajectory.png", rollout, ev.windows, ev.model, dataset)
         ev.finish(
             scalars(rollout, predicted, table),
-            "relative_l1: share of the recorded magnitude, normalised space; rmse: the group's own unit",
+            "rel_l1: share of the recorded magnitude, normalised space; rmse: the group's own unit",
         )
     return ev.run
 
@@ -97,7 +97,7 @@ def error_table(
 def scalars(rollout: Rollout, predicted: dict[str, np.ndarray], table: pl.DataFrame) -> list[dict[str, Any]]:
     """Return the relative L1 error up to every horizon with its interval, and each group's error at it.
 
-    ``relative_l1`` at horizon h is sum |error| / sum |recorded| over all steps up to h and all trajectories; its
+    ``rel_l1`` at horizon h is sum |error| / sum |recorded| over all steps up to h and all trajectories; its
     interval comes from resampling trajectories. The mode is the predictor.
     """
     recorded, found = rollout.recorded_l1, []
@@ -106,7 +106,7 @@ def scalars(rollout: Rollout, predicted: dict[str, np.ndarray], table: pl.DataFr
         error = np.abs(values - rollout.recorded).sum(axis=-1)
         for h in horizons:
             value, low, high = ratio_interval(error[:, :h].sum(axis=1), recorded[:, :h].sum(axis=1))
-            found.append({"metric": "relative_l1", "mode": name, "horizon": h, "value": value, "low": low,
+            found.append({"metric": "rel_l1", "mode": name, "horizon": h, "value": value, "low": low,
                           "high": high})  # fmt: skip
     for row in table.filter(pl.col("step").is_in(horizons)).iter_rows(named=True):
         found.append({"metric": f"rmse/{row['group']}", "mode": row["predictor"], "horizon": row["step"],

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from reports.rollouts import HELD_OUT, Disturbance, HeldOutWindows, Mode, Rollout, held_out_windows, roll_out
-from rwmdata.atomic import write_json
+from reports.summary import finish_evaluation
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
@@ -23,7 +23,6 @@ from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
 
-SUMMARY_VERSION = 1
 HORIZONS = (1, 8, 32, 100, 200, 368)
 FAR, STILL = 60.0, 1e-3
 """Normalised magnitudes between which recorded states lie: a robot on its side reaches 50, degrees for radians more."""
@@ -69,15 +68,11 @@ class Evaluation:
 
     def finish(self, scalars: list[dict[str, Any]], units: str, **more: Any) -> None:
         """Write ``summary.json`` and finish the run with it."""
-        summary = {
-            "summary_version": SUMMARY_VERSION, "evaluation": self.run.meta.config["evaluation"], "run": self.run.id,
-            **self.run.meta.parents, "robot": self.dataset.robot, "split": self.windows.split,
-            "windows": len(self.windows.start), "episodes": len(np.unique(self.windows.episode)),
-            "history": self.history, "steps": self.steps, "members": self.model.config.members, "seed": self.seed,
-            "units": units, **more, "scalars": scalars,
-        }  # fmt: skip
-        write_json(self.run.path / "summary.json", summary)
-        self.run.finish(summary)
+        finish_evaluation(
+            self.run, self.dataset.robot, scalars, units, split=self.windows.split, windows=len(self.windows.start),
+            episodes=len(np.unique(self.windows.episode)), history=self.history, steps=self.steps,
+            members=self.model.config.members, **more,
+        )  # fmt: skip
 
 
 @contextmanager

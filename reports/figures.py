@@ -1,9 +1,14 @@
-"""One look for every figure: large enough to read at half size, colour-blind safe, no screen needed."""
+"""One look for every figure: large enough to read at half size, colour-blind safe, no screen needed.
+
+``RWM_FIGURES=pdf`` writes every figure as a vector PDF too, beside its PNG.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +22,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rwmdata.atomic import commit_file
+from rwmdata.errors import RwmError
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B6B6B"
+FORMATS = ("png", "pdf")
+RASTER_DPI = 300
+"""Of what is not drawn as vectors in a PDF: clouds of points, pictures."""
+# Apart from each other for every kind of colour blindness; the grey is dark because green turns grey for some.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 TICKS = (1, 2, 4, 8, 16, 32, 64, 100, 200, 400)
 """Forecast steps an axis names."""
 STYLE: dict[Any, Any] = {
@@ -32,20 +42,47 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "lines.linewidth": 2.2,
     "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
 }
 
 
 @contextmanager
 def figure(path: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (9, 6)) -> Iterator[np.ndarray]:
-    """Give the axes, ``(rows, columns)``, of a new figure and save it to ``path`` at the end, atomically."""
+    """Give the axes, ``(rows, columns)``, of a new figure and save it to ``path`` at the end, atomically.
+
+    Raises:
+        RwmError: ``RWM_FIGURES`` names an unknown format.
+    """
+    suffixes = wanted_suffixes(path)
     with plt.rc_context(STYLE):
         canvas: Figure
         canvas, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         try:
             yield axes
-            commit_file(path, lambda p: canvas.savefig(p, dpi=120, format=path.suffix.lstrip(".")))
+            for suffix in suffixes:
+                commit_file(path.with_suffix(f".{suffix}"), partial(_save, canvas, suffix))
         finally:
             plt.close(canvas)
+
+
+def wanted_suffixes(path: Path) -> list[str]:
+    """Return the formats a figure is written in: that of its path, and what ``RWM_FIGURES`` names.
+
+    Raises:
+        RwmError: It names an unknown format.
+    """
+    named = [name.strip().lower() for name in os.environ.get("RWM_FIGURES", "").split(",") if name.strip()]
+    unknown = [name for name in named if name not in FORMATS]
+    if unknown:
+        raise RwmError(f"RWM_FIGURES names {', '.join(unknown)}; formats: {', '.join(FORMATS)}.", "RWM_FIGURES=pdf")
+    return list(dict.fromkeys([path.suffix.lstrip("."), *named]))
+
+
+def _save(canvas: Figure, suffix: str, path: Path) -> None:
+    """Write a figure; a PDF without the time, so that equal figures are equal files."""
+    pdf = suffix == "pdf"
+    metadata: dict[str, Any] = {"CreationDate": None} if pdf else {}
+    canvas.savefig(path, dpi=RASTER_DPI if pdf else 120, format=suffix, metadata=metadata)
 
 
 def band(ax: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:

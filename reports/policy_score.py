@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from reports.film import draw_film, record
 from reports.statistics import ratio_interval
-from rwmdata.atomic import write_json
+from reports.summary import finish_evaluation
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, load_robot
@@ -21,10 +22,13 @@ from rwmrl.behaviours import make_behaviour, shipped_policies
 from rwmrl.policy_file import load_policy
 from rwmrl.rewards import RewardModel
 
-SUMMARY_VERSION = 1
 Scenario = Literal["undisturbed", "disturbed"]
 SCENARIOS: dict[Scenario, bool] = {"undisturbed": False, "disturbed": True}
 """Without, and with, pushes, randomised robots and observation noise."""
+UNITS = (
+    "return: sum of an episode's rewards; lin_vel_error: m/s; yaw_rate_error: rad/s; episode_steps: control steps; "
+    "normalized_score: 0 is random, 1 expert"
+)
 
 
 class PolicyScoreConfig(Frozen):
@@ -54,20 +58,25 @@ def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress | 
             numbers stay in the run).
     """
     robot = load_robot(config.robot)
-    parents: dict[str, str | None] = {"policy": config.policy}
-    run = Run.create(home, "eval", {"evaluation": "policy", **config.model_dump()}, parents, config.seed)
+    evaluation = {"evaluation": "policy", **config.model_dump()}
+    run = Run.create(home, "eval", evaluation, parents_of(config.policy), config.seed)
     with run.running():
         scalars = score_policy(config, progress)
         for scenario in SCENARIOS:
             scalars += normalized(scalars, scenario, reference_returns(robot, scenario))
-        summary = {"summary_version": SUMMARY_VERSION, "evaluation": "policy", "run": run.id, **parents,
-                   "robot": robot.name, "episodes": config.episodes, "seed": config.seed,
-                   "scalars": scalars}  # fmt: skip
-        write_json(run.path / "summary.json", summary)
-        run.finish(summary)
+        finish_evaluation(run, robot.name, scalars, UNITS, episodes=config.episodes)
     if config.film:
         draw_film(run.path / "film.png", f"{robot.title}, {config.policy}", robot, record(config.policy, robot))
     return run
+
+
+def parents_of(policy: str) -> dict[str, str | None]:
+    """Return the run whose policy it is, with what that was made from; a behaviour or a loose file is its own name."""
+    folder = Path(policy).resolve().parents[1] if Path(policy).is_file() else None
+    if folder is None or not (folder / "run.json").is_file():
+        return {"policy": policy}
+    run = Run.open(folder)
+    return {"dataset": run.meta.parents.get("dataset"), "model": run.meta.parents.get("model"), "policy": run.id}
 
 
 def score_policy(

@@ -166,8 +166,8 @@ def costs(rollouts: dict[str, Rollout]) -> list[dict[str, Any]]:
 def scalars(mode: str, rollout: Rollout) -> list[dict[str, Any]]:
     """Return the evaluation's numbers: final values and the relative error by horizon.
 
-    ``relative_l1`` at horizon h is sum |error| / sum |recorded| over all steps up to h and all trajectories; its
-    interval comes from resampling trajectories. ``hold_last_relative_l1`` is the same for a prediction that repeats
+    ``rel_l1`` at horizon h is sum |error| / sum |recorded| over all steps up to h and all trajectories; its
+    interval comes from resampling trajectories. ``hold_last_rel_l1`` is the same for a prediction that repeats
     the last state of the history, the least a model has to beat.
     """
     error, recorded, rows = rollout.l1, rollout.recorded_l1, []
@@ -178,7 +178,7 @@ def scalars(mode: str, rollout: Rollout) -> list[dict[str, Any]]:
                      "high": high})  # fmt: skip
     held = np.abs(rollout.last[:, None] - rollout.recorded).sum(axis=-1)
     for h in [h for h in HORIZONS if h <= error.shape[1]]:
-        for metric, l1 in (("relative_l1", error), ("hold_last_relative_l1", held)):
+        for metric, l1 in (("rel_l1", error), ("hold_last_rel_l1", held)):
             value, low, high = ratio_interval(l1[:, :h].sum(axis=1), recorded[:, :h].sum(axis=1))
             rows.append({"metric": metric, "mode": mode, "horizon": h, "value": value, "low": low, "high": high})
     return rows

@@ -62,7 +62,9 @@ def draw_scatter(path: Path, rollout: Rollout, mode: Mode) -> None:
     r = pearson(epistemic, error)
     with figure(path) as axes:
         ax = axes[0, 0]
-        points = ax.scatter(epistemic[order], error[order], c=step[order], s=7, alpha=0.5, cmap="viridis", linewidths=0)
+        points = ax.scatter(
+            epistemic[order], error[order], c=step[order], s=7, alpha=0.5, cmap="viridis", linewidths=0, rasterized=True
+        )
         colours = ax.figure.colorbar(points, ax=ax, label="autoregressive step")
         colours.solids.set_alpha(1)
         for set_scale, values in ((ax.set_xscale, epistemic), (ax.set_yscale, error)):

@@ -3,6 +3,7 @@
 from rwmdata.catalog import Dataset
 from rwmdata.csv_files import convert_csv, write_csv
 from rwmdata.errors import RwmError
+from rwmdata.evaluations import EvaluationSummary, read_summary
 from rwmdata.home import Home
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
@@ -15,6 +16,7 @@ from rwmdata.writer import DatasetWriter
 __all__ = [
     "Dataset",
     "DatasetWriter",
+    "EvaluationSummary",
     "Fault",
     "Home",
     "RobotSpec",
@@ -26,6 +28,7 @@ __all__ = [
     "gather",
     "load_robot",
     "open_views",
+    "read_summary",
     "run_sql",
     "validate",
     "window_starts",

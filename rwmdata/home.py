@@ -62,26 +62,48 @@ class Home:
         return next((r for r in same if r.meta.status == "finished"), same[0] if same else None)
 
     def runs(self, kind: str | None = None) -> list[Run]:
-        """Return the runs of one kind (or of all), newest first."""
-        files = self.runs_dir.glob(f"{kind or '*'}/*/run.json")
-        found = [Run.open(p.parent) for p in files if TMP_MARK not in p.parent.name]
-        return sorted(found, key=lambda r: (r.meta.created, r.id), reverse=True)
+        """Return the runs of one kind (or of all), newest first.
 
-    def run(self, kind: str | None, run_id: str | None = None) -> Run:
+        Raises:
+            RwmError: A run's record cannot be read.
+        """
+        found, broken = self.readable_runs(kind)
+        if broken:
+            raise broken[0]
+        return found
+
+    def readable_runs(self, kind: str | None = None) -> tuple[list[Run], list[RwmError]]:
+        """Return the runs whose record can be read, newest first, and a fault for each of the others."""
+        found: list[Run] = []
+        broken: list[RwmError] = []
+        for file in sorted(self.runs_dir.glob(f"{kind or '*'}/*/run.json")):
+            if TMP_MARK not in file.parent.name:
+                try:
+                    found.append(Run.open(file.parent))
+                except RwmError as exc:
+                    broken.append(exc)
+        return sorted(found, key=lambda r: (r.meta.created, r.id), reverse=True), broken
+
+    def run(self, kind: str | None, run_id: str | None = None, runs: list[Run] | None = None) -> Run:
         """Return a run by id, unique prefix or path; without one, the newest finished run of that kind.
+
+        Args:
+            kind: One of ``KINDS``, or None for all.
+            run_id: Names it.
+            runs: Those to choose from; all of that kind when left out.
 
         Raises:
             RwmError: There is none, or the id fits none or several.
         """
         label = kind or "run"
         if run_id is None:
-            finished = [r for r in self.runs(kind) if r.meta.status == "finished"]
+            finished = [r for r in (self.runs(kind) if runs is None else runs) if r.meta.status == "finished"]
             if not finished:
                 raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(label, "rwm runs ls"))
             return finished[0]
         if (Path(run_id) / "run.json").is_file():
             return Run.open(Path(run_id))
-        runs = self.runs(kind)
+        runs = self.runs(kind) if runs is None else runs
         matches = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
         if len(matches) != 1:
             fault = f"'{run_id}' fits {len(matches)} {label}s" if matches else f"No {label} '{run_id}'"

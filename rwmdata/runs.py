@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from rwmdata.home import Home
 
 Status = Literal["created", "running", "finished", "failed", "interrupted"]
-KINDS = ("model", "policy", "train", "eval")
-HOW_TO_MAKE = {"model": "rwm fit", "policy": "rwm policy", "train": "rwm train", "eval": "rwm eval uncertainty"}
+KINDS = ("model", "policy", "train", "eval", "report")
+HOW_TO_MAKE = {"model": "rwm fit", "policy": "rwm policy", "train": "rwm train", "eval": "rwm eval uncertainty",
+               "report": "rwm report"}  # fmt: skip
 LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
 
 
@@ -101,7 +102,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """``model``, ``policy``, ``train`` or ``eval``."""
+        """``model``, ``policy``, ``train``, ``eval`` or ``report``."""
         return self.meta.kind
 
     @property

@@ -11,6 +11,7 @@ import polars as pl
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
+from rwmdata.evaluations import RENAMED, EvaluationSummary
 from rwmdata.home import Home
 from rwmdata.robots import one_line
 from rwmdata.runs import Run
@@ -25,9 +26,10 @@ EPISODES = {"dataset": pl.String, "episode": pl.Int64, "start": pl.Int64, "lengt
 RUNS = {"id": pl.String, "kind": pl.String, "status": pl.String, "created": pl.String, "finished": pl.String,
         "seed": pl.Int64, "dataset": pl.String, "model": pl.String, "policy": pl.String, "path": pl.String,
         "config": pl.String, "summary": pl.String}  # fmt: skip
-EVALUATIONS = {"run": pl.String, "dataset": pl.String, "model": pl.String, "policy": pl.String,
-               "evaluation": pl.String, "metric": pl.String, "mode": pl.String, "horizon": pl.Int64,
-               "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}  # fmt: skip
+EVALUATIONS = {"run": pl.String, "evaluation": pl.String, "dataset": pl.String, "model": pl.String,
+               "policy": pl.String, "robot": pl.String, "seed": pl.Int64, "metric": pl.String, "mode": pl.String,
+               "horizon": pl.Int64, "group": pl.String, "value": pl.Float64, "low": pl.Float64,
+               "high": pl.Float64}  # fmt: skip
 
 
 def open_views(home: Home, names: Collection[str] = VIEWS) -> duckdb.DuckDBPyConnection:
@@ -109,10 +111,11 @@ def _run_row(run: Run) -> tuple[Any, ...]:
 
 
 def _evaluation_rows(run: Run) -> list[tuple[Any, ...]]:
-    summary, parents = run.meta.summary, run.meta.parents
-    head = (run.id, *(parents.get(k) for k in PARENTS), summary.get("evaluation"))
-    keys = ("metric", "mode", "horizon", "value", "low", "high")
-    return [(*head, *(scalar.get(k) for k in keys)) for scalar in summary.get("scalars", [])]
+    """Return a finished evaluation's scalars, the fields of the summary and of the scalar beside each other."""
+    if (run.kind, run.meta.status) != ("eval", "finished"):
+        return []
+    summary = EvaluationSummary.of_run(run)
+    return [tuple((vars(summary) | vars(scalar))[column] for column in EVALUATIONS) for scalar in summary.scalars]
 
 
 def _create_transitions(connection: duckdb.DuckDBPyConnection, datasets: list[Dataset]) -> None:
@@ -126,13 +129,15 @@ def _create_transitions(connection: duckdb.DuckDBPyConnection, datasets: list[Da
 
 
 def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run]) -> None:
-    """Scan every run's rows; a line torn by a crash is skipped."""
+    """Scan every run's rows under the metrics' names of today; a line torn by a crash is skipped."""
     files = [run.path / "metrics.jsonl" for run in runs if (run.path / "metrics.jsonl").exists()]
     empty = "select null::varchar as run, null::varchar as kind, null::bigint as step, null::varchar as metric, "
     query = empty + "null::double as value where false"
     if files:
+        before, now = RENAMED
         query = (
-            "select parse_path(filename)[-2] as run, parse_path(filename)[-3] as kind, step, metric, value "
+            "select parse_path(filename)[-2] as run, parse_path(filename)[-3] as kind, step, "
+            f"replace(metric, {_literal(before)}, {_literal(now)}) as metric, value "
             f"from read_json([{', '.join(_literal(f) for f in files)}], format = 'newline_delimited', "
             "columns = {step: 'bigint', metric: 'varchar', value: 'double'}, ignore_errors = true, filename = true) "
             "where metric is not null"

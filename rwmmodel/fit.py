@@ -32,7 +32,7 @@ from rwmmodel.validation import Validator
 
 MODEL_FILE = "model.safetensors"
 """Weights with the lowest held-out loss."""
-SHOWN = ("val/total", "val/relative_l1_h32")
+SHOWN = ("val/total", "val/rel_l1_h32")
 """Held-out numbers the progress shows."""
 BAD_BATCH_FILE = "bad_batch.json"
 AVERAGED = "averaged."

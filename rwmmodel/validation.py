@@ -43,11 +43,11 @@ class Validator:
         """Score a model.
 
         Returns:
-            ``val/<term>`` of the loss, ``val/relative_l1_h<h>`` for every horizon the episodes allow,
+            ``val/<term>`` of the loss, ``val/rel_l1_h<h>`` for every horizon the episodes allow,
             ``val/contact_f1`` and, where a window holds a fall, ``val/termination_recall``.
         """
         model.eval()
-        numbers = self._loss(model) | self._relative_l1(model) | self._auxiliary(model)
+        numbers = self._loss(model) | self._rel_l1(model) | self._auxiliary(model)
         model.train()
         return numbers
 
@@ -78,7 +78,7 @@ class Validator:
         hit, _, missed = counts["termination"].tolist()
         return found | ({"val/termination_recall": hit / (hit + missed)} if hit + missed else {})
 
-    def _relative_l1(self, model: DynamicsEnsemble) -> dict[str, float]:
+    def _rel_l1(self, model: DynamicsEnsemble) -> dict[str, float]:
         """Return sum |predicted - recorded| / sum |recorded| over windows, dims and steps 1..h, normalised space."""
         steps = max(self.horizons)
         error, size = torch.zeros(steps), torch.zeros(steps)
@@ -89,7 +89,7 @@ class Validator:
             error += (predicted - recorded).abs().sum(dim=(0, 2)).cpu()
             size += recorded.abs().sum(dim=(0, 2)).cpu()
         ratio = error.cumsum(0) / size.cumsum(0)
-        return {f"val/relative_l1_h{h}": float(ratio[h - 1]) for h in self.horizons}
+        return {f"val/rel_l1_h{h}": float(ratio[h - 1]) for h in self.horizons}
 
 
 def forecast_logits(model: DynamicsEnsemble, states: Tensor, actions: Tensor, forecast: int) -> dict[str, Tensor]:

@@ -34,13 +34,13 @@ def test_every_fit_is_made_once_and_all_are_scored_alike(home, dataset):
     again = bench_models(home, dataset, CONFIG)
     assert len(home.runs("model")) == 6 and again == found
     rows = {(r["name"], r["metric"], r["horizon"]): r for r in found["rows"]}
-    assert {r["horizon"] for r in found["rows"] if r["metric"] == "relative_l1"} == {1, 8}
-    row = rows["transformer", "relative_l1", 8]
+    assert {r["horizon"] for r in found["rows"] if r["metric"] == "rel_l1"} == {1, 8}
+    row = rows["transformer", "rel_l1", 8]
     assert row["seeds"] == 2 and row["low"] < row["value"] < row["high"]
-    assert rows["hold_last", "relative_l1", 1]["seeds"] is None
+    assert rows["hold_last", "rel_l1", 1]["seeds"] is None
     assert 0 <= rows["gru", "coverage", 8]["value"] <= rows["gru", "coverage_calibrated", 8]["value"] <= 1
     titles = [title for title, _, _ in by_metric(found["rows"])]
-    assert any(t.startswith("relative_l1") for t in titles)
+    assert any(t.startswith("rel_l1") for t in titles)
 
 
 def test_a_broken_fit_is_resumed(home, dataset):

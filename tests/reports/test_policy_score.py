@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from reports.policy_score import PolicyScoreConfig, evaluate_policy, play, score
+from reports.policy_score import PolicyScoreConfig, evaluate_policy, parents_of, play, score
 from rwmdata.errors import RwmError
+from rwmdata.runs import Run
 from rwmrl.backends import make_env
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
@@ -63,3 +64,11 @@ def test_a_policy_file_is_scored_and_kept_as_a_run(home, robot, tmp_path):
     assert modes == {"undisturbed", "disturbed"} and (run.path / "summary.json").is_file()
     with pytest.raises(RwmError, match="Unknown policy 'nobody'"):
         evaluate_policy(home, PolicyScoreConfig(policy="nobody"))
+
+
+def test_a_run_s_policy_is_traced_to_the_run_and_what_it_was_made_from(home, robot):
+    run = Run.create(home, "policy", {}, {"dataset": "d", "model": "m"}, seed=0)
+    file = run.checkpoints / "policy.safetensors"
+    save_policy(MlpPolicy(PolicyInfo.of(robot, (8,))), file)
+    assert parents_of(str(file)) == {"dataset": "d", "model": "m", "policy": run.id}
+    assert parents_of("expert") == {"policy": "expert"}

@@ -13,14 +13,25 @@ def filled(home, make_dataset, episodes):
     parts[1][-1, -1] = 1
     make_dataset(parts)
     model = Run.create(home, "model", {"lr": 0.1}, {"dataset": "set"}, seed=1)
-    model.log(1, {"loss": 2.5})
+    model.log(1, {"loss": 2.5, "val/relative_l1_h8": 0.5})
     with (model.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "met')
     model.finish({})
-    scalars = [{"metric": "rel_l1", "mode": "mean", "horizon": 8, "value": 0.25}]
-    evaluation = Run.create(home, "eval", {}, {"dataset": "set", "model": model.id}, seed=1)
-    evaluation.finish({"evaluation": "uncertainty", "scalars": scalars})
+    evaluate(home, {"dataset": "set", "model": model.id}, SCALARS)
     return home
+
+
+SCALARS = [
+    {"metric": "rel_l1", "mode": "mean", "horizon": 8, "value": 0.25},
+    {"metric": "rmse/joint_pos", "mode": "model", "horizon": 8, "value": 0.1, "low": 0.0, "high": 0.2},
+]
+
+
+def evaluate(home, parents, scalars, **changes):
+    run = Run.create(home, "eval", {}, parents, seed=1)
+    head = {"summary_version": 2, "evaluation": "dynamics", "run": run.id, "robot": "anymal_d", "seed": 7}
+    run.finish({**head, **parents, "scalars": scalars, "windows": 4} | changes)
+    return run
 
 
 def test_every_view_answers_on_an_empty_home(home):
@@ -33,9 +44,30 @@ def test_views_show_what_is_there(filled):
     assert run_sql(filled, "select count(*), sum(terminated::int) from episodes").rows() == [(4, 1)]
     assert run_sql(filled, "select dataset, count(*) from transitions group by 1").rows() == [("set", 120)]
     assert run_sql(filled, "select kind, seed from runs where kind = 'model'").rows() == [("model", 1)]
-    assert run_sql(filled, "select kind, step, metric, value from metrics").rows() == [("model", 1, "loss", 2.5)]
+    assert run_sql(filled, "select kind, step, metric, value from metrics where metric = 'loss'").rows() == [
+        ("model", 1, "loss", 2.5)
+    ]
     query = "select e.metric, e.horizon, e.value, r.dataset from evaluations e join runs r on r.id = e.model"
-    assert run_sql(filled, query).rows() == [("rel_l1", 8, 0.25, "set")]
+    assert run_sql(filled, query).row(0) == ("rel_l1", 8, 0.25, "set")
+    columns = 'evaluation, dataset, policy, robot, seed, mode, "group", low, high'
+    query = f"select {columns} from evaluations where metric = 'rmse/joint_pos'"
+    assert run_sql(filled, query).rows() == [("dynamics", "set", None, "anymal_d", 7, "model", "joint_pos", 0.0, 0.2)]
+
+
+def test_runs_of_earlier_versions_answer_under_the_names_of_today(filled):
+    old = evaluate(filled, {"model": "old"}, [SCALARS[0] | {"metric": "relative_l1"}], summary_version=1)
+    query = "select model, horizon, value from evaluations where metric = 'rel_l1' order by run = '{}'"
+    assert run_sql(filled, query.format(old.id)).rows()[-1] == ("old", 8, 0.25)
+    assert run_sql(filled, "select step, value from metrics where metric = 'val/rel_l1_h8'").rows() == [(1, 0.5)]
+
+
+def test_an_unfinished_evaluation_has_no_rows_and_a_foreign_one_is_named(filled):
+    Run.create(filled, "eval", {"evaluation": "noise"}, {}, seed=1)
+    assert run_sql(filled, "select * from evaluations").height == 2
+    run = evaluate(filled, {}, [], summary_version=9)
+    with pytest.raises(RwmError, match=f"{run.id}.* newer version of rwm: summary version 9"):
+        run_sql(filled, "select * from evaluations")
+    assert run_sql(filled, "select * from runs").height == 4
 
 
 def test_a_fall_rate_by_behaviour_is_one_query(filled):

@@ -81,13 +81,13 @@ def test_a_fit_leaves_its_record(fitted, linear_dataset):
     assert held_out[summary["best_update"]] == summary["val/total"]
     names = {r["metric"] for r in run.metrics()}
     assert {"val/contact_f1"} <= names and 0.5 < summary["val/contact_f1"] <= 1
-    assert {"train/state", "val/contact", "val/relative_l1_h1", "val/relative_l1_h8", "val/relative_l1_h32"} <= names
+    assert {"train/state", "val/contact", "val/rel_l1_h1", "val/rel_l1_h8", "val/rel_l1_h32"} <= names
     assert model.info.robot == "toy" and model.info.columns == linear_dataset.schema.csv_names
     assert FitConfig(**run.meta.config).updates == 500
 
 
 def test_held_out_error_is_below_predicting_no_change(fitted):
-    assert fitted[0].meta.summary["val/relative_l1_h1"] < 0.5
+    assert fitted[0].meta.summary["val/rel_l1_h1"] < 0.5
 
 
 def interrupting(at: int):

@@ -1,0 +1,42 @@
+"""``rwm report``: one page that shows how far a model or policy can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.common import HomeOption, JsonOption, home_of, out, print_json, say
+from rwmdata.errors import RwmError
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Model, policy, training or evaluation runs; the newest model or policy when left out."),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put two runs side by side.")] = False,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the page there; else into a run of its own.")
+    ] = None,
+    home: HomeOption = ".",
+    json_output: JsonOption = False,
+) -> None:
+    """Write one self-contained HTML page: lineage, key numbers, figures, learning curves, commands."""
+    from reports.compare import build_comparison
+    from reports.report import build_report
+
+    names = runs or []
+    if compare and len(names) != 2:
+        raise RwmError(f"--compare takes two runs, {len(names)} were named.", "rwm report --compare A B")
+    if compare:
+        found = build_comparison(home_of(home), names[0], names[1], out_file)
+    else:
+        found = build_report(home_of(home), names, out_file)
+    if json_output:
+        print_json(found)
+        return
+    for notice in found["missing"]:
+        say(notice["text"] + (f" Try: {notice['command']}" if notice["command"] else ""))
+    out.print(f"wrote {found['page']}", highlight=False)
