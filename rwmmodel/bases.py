@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rwmdata.errors import RwmError
 from rwmmodel.devices import Precision
-from rwmmodel.gru import layer_weights, run_gru
+from rwmmodel.gru import gru_cell, layer_weights, run_gru
 
 BaseCarry = tuple[Tensor, ...]
 """What a base remembers of the pairs it has seen; every tensor is ``(E, ...)``."""
@@ -147,9 +147,10 @@ class GruBase(SingleBase):
             output, hidden = self.rnn(inputs.unsqueeze(1), torch.stack(carry))
             return output[:, 0], hidden.unbind(0)
         # Cell by cell: the carry need not be packed into one tensor and back.
-        after = []
+        after, ours = [], not torch.is_grad_enabled() and inputs.device.type == "cpu"
         for layer, hidden in enumerate(carry):
-            inputs = torch.gru_cell(inputs, hidden, *layer_weights(self.rnn, layer))
+            weights = layer_weights(self.rnn, layer)
+            inputs = gru_cell(inputs, hidden, weights) if ours else torch.gru_cell(inputs, hidden, *weights)
             after.append(inputs)
         return inputs, tuple(after)
 

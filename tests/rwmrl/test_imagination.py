@@ -116,15 +116,18 @@ def test_the_next_prediction_after_a_reset_is_the_models_forward_on_the_recorded
     torch.testing.assert_close(env._state, expected.state, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("ahead", [1, 40])
 @pytest.mark.parametrize("kept_bytes", [2**30, 4 * 256])
-def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, monkeypatch, kept_bytes):
+def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, monkeypatch, kept_bytes, ahead):
     """Draw after draw, while ever more beginnings are known, and with room for four of them only (256 bytes each)."""
     monkeypatch.setattr("rwmrl.envs.recorded_starts.KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr("rwmrl.envs.recorded_starts.AHEAD", ahead)
     env, read = make_env(init_share=0.7), []
     warm_up = env.model.warm_up
     env.model.warm_up = lambda states, acts: (read.append(len(states)), warm_up(states, acts))[1]
     for _ in range(12):
         start = env.starts.draw(9)
+        assert len(start.index) == 9
         windows = env._store.windows(start.index.numpy(), HISTORY)
         fresh = warm_up(windows.states[:, :-1], windows.actions[:, 1:])
         for given, new in zip(
@@ -136,6 +139,15 @@ def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, m
         torch.testing.assert_close(start.contact, windows.contact[:, -1])
     assert 0 < sum(read) < 12 * 9
     assert env.starts._is_kept.sum() == (len(env.starts.first) if kept_bytes == 2**30 else 4)
+
+
+def test_starts_read_ahead_are_all_different_draws_and_begin_anew(make_env):
+    env = make_env(init_share=0.0)
+    env.reseed()
+    first = [env.starts.draw(5).index for _ in range(60)]  # more than were drawn ahead
+    assert len(torch.cat(first).unique()) > 150
+    env.reseed()
+    assert all(torch.equal(a, env.starts.draw(5).index) for a in first)
 
 
 def test_starts_are_episode_beginnings_or_any_training_row(make_env, dataset):
