@@ -39,7 +39,8 @@ MODES = {"imagined": "the policy acts on what the model predicts",
          "recorded_actions": "the model is given the simulator's actions",
          "hold_last": "last state held"}  # fmt: skip
 TRACES = (("base_lin_vel", 0, "forward velocity (m/s)"), ("base_ang_vel", 2, "yaw rate (rad/s)"),
-          ("joint_pos", 1, "{joint} (rad)"))  # fmt: skip
+          ("joint_pos", None, "{joint} (rad)"))  # fmt: skip
+"""State group, its column (None for the one that moves most) and the axis's label."""
 
 
 class ClosedLoopConfig(Frozen):
@@ -262,14 +263,15 @@ def draw(
         axes[0, 0].set(ylabel="error / simulated magnitude", title=f"{len(walks.rows)} walks, error of each step")
         axes[0, 0].legend(loc="lower right", fontsize=11)
         for ax, (group, index, label) in zip(axes.ravel()[1:], TRACES, strict=True):
-            column = schema.group(group).start + index
-            ax.plot(time, simulated[:, column], color=GREEN, label="simulated")
-            ax.plot(time, imagined[:, column], color=BLUE, linestyle="--", label="imagined")
+            columns = schema.group(group)
+            k = int(simulated[:, columns].std(axis=0).argmax()) if index is None else index
+            ax.plot(time, simulated[:, columns.start + k], color=GREEN, label="simulated")
+            ax.plot(time, imagined[:, columns.start + k], color=BLUE, linestyle="--", label="imagined")
             if group != "joint_pos":
                 command = walks.command[chosen, history:, 0 if group == "base_lin_vel" else 2]
                 ax.step(time, command, color=GREY, linewidth=1.2, where="mid", label="command")
-            ax.set(ylabel=label.format(joint=schema.joints[index]), title="the walk of median error")
-            ax.legend(loc="lower right", ncols=3, fontsize=11)
+            ax.set(ylabel=label.format(joint=schema.joints[k]), title="the walk of median error")
+            ax.legend(loc="upper right", ncols=3, fontsize=11)
         for ax in axes.ravel():
             ax.axvspan(0, 1, color=GREY, alpha=0.1, linewidth=0)
             ax.set(xlabel="time after the history (s); the first second is shaded")
