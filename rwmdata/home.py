@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from rwmdata.atomic import TMP_MARK
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.runs import HOW_TO_MAKE, Run
+
+WITHOUT_EFFECT = {"wandb"}
+"""Fields of a configuration that change nothing about what is made."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,21 @@ class Home:
         known = ", ".join(d.name for d in self.datasets()) or "none"
         raise RwmError(f"No dataset '{name}' in {self.data_dir}; datasets: {known}.", "rwm data ls")
 
-    def run_of(self, kind: str, config: dict[str, Any], parents: dict[str, str | None]) -> Run | None:
-        """Return a run made with exactly this configuration from these parents: a finished one, else the newest."""
-        same = [r for r in self.runs(kind) if r.meta.config == config and r.meta.parents == parents]
+    def run_of(self, kind: str, config: BaseModel, parents: dict[str, str | None]) -> Run | None:
+        """Return a run made with this configuration from these parents: a finished one, else the newest.
+
+        What an older record does not say is its field's default. Where numbers are sent to as well makes no difference.
+        """
+        wanted = config.model_dump(exclude=WITHOUT_EFFECT)
+
+        def is_same(run: Run) -> bool:
+            try:
+                found = type(config).model_validate(run.meta.config).model_dump(exclude=WITHOUT_EFFECT)
+            except ValidationError:
+                return False
+            return found == wanted
+
+        same = [r for r in self.runs(kind) if r.meta.parents == parents and is_same(r)]
         return next((r for r in same if r.meta.status == "finished"), same[0] if same else None)
 
     def runs(self, kind: str | None = None) -> list[Run]:

@@ -134,7 +134,7 @@ def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Pro
     if config.warm_start != CLONE:
         return config
     cloning = CloningConfig(hidden_dims=config.ppo.hidden_dims, seed=config.seed, device=config.device)
-    run = home.run_of("policy", cloning.model_dump(mode="json"), {"dataset": dataset.name})
+    run = home.run_of("policy", cloning, {"dataset": dataset.name})
     if run is None or run.meta.status != "finished":
         run = clone_behaviour(home, dataset, cloning, progress, resume=run)
     return config.model_copy(update={"warm_start": run.id})

@@ -56,7 +56,7 @@ def sweep_policies(
     found: dict[int, Run] = {}
     configs = [with_clone(home, dataset, config) for config in configs]
     for k, config in enumerate(configs):
-        run = home.run_of("policy", config.model_dump(mode="json"), parents_of(dataset, model_run, config))
+        run = home.run_of("policy", config, parents_of(dataset, model_run, config))
         if run is not None and run.meta.status == "finished":
             found[k] = run
     missing = [k for k in range(len(configs)) if k not in found]
@@ -93,7 +93,7 @@ def train_one(job: Job, threads: int) -> Outcome:
     torch.set_num_threads(threads)
     home, config = Home(Path(root)), PolicyConfig.model_validate_json(text)
     source, fitted = home.dataset(dataset), home.run("model", model)
-    broken = home.run_of("policy", config.model_dump(mode="json"), parents_of(source, fitted, config))
+    broken = home.run_of("policy", config, parents_of(source, fitted, config))
     try:
         run = train_policy(home, source, fitted, config, resume=broken)
     except RwmError as exc:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
@@ -92,3 +93,28 @@ def test_a_broken_run_record_is_named(home):
     (run.path / "run.json").write_text("nonsense")
     with pytest.raises(RwmError, match="run.json is not a readable run record"):
         Run.open(run.path)
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    lam: float
+    sizes: tuple[int, ...] = (2, 3)
+    added_later: int = 7
+    wandb: str | None = None
+
+
+def test_a_run_is_found_again_by_its_configuration(home):
+    parents = {"dataset": "d"}
+    runs = [
+        Run.create(home, "policy", config, parents, 0)
+        for config in ({"lam": 1.0, "sizes": [2, 3]}, {"lam": 1.0, "added_later": 8}, {"other": 1})
+    ]
+    assert home.run_of("policy", Settings(lam=1.0), parents).id == runs[0].id
+    assert home.run_of("policy", Settings(lam=1.0, wandb="mine"), parents).id == runs[0].id
+    assert home.run_of("policy", Settings(lam=1.0, added_later=8), parents).id == runs[1].id
+    assert home.run_of("policy", Settings(lam=1.0, sizes=(2,)), parents) is None
+    assert home.run_of("policy", Settings(lam=1.0), {"dataset": "e"}) is None
+    later = Run.create(home, "policy", Settings(lam=1.0).model_dump(mode="json"), parents, 0)
+    assert home.run_of("policy", Settings(lam=1.0), parents).id in {runs[0].id, later.id}
+    runs[0].finish({})
+    assert home.run_of("policy", Settings(lam=1.0), parents).id == runs[0].id
