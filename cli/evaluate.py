@@ -159,6 +159,26 @@ def closed_loop(
     show_scalars(result, json_output)
 
 
+@app.command("lambda-sweep")
+def lambda_sweep(
+    model: ModelOption = None,
+    episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per policy and scenario.")] = 128,
+    home: HomeOption = ".",
+    seed: SeedOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Score a sweep's policies in the simulator and hold it against what they imagined (RWM-U Figure 4)."""
+    from reports.lambda_sweep import LambdaSweepConfig, evaluate_lambda_sweep
+
+    where = home_of(home)
+    run = pick_run(where, "model", model, json_output)
+    with progress_bar("policies", json_output) as progress:
+        result = evaluate_lambda_sweep(where, run, LambdaSweepConfig(episodes=episodes, seed=seed), progress)
+    show_scalars(result, json_output)
+    if not json_output:
+        out.print(result.meta.summary["verdict"], highlight=False)
+
+
 @app.command("references")
 def references(
     run: Annotated[str | None, typer.Argument(help="Training run; the newest when left out.")] = None,

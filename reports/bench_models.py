@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from pydantic import Field
 from reports.dynamics import predictions
 from reports.evaluation import HORIZONS, longest_rollout
 from reports.rollouts import Rollout, held_out_windows, roll_out
-from reports.statistics import pearson, remove_step_and_trajectory_means
+from reports.statistics import T_95, pearson, remove_step_and_trajectory_means, seeds_interval
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
@@ -36,8 +35,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gru, independent": {"shared_base": False},
 }
 """What each changes about :func:`base_config`."""
-T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
 
 
 class BenchModelsConfig(Frozen):
@@ -104,7 +101,7 @@ def bench_models(
         if progress:
             progress(k + 1, len(plans), {"seed": seed})
     rows: list[dict[str, Any]] = [
-        {"name": n, "metric": m, "horizon": h, "seeds": len(v), **interval(v)} for (n, m, h), v in found.items()
+        {"name": n, "metric": m, "horizon": h, "seeds": len(v), **seeds_interval(v)} for (n, m, h), v in found.items()
     ]
     for name, values in predictions(model, dataset, held_out, rollout, 0).items():
         if name != "model":
@@ -137,15 +134,6 @@ def scores(rollout: Rollout, calibrating: Rollout) -> dict[tuple[str, int | None
         factor = factors[min(h, len(factors)) - 1]
         found["coverage_calibrated", h] = float(coverage(at, factor * std).mean())
     return found
-
-
-def interval(values: list[float]) -> dict[str, float | None]:
-    """Return the mean of a few seeds with its 95 % interval by Student's t; one seed has no interval."""
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return {"value": mean, "low": None, "high": None}
-    half = T_95[len(values) - 1] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return {"value": mean, "low": mean - half, "high": mean + half}
 
 
 def rel_l1(predicted: np.ndarray, rollout: Rollout) -> dict[int, float]:

@@ -32,6 +32,11 @@ EVALUATIONS = {
         "Robustness to noise",
         "The error of long predictions when what the model is given is disturbed (RWM, arXiv:2501.10100, Figure 3).",
     ),
+    "lambda-sweep": About(
+        "How much penalty",
+        "Policies trained in the model with different penalty weights: what they imagine, and what they earn in a "
+        "simulator the model never saw (RWM-U, arXiv:2504.16680, Figure 4).",
+    ),
     "closed-loop": About(
         "Imagined and simulated",
         "The policy walks in the simulator and, from the same start under the same commands, in the model alone.",
@@ -51,6 +56,12 @@ CAPTIONS = {
         "One trajectory",
         "The held-out trajectory of median error, a panel for every state group: recorded solid, predicted dashed, the "
         "history the model saw in grey.",
+    ),
+    "lambda_sweep": (
+        "By penalty weight",
+        "Left: reward a step, imagined with and without the penalty, and simulated. Where the imagined line stands far "
+        "above the simulated ones the policy exploits the model. Right: episodes without a fall, and tracking. Every "
+        "point is one policy, lines join the means.",
     ),
     "closed_loop": (
         "The same policy in both worlds",

@@ -104,7 +104,7 @@ def evaluation_words(run: Run) -> list[str]:
     words = ["rwm", "eval", config["evaluation"]]
     if "policy" in config:
         words += ["--policy", str(parents.get("policy") or config["policy"])]
-    else:
+    elif config["evaluation"] != "lambda-sweep":
         words += _named(parents.get("dataset"))
     if config["evaluation"] != "policy":
         words += ["--model", str(parents["model"])]

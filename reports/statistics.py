@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 Number = float | None
 """None where a number is undefined."""
+T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
@@ -88,3 +91,12 @@ def rows_of(mode: str, found: Mapping[str, tuple[Number, Number, Number]], horiz
         {"metric": name, "mode": mode, "horizon": horizon, "value": value, "low": low, "high": high}
         for name, (value, low, high) in found.items()
     ]
+
+
+def seeds_interval(values: list[float]) -> dict[str, float | None]:
+    """Return the mean of a few seeds with its 95 % interval by Student's t; one seed has no interval."""
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return {"value": mean, "low": None, "high": None}
+    half = T_95[len(values) - 1] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return {"value": mean, "low": mean - half, "high": mean + half}

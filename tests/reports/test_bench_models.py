@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cli.bench import by_metric
-from reports.bench_models import VARIANTS, BenchModelsConfig, base_config, bench_models, interval
+from reports.bench_models import VARIANTS, BenchModelsConfig, base_config, bench_models
+from reports.statistics import seeds_interval
 from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
 
@@ -63,8 +64,8 @@ def test_variants_differ_only_in_what_they_are_named_for():
 
 
 def test_interval_by_hand():
-    found = interval([1.0, 2.0, 3.0])
+    found = seeds_interval([1.0, 2.0, 3.0])
     assert found["value"] == 2.0
     # Standard error 1 / sqrt(3), t with two degrees of freedom 4.303.
     assert found["high"] - 2.0 == pytest.approx(4.303 / np.sqrt(3)) == pytest.approx(2.0 - found["low"])
-    assert interval([1.5]) == {"value": 1.5, "low": None, "high": None}
+    assert seeds_interval([1.5]) == {"value": 1.5, "low": None, "high": None}
