@@ -199,10 +199,10 @@ def draw(path: Path, table: pl.DataFrame, verdict: dict[str, Any], robot: str) -
         tracking.spines["right"].set_visible(True)
         tracking.grid(visible=False)
         series(tracking, "lin_vel_error", GREY, "velocity error, disturbed", "--")
-        tracking.set(ylabel="velocity error (m/s)", ylim=(0, None))
+        tracking.set(ylabel="velocity error (m/s)", ylim=(0, 1.25 * float(np.max(table["lin_vel_error"].to_numpy()))))
         for ax in (rewards, falls):
             ax.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
             ax.set_xlabel("penalty weight lambda")
         rewards.legend(fontsize=11)
         lines = [*falls.get_legend_handles_labels()[0], *tracking.get_legend_handles_labels()[0]]
-        falls.legend(lines, [str(line.get_label()) for line in lines], fontsize=11)
+        falls.legend(lines, [str(line.get_label()) for line in lines], fontsize=11, loc="lower left")
