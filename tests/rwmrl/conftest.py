@@ -11,6 +11,7 @@ from rwmdata.writer import DatasetWriter
 from rwmmodel.checkpoint import save_model
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
+from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 
 HISTORY = 6
 
@@ -78,3 +79,15 @@ def model_run(home, dataset, make_model):
     save_model(make_model(), run.checkpoints / "model.safetensors")
     run.finish({})
     return run
+
+
+@pytest.fixture
+def make_env(dataset, make_model, robot):
+    """Make an imagination of eight robots."""
+
+    def make(members=3, calibration=None, **options):
+        model = make_model(members)
+        model.calibration = calibration
+        return ImaginationEnv(model, dataset, robot, ImaginationConfig(**{"num_envs": 8, **options}))
+
+    return make

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from rwmdata.errors import RwmError
 from rwmdata.windows import split_starts
-from rwmdata.writer import DatasetWriter
 from rwmmodel.calibration import Calibration
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig
@@ -17,16 +15,6 @@ from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 from rwmrl.rewards import RewardModel
 
 HISTORY = 6
-
-
-@pytest.fixture
-def make_env(dataset, make_model, robot):
-    def make(members=3, calibration=None, **options):
-        model = make_model(members)
-        model.calibration = calibration
-        return ImaginationEnv(model, dataset, robot, ImaginationConfig(**{"num_envs": 8, **options}))
-
-    return make
 
 
 def actions(steps, envs=8, seed=1):
@@ -70,113 +58,6 @@ def test_each_environment_follows_its_own_member_or_the_mean(make_env):
     mean = make_env(rollout="mean", push_velocity=0.0)
     mean.step(action)
     torch.testing.assert_close(mean._state, everyone.mean(dim=0))
-
-
-def watch_starts(env):
-    """Return a list that every drawn start is put into."""
-    drawn, draw = [], env.starts.draw
-    env.starts.draw = lambda count: (drawn.append(draw(count)), drawn[-1])[1]
-    return drawn
-
-
-def histories(env, drawn):
-    """Return the normalised states and actions of the windows of the first drawn start."""
-    windows = env._store.windows(drawn[0].index.numpy(), HISTORY)
-    return windows.states.clone(), windows.actions.clone()
-
-
-def test_a_reset_environment_has_read_its_whole_history(make_env):
-    """After a reset the carry equals a fresh pass over the history, and other environments keep theirs."""
-    env = make_env(noise=False)
-    for action in actions(3):
-        env.step(action)
-    before = [c.clone() for c in env._carry.state]
-    drawn = watch_starts(env)
-    ids = torch.tensor([2, 5])
-    env._reset(ids)
-    states, acts = histories(env, drawn)
-    assert states.shape == (2, HISTORY, 45)
-    fresh = env.model.warm_up(states[:, :-1], acts[:, 1:])
-    others = [i for i in range(8) if i not in (2, 5)]
-    for now, old, new in zip(env._carry.state, before, fresh.state, strict=True):
-        torch.testing.assert_close(now[ids], new)
-        torch.testing.assert_close(now[others], old[others])
-    torch.testing.assert_close(env._state[ids], states[:, -1])
-    torch.testing.assert_close(env.current_rows()[ids, 45:57], env.model.normalizer.denorm_action(acts[:, -1]))
-
-
-def test_the_next_prediction_after_a_reset_is_the_models_forward_on_the_recorded_history(make_env):
-    env = make_env(rollout="mean", push_velocity=0.0, noise=False)
-    drawn = watch_starts(env)
-    env.reset()
-    states, acts = histories(env, drawn)
-    action = actions(1)[0]
-    expected = env.model(states, torch.cat((acts[:, 1:], action[:, None]), dim=1))
-    env.step(action)
-    torch.testing.assert_close(env._state, expected.state, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("ahead", [1, 40])
-@pytest.mark.parametrize("kept_bytes", [2**30, 4 * 256])
-def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, monkeypatch, kept_bytes, ahead):
-    """Draw after draw, while ever more beginnings are known, and with room for four of them only (256 bytes each)."""
-    monkeypatch.setattr("rwmrl.envs.recorded_starts.KEPT_BYTES", kept_bytes)
-    monkeypatch.setattr("rwmrl.envs.recorded_starts.AHEAD", ahead)
-    env, read = make_env(init_share=0.7), []
-    warm_up = env.model.warm_up
-    env.model.warm_up = lambda states, acts: (read.append(len(states)), warm_up(states, acts))[1]
-    for _ in range(12):
-        start = env.starts.draw(9)
-        assert len(start.index) == 9
-        windows = env._store.windows(start.index.numpy(), HISTORY)
-        fresh = warm_up(windows.states[:, :-1], windows.actions[:, 1:])
-        for given, new in zip(
-            (*start.carry.state, *start.carry.auxiliary), (*fresh.state, *fresh.auxiliary), strict=True
-        ):
-            torch.testing.assert_close(given, new)
-        torch.testing.assert_close(start.state, windows.states[:, -1])
-        torch.testing.assert_close(start.action, windows.actions[:, -1])
-        torch.testing.assert_close(start.contact, windows.contact[:, -1])
-    assert 0 < sum(read) < 12 * 9
-    assert env.starts._is_kept.sum() == (len(env.starts.first) if kept_bytes == 2**30 else 4)
-
-
-def test_starts_read_ahead_are_all_different_draws_and_begin_anew(make_env):
-    env = make_env(init_share=0.0)
-    env.reseed()
-    first = [env.starts.draw(5).index for _ in range(60)]  # more than were drawn ahead
-    assert len(torch.cat(first).unique()) > 150
-    env.reseed()
-    assert all(torch.equal(a, env.starts.draw(5).index) for a in first)
-
-
-def test_starts_are_episode_beginnings_or_any_training_row(make_env, dataset):
-    starts = make_env().starts
-    first, anywhere = starts.first, starts.anywhere
-    train = dataset.split("train")
-    assert first.tolist() == dataset.episodes.start[train].tolist()
-    assert len(anywhere) == len(train) * (40 - HISTORY + 1)
-
-
-def test_no_episode_starts_with_a_fall(home, schema, make_model, robot):
-    """Ten rows, the tenth a fall: starts are rows 0 to 3, whose windows of six end at rows 5 to 8."""
-    with DatasetWriter(home.data_dir, "falls", "anymal_d", schema, 50.0, {}) as writer:
-        for _ in range(10):
-            rows = np.zeros((10, schema.width), np.float32)
-            rows[9, -1] = 1
-            writer.append_episode(rows, truncated=False)
-        fallen = writer.commit()
-    env = ImaginationEnv(make_model(), fallen, robot, ImaginationConfig(num_envs=2))
-    assert sorted({int(s) % 10 for s in env.starts.anywhere}) == [0, 1, 2, 3]
-
-
-def test_the_share_of_starts_at_episode_beginnings(make_env):
-    """80 % from the init set, and 1 of 35 of the others happens to be a beginning too."""
-    env = make_env(num_envs=4000, init_share=0.8)
-    drawn = watch_starts(env)
-    env.reset()
-    share = float((drawn[0].index % 40 == 0).float().mean())
-    assert share == pytest.approx(0.8 + 0.2 / 35, abs=0.02)
 
 
 def test_time_outs_are_truncations_not_deaths(make_env):
