@@ -17,7 +17,7 @@ from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
-from rwmrl.offline import PolicyConfig, parents_of, train_policy, with_clone
+from rwmrl.offline import CLONE, PolicyConfig, parents_of, train_policy, with_clone
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")
@@ -54,7 +54,7 @@ def sweep_policies(
         RwmError: Ray is missing, or policies failed (which and why is said once the others are done).
     """
     found: dict[int, Run] = {}
-    configs = [with_clone(home, dataset, config) for config in configs]
+    configs = _with_clones(home, dataset, configs, progress)
     for k, config in enumerate(configs):
         run = home.run_of("policy", config, parents_of(dataset, model_run, config))
         if run is not None and run.meta.status == "finished":
@@ -79,6 +79,18 @@ def sweep_policies(
             "the same command again",
         )
     return [found[k] for k in range(len(configs))]
+
+
+def _with_clones(
+    home: Home, dataset: Dataset, configs: list[PolicyConfig], progress: Progress | None
+) -> list[PolicyConfig]:
+    """Return the configurations with the clones they begin with, telling of each."""
+    found: list[PolicyConfig] = []
+    for config in configs:
+        found.append(with_clone(home, dataset, config))
+        if progress and config.warm_start == CLONE:
+            progress(0, len(configs), {"clones": len({c.warm_start for c in found})})
+    return found
 
 
 Job = tuple[str, str, str, str]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from cli.sweep import weights
 from rwmdata.errors import RwmError
+from rwmrl.cloning import CloningConfig
 from rwmrl.offline import PolicyConfig, train_policy
 from rwmrl.sweep import sweep_policies
 
@@ -28,6 +31,18 @@ def test_finished_policies_are_skipped_and_broken_ones_resumed(home, dataset, mo
     assert [r.meta.status for r in runs] == ["finished"] * 3
     assert [(r.meta.summary["lam"], r.meta.seed) for r in runs] == [(0.0, 0), (1.0, 0), (1.0, 1)]
     assert told == [(1, 3), (2, 3), (3, 3)]
+    assert [r.id for r in sweep_policies(home, dataset, model_run, configs)] == [r.id for r in runs]
+
+
+def test_policies_of_one_seed_begin_with_one_clone(home, dataset, model_run, monkeypatch):
+    monkeypatch.setattr("rwmrl.offline.CloningConfig", partial(CloningConfig, updates=5))
+    configs, told = [small(lam, 0, warm_start="bc") for lam in (0.0, 1.0)], []
+    runs = sweep_policies(
+        home, dataset, model_run, configs, progress=lambda done, total, shown: told.append((done, shown))
+    )
+    (clone,) = [r for r in home.runs("policy") if "algo" in r.meta.config]
+    assert [r.meta.parents["policy"] for r in runs] == [clone.id] * 2
+    assert told[:2] == [(0, {"clones": 1})] * 2 and told[-1][0] == 2
     assert [r.id for r in sweep_policies(home, dataset, model_run, configs)] == [r.id for r in runs]
 
 
