@@ -8,7 +8,8 @@ the same batch, but for rounding. The first process alone validates and writes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,10 +43,20 @@ class Ranks:
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return device
 
-    def join(self, device: torch.device) -> None:
-        """Meet the other processes of the group: over NCCL on GPUs, over gloo on processors."""
-        if self.world > 1 and not dist.is_initialized():
+    @contextmanager
+    def joined(self, device: torch.device) -> Iterator[None]:
+        """Meet the other processes of the group, over NCCL on GPUs, over gloo on processors, and leave it at the end.
+
+        A process that exits without leaving may be aborted by threads of its group that still run.
+        """
+        joining = self.world > 1 and not dist.is_initialized()
+        if joining:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield
+        finally:
+            if joining:
+                dist.destroy_process_group()
 
     def share(self, value: T) -> T:
         """Return the main process's ``value`` on all of them."""

@@ -74,17 +74,20 @@ def fit_model(
         if resume.meta.parents["dataset"] != dataset.name:
             raise RwmError(f"Run {resume.id} was fitted on '{resume.meta.parents['dataset']}', not '{dataset.name}'.")
     config = config or fit_preset()
-    fit = _Fit(dataset, config)
-    if resume is None and fit.ranks.main:
-        resume = Run.create(home, "model", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
-    path = fit.ranks.share(resume.path if resume else None)
-    run = resume if resume else Run.open(cast(Path, path))
-    if not fit.ranks.main:
-        fit.run(run, None)
-        return Run.open(fit.ranks.share(run.path))
-    with run.running():
-        run.finish(fit.run(run, progress))
-    fit.ranks.share(run.path)
+    ranks = Ranks.from_environment()
+    device = ranks.device(resolve_device(config.device))
+    with ranks.joined(device):
+        fit = _Fit(dataset, config, ranks, device)
+        if resume is None and ranks.main:
+            resume = Run.create(home, "model", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
+        path = ranks.share(resume.path if resume else None)
+        run = resume if resume else Run.open(cast(Path, path))
+        if not ranks.main:
+            fit.run(run, None)
+            return Run.open(ranks.share(run.path))
+        with run.running():
+            run.finish(fit.run(run, progress))
+        ranks.share(run.path)
     return run
 
 
@@ -116,11 +119,9 @@ def _config_of(run: Run, config: FitConfig | None) -> FitConfig:
 class _Fit:
     """Model, optimiser, data and counters of one fit."""
 
-    def __init__(self, dataset: Dataset, config: FitConfig) -> None:
+    def __init__(self, dataset: Dataset, config: FitConfig, ranks: Ranks, device: torch.device) -> None:
         c = self.config = config
-        self.ranks = Ranks.from_environment()
-        self.device = self.ranks.device(resolve_device(c.device))
-        self.ranks.join(self.device)
+        self.ranks, self.device = ranks, device
         if c.batch < self.ranks.world * c.accumulate:
             raise RwmError(
                 f"A batch of {c.batch} windows cannot be shared between {self.ranks.world} processes and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ SCRIPT = """
 import os
 import sys
 import torch
+import torch.distributed as dist
 from pathlib import Path
 from rwmdata.home import Home
 from rwmmodel.fit import fit_model
@@ -30,6 +32,7 @@ from rwmmodel.fit_config import FitConfig
 torch.set_num_threads(1)
 home = Home(Path(sys.argv[1]))
 run = fit_model(home, home.dataset(sys.argv[2]), FitConfig.model_validate_json(sys.argv[3]))
+assert not dist.is_initialized()
 Path(sys.argv[4], os.environ["RANK"]).write_text(f"{run.id} {run.meta.status}")
 """
 SETTINGS = {
@@ -78,7 +81,7 @@ def test_two_processes_fit_what_one_fits(tmp_path, home, dataset, more):
 
 def test_a_batch_too_small_to_share_is_refused(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(Ranks, "from_environment", classmethod(lambda cls: cls(0, 8)))
-    monkeypatch.setattr(Ranks, "join", lambda self, device: None)
+    monkeypatch.setattr(Ranks, "joined", lambda self, device: nullcontext())
     with pytest.raises(RwmError, match="cannot be shared between 8 processes"):
         fit_model(Home(tmp_path), dataset, FitConfig(**{**SETTINGS, "batch": 7}))
 

@@ -17,6 +17,7 @@ from rwmdata.writer import DatasetWriter
 from rwmmodel import fit as fit_module
 from rwmmodel.checkpoint import load_model
 from rwmmodel.data import RowStore
+from rwmmodel.distributed import Ranks
 from rwmmodel.fit import MODEL_FILE, STATE_FILE, fit_model, resume_fit
 from rwmmodel.fit_config import FitConfig, fit_preset
 from rwmmodel.loss import LossConfig
@@ -269,7 +270,7 @@ def test_presets_can_be_changed_and_mistakes_are_listed():
 def test_the_second_half_of_the_updates_may_look_further(home, linear_dataset):
     config = tiny(updates=10, forecast=2, late_forecast=5, val_interval=10)
     assert [config.forecast_at(k) for k in range(10)] == [2] * 5 + [5] * 5
-    fit, seen = fit_module._Fit(linear_dataset, config), []
+    fit, seen = fit_module._Fit(linear_dataset, config, Ranks(), torch.device("cpu")), []
     real = fit.store.windows
     fit.store.windows = lambda starts, length: seen.append(length) or real(starts, length)
     run = Run.create(home, "model", {}, {"dataset": linear_dataset.name}, 0)
