@@ -29,6 +29,9 @@ PIPE_WIDTH = 200
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, soft_wrap=True)
 
+FIRST = os.environ.get("RANK", "0") == "0"
+"""Of the processes that torchrun starts, the first one speaks; errors are everyone's own."""
+
 HomeOption = Annotated[str, typer.Option("--home", envvar="RWM_HOME", help="Folder that holds data/ and runs/.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed; the same seed gives the same result.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -86,7 +89,7 @@ def cell(value: Any) -> str:
 
 def say(text: str, quiet: bool = False) -> None:
     """Say something to the person on standard error, so that standard output stays machine-readable."""
-    if not quiet:
+    if FIRST and not quiet:
         err.print(text, highlight=False, markup=False)
 
 
@@ -98,7 +101,7 @@ def progress_bar(label: str, quiet: bool = False) -> Iterator[rwm_progress.Progr
     """
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=err, disable=quiet,
+        TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=err, disable=quiet or not FIRST,
     )  # fmt: skip
     task = bar.add_task(label, total=None, numbers="", start=False)
 
@@ -195,6 +198,8 @@ def setting_of(text: str) -> dict[str, Any]:
 
 def show_run(run: Run, json_output: bool, next_command: str) -> None:
     """Print a finished run's key numbers and where it lies."""
+    if not FIRST:
+        return
     if json_output:
         print_json(run.meta.summary | {"run": run.id, "path": str(run.path)})
         return

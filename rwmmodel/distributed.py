@@ -1,8 +1,9 @@
-"""One fit on several processes: ``torchrun --nproc-per-node 2 -m cli.main fit``.
+"""One training on several processes: ``torchrun --nproc-per-node 2 -m cli.main fit`` or ``policy``.
 
-Every process holds the whole model and the whole dataset, draws the same batch and the same noise, and works through
-its share of the batch. Gradients are summed, so a fit on two processes takes the steps that one process would take on
-the same batch, but for rounding. The first process alone validates and writes.
+In a fit every process holds the whole model and the whole dataset, draws the same batch and the same noise, and works
+through its share of the batch. Gradients are summed, so a fit on two processes takes the steps that one process would
+take on the same batch, but for rounding. In the training of a policy every process imagines robots of its own, and
+rsl_rl averages gradients and statistics. The first process alone validates and writes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class Ranks:
         """This is the process that validates, writes and speaks."""
         return self.rank == 0
 
+    def seed(self, seed: int) -> int:
+        """Return this process's own seed, for what each must draw differently; a single process keeps the one given."""
+        return seed + self.rank * 1_000_003
+
     def device(self, device: torch.device) -> torch.device:
         """Return this process's own device: each takes another GPU where no GPU was named."""
         if self.world > 1 and device.type == "cuda" and device.index is None:
@@ -51,6 +56,8 @@ class Ranks:
         """
         joining = self.world > 1 and not dist.is_initialized()
         if joining:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # NCCL sends from the current device; two processes must not share one.
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         try:
             yield

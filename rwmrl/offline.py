@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from rwmdata.robots import Frozen, load_robot, one_line
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
+from rwmmodel.distributed import Ranks
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 from rwmrl.policy_file import MlpPolicy
@@ -99,34 +102,44 @@ def train_policy(
 
     The run gets ``checkpoints/policy.safetensors`` (newest) and ``checkpoints/state.pt`` (what a resume starts from).
 
+    Under torchrun all processes call this alike, and each imagines ``num_envs`` robots; see
+    :mod:`rwmmodel.distributed`.
+
     Raises:
         RwmError: Model, dataset and robot do not fit together, or rsl-rl-lib is missing.
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
     config = PolicyConfig(**resume.meta.config) if resume else config or PolicyConfig.preset()
-    config = with_clone(home, dataset, config, progress)
-    model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
-    if model.info is not None and model.info.robot != dataset.robot:
-        raise RwmError(
-            f"Model {model_run.id} was fitted on '{model.info.robot}', dataset '{dataset.name}' is of "
-            f"'{dataset.robot}'.",
-            f"rwm fit {dataset.name}",
-        )
-    robot = load_robot(dataset.robot)
-    env = ImaginationEnv(model, dataset, robot, config.imagination)
-    source = home.run(None, config.warm_start) if config.warm_start else None
-    parents = parents_of(dataset, model_run, config)
-    run = resume or Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
-    with run.running():
-        runner = Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN)
-        if source:
-            runner.warm_start(source)
-        before = imagined_reward(env, runner.policy())
-        env.reset()
-        runner.train(config.iterations)
-        after = imagined_reward(env, runner.policy())
-        run.finish(_summary(run, config, dataset.robot, before, after))
-    return run
+    ranks = Ranks.from_environment()
+    device = ranks.device(resolve_device(config.device))
+    with ranks.joined(device):
+        config = ranks.share(with_clone(home, dataset, config, progress) if ranks.main else config)
+        model = load_model(model_run.checkpoints / "model.safetensors", device)
+        if model.info is not None and model.info.robot != dataset.robot:
+            raise RwmError(
+                f"Model {model_run.id} was fitted on '{model.info.robot}', dataset '{dataset.name}' is of "
+                f"'{dataset.robot}'.",
+                f"rwm fit {dataset.name}",
+            )
+        robot = load_robot(dataset.robot)
+        own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
+        env = ImaginationEnv(model, dataset, robot, own)
+        source = home.run(None, config.warm_start) if config.warm_start else None
+        parents = parents_of(dataset, model_run, config)
+        if resume is None and ranks.main:
+            resume = Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
+        run = Run.open(ranks.share(resume.path if resume else Path()))
+        with run.running() if ranks.main else nullcontext():
+            runner = Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN, ranks)
+            if source:
+                runner.warm_start(source)
+            before = imagined_reward(env, runner.policy())
+            env.reset()
+            runner.train(config.iterations)
+            after = imagined_reward(env, runner.policy())
+            if ranks.main:
+                run.finish(_summary(run, config, dataset.robot, before, after))
+        return Run.open(ranks.share(run.path))
 
 
 def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Progress | None = None) -> PolicyConfig:

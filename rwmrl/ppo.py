@@ -18,6 +18,7 @@ from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, one_line
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_state, save_state, unreadable
+from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy, save_policy
 from rwmrl.symmetry import Mirror
@@ -169,15 +170,17 @@ class RunLogger(Logger):
 
     def init_logging_writer(self) -> None:
         """Open TensorBoard's file."""
-        with quiet(self.run.path):
+        if not self.disable_logs:
             super().init_logging_writer()
 
     def log(self, it: int, start_it: int, total_it: int, **numbers: Any) -> None:
-        """Log one iteration; its text goes to ``train.log``.
+        """Log one iteration; its text is printed.
 
         Raises:
             RwmError: A loss or the exploration is not finite.
         """
+        if self.disable_logs:
+            return
         metrics = {f"loss/{k}": float(v) for k, v in numbers["loss_dict"].items()}
         metrics["policy/std"] = float(numbers["action_std"].detach().mean())
         metrics["policy/learning_rate"] = float(numbers["learning_rate"])
@@ -188,10 +191,9 @@ class RunLogger(Logger):
             metrics["episode/return"] = sum(self.rewbuffer) / len(self.rewbuffer)
             metrics["episode/length"] = sum(self.lenbuffer) / len(self.lenbuffer)
         seconds = numbers["collect_time"] + numbers["learn_time"]
-        metrics["perf/steps_per_second"] = self.cfg["num_steps_per_env"] * self.num_envs / seconds
+        metrics["perf/steps_per_second"] = self.cfg["num_steps_per_env"] * self.num_envs * self.gpu_world_size / seconds
         metrics["perf/collect_s"], metrics["perf/learn_s"] = numbers["collect_time"], numbers["learn_time"]
-        with quiet(self.run.path):
-            super().log(it, start_it, total_it, **numbers)
+        super().log(it, start_it, total_it, **numbers)
         self.run.log(it + 1, metrics)
         if broken:
             raise _diverged("; ".join(broken))
@@ -222,6 +224,8 @@ class Runner(OnPolicyRunner):
         seed: Seed of networks and exploration.
         progress: Told each iteration.
         shown: Metrics the progress shows.
+        ranks: Processes that train this policy together, each with environments of its own; the first one alone
+            writes. Their group is joined already.
 
     Attributes:
         completed: Iterations in the newest checkpoint.
@@ -236,8 +240,9 @@ class Runner(OnPolicyRunner):
         seed: int,
         progress: Progress | None = None,
         shown: tuple[str, ...] = ("episode/return", "episode/length"),
+        ranks: Ranks = Ranks(),
     ) -> None:
-        self.run, self.ppo, self.robot, self.seed = run, config, robot, seed
+        self.run, self.ppo, self.robot, self.seed, self.ranks = run, config, robot, seed, ranks
         self.completed = 0
         torch.manual_seed(seed)
         with quiet(run.path):
@@ -256,10 +261,11 @@ class Runner(OnPolicyRunner):
             RwmError: The checkpoint cannot be read, or PPO diverged; the last checkpoint stays.
         """
         self._restore()
-        self.run.truncate_metrics(self.completed)
+        if self.ranks.main:
+            self.run.truncate_metrics(self.completed)
         if self.completed >= iterations:
             return
-        torch.manual_seed(self.seed + self.completed)
+        torch.manual_seed(self.ranks.seed(self.seed + self.completed))
         self.env.env.steps_done = self.completed * self.ppo.num_steps
         try:
             if self.completed < self.ppo.critic_first:
@@ -276,7 +282,16 @@ class Runner(OnPolicyRunner):
         if self.completed < iterations:
             self.current_learning_iteration = self.completed
             # Random ages at the start: otherwise all environments would time out in the same step, again and again.
-            self.learn(iterations - self.completed, init_at_random_ep_len=True)
+            with quiet(self.run.path):
+                self.learn(iterations - self.completed, init_at_random_ep_len=True)
+            self.completed = iterations
+
+    def _configure_multi_gpu(self) -> None:
+        """Tell rsl_rl who trains together; its own way would make a group that knows NVIDIA GPUs alone."""
+        r = self.ranks
+        self.is_distributed, self.gpu_world_size, self.gpu_global_rank = r.world > 1, r.world, r.rank
+        together = {"global_rank": r.rank, "local_rank": r.rank, "world_size": r.world}
+        self.cfg["multi_gpu"] = together if self.is_distributed else None
 
     @contextmanager
     def _critic_alone(self) -> Iterator[None]:
@@ -302,7 +317,8 @@ class Runner(OnPolicyRunner):
         """Return the current mean policy, its normaliser included."""
         actor = self.alg.get_policy()
         source = f"{self.run.kind} {self.run.id}"
-        policy = MlpPolicy(PolicyInfo.of(self.robot, self.ppo.hidden_dims, self.ppo.activation, source))
+        with torch.random.fork_rng(devices=[]):  # Its first weights are drawn; how often one saves must not matter.
+            policy = MlpPolicy(PolicyInfo.of(self.robot, self.ppo.hidden_dims, self.ppo.activation, source))
         linear = [m for m in policy.mlp if isinstance(m, torch.nn.Linear)]
         trained = [m for m in actor.mlp if isinstance(m, torch.nn.Linear)]
         with torch.no_grad():

@@ -6,10 +6,12 @@ from typing import Any
 
 from pydantic import Field
 
+from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, load_robot
 from rwmdata.runs import Run
+from rwmmodel.distributed import Ranks
 from rwmrl.backends import make_env
 from rwmrl.ppo import PPOConfig, Runner, series
 
@@ -45,9 +47,11 @@ def train_in_simulator(
     """Train a policy by PPO in a simulator.
 
     Raises:
-        RwmError: Unknown task, robot or backend, or rsl-rl-lib is missing.
+        RwmError: Unknown task, robot or backend, rsl-rl-lib is missing, or torchrun started several processes.
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
+    if Ranks.from_environment().world > 1:
+        raise RwmError("Training in a simulator is the work of one process.", "rwm train, without torchrun")
     config = TrainConfig(**resume.meta.config) if resume else config or TrainConfig()
     robot = load_robot(config.robot)
     weights = {config.task: robot.task_reward_weights.get(config.task, {}) | config.rewards}

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,22 +48,10 @@ def dataset(home, schema):
         return writer.commit()
 
 
-def on_two_processes(tmp_path: Path, *words: str) -> list[str]:
-    """What each of two processes says it finished, told in files: what they print may come out mixed."""
-    script, said = tmp_path / "fit.py", tmp_path / "said"
-    script.write_text(SCRIPT)
-    said.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *words, str(said)], capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return [(said / rank).read_text() for rank in ("0", "1")]
-
-
 @pytest.mark.parametrize("more", [{}, {"accumulate": 2, "ema": 0.9, "loss": {"kind": "nll"}, "shared_base": False}])
-def test_two_processes_fit_what_one_fits(tmp_path, home, dataset, more):
+def test_two_processes_fit_what_one_fits(on_two_processes, tmp_path, home, dataset, more):
     config = FitConfig(**SETTINGS, **more)
-    said = on_two_processes(tmp_path, str(home.root), dataset.name, config.model_dump_json())
+    said = on_two_processes(SCRIPT, str(home.root), dataset.name, config.model_dump_json())
     (run,) = home.runs("model")
     assert said == [f"{run.id} finished"] * 2
     alone = fit_model(Home(tmp_path / "alone"), dataset, config)

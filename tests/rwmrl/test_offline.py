@@ -72,6 +72,12 @@ def test_a_few_iterations_raise_the_imagined_reward(home, dataset, model_run, st
     assert run.meta.summary["imagined_reward_after"] > run.meta.summary["imagined_reward_before"]
 
 
+def test_how_often_checkpoints_are_written_does_not_change_what_is_learnt(home, dataset, model_run):
+    often, once = (train_policy(home, dataset, model_run, small(checkpoint_interval=n)) for n in (1, 100))
+    weights = [load_policy(run.checkpoints / "policy.safetensors", "anymal_d").state_dict() for run in (often, once)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_an_interrupted_policy_run_is_resumed_to_its_end(home, dataset, model_run):
     def interrupt(done, total, numbers):
         if done == 2:
