@@ -187,16 +187,15 @@ def pair_of(first: tuple[Run, EvaluationSummary], second: tuple[Run, EvaluationS
 
 
 def pair_table(rows: list[dict[str, Any]], scalars: tuple[dict[Any, Scalar], ...], caption: str) -> Table:
-    """Return numbers beside each other with their difference."""
+    """Return numbers beside each other with their difference; columns of modes and horizons where there are any."""
+    names = [n for n in ("metric", "mode", "horizon") if n == "metric" or any(row[n] is not None for row in rows)]
     lines = []
     for row in rows:
         key = (row["metric"], row["mode"], row["horizon"])
         sides = [cell(side[key].value, interval(side[key].low, side[key].high)) for side in scalars]
         difference = cell(row["difference"], _percent(row["a"], row["b"]))
-        lines.append(
-            (row["metric"], row["mode"], row["horizon"], *sides, replace(difference, strong=bool(row["apart"])))
-        )
-    return table(caption, ("Metric", "Mode", "Horizon", "A", "B", "B − A"), lines)
+        lines.append((*(row[n] for n in names), *sides, replace(difference, strong=bool(row["apart"]))))
+    return table(caption, (*map(str.capitalize, names), "A", "B", "B − A"), lines)
 
 
 def _percent(a: float | None, b: float | None) -> str:

@@ -39,9 +39,9 @@ PANELS = {
         Panel("held-out error", "relative L1", ((r"val/rel_l1_h(\d+)", "up to {} steps"),), log=True),
     ),
     "policy": (
-        Panel("reward in imagination", "per step", (("imagined/reward", "reward"),
-                                                    ("imagined/penalised_reward", "minus penalty"))),
-        Panel("epistemic uncertainty", "sum of normalised std", (("imagined/epistemic", "of the model, per step"),)),
+        Panel("reward in imagination", "per step", (("imagined/reward", "before the penalty"),
+                                                    ("imagined/penalised_reward", "after the penalty"))),
+        Panel("epistemic uncertainty, per step", "sum of normalised std", (("imagined/epistemic", "epistemic"),)),
         Panel("episode length", "control steps", (("episode/length", "episode length"),)),
         Panel("cloning error", "mean squared", (("train/action_mse", "training"), ("val/action_mse", "held out")),
               log=True),
@@ -119,7 +119,8 @@ def _draw(
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
-    title = f"{panel.title}, {lines[0][1]}" if len(series) > 1 else panel.title
+    one_of_many = len(series) > 1 and (len(panel.metrics) > 1 or "{}" in panel.metrics[0][1])
+    title = f"{panel.title}, {lines[0][1]}" if one_of_many else panel.title
     ax.set(title=title, xlabel=step, ylabel=panel.unit)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(lines) > 1 or len(series) > 1:
