@@ -13,7 +13,7 @@ from rwmdata.home import Home
 from rwmdata.runs import Run
 
 POLICY_KINDS = ("policy", "train")
-USUAL = {"model": ("dynamics", "uncertainty", "calibration"), "policy": ("policy",)}
+USUAL = {"model": ("dynamics", "uncertainty", "calibration", "noise"), "policy": ("policy",)}
 """Evaluations every model, and every policy, should have had."""
 
 
