@@ -59,6 +59,9 @@ def fit(
     balance: Annotated[
         bool | None, typer.Option("--balance/--no-balance", help="Draw every behaviour's windows equally often.")
     ] = None,
+    fall_share: Annotated[
+        float | None, typer.Option("--fall-share", min=0, max=0.99, help="Share of windows that end in a fall: 0.05.")
+    ] = None,
     rows: Annotated[
         str | None, typer.Option("--rows", help="Where rows are held: memory, mapped (a file), or auto.")
     ] = None,
@@ -72,14 +75,13 @@ def fit(
 
     On several GPUs: torchrun --nproc-per-node 2 -m cli.main fit ...
     """
-    from rwmmodel.distributed import Ranks
     from rwmmodel.fit import fit_model
     from rwmmodel.fit_config import fit_preset, merged
 
     overrides: dict[str, Any] = given(
         updates=updates, batch=batch, lr=lr, base=base, members=members, precision=precision,
-        patience=patience, balance=balance, shared_base=shared_base, rows=rows, schedule=schedule, ema=ema,
-        accumulate=accumulate, normalizer=normalizer, wandb=wandb_of(wandb),
+        patience=patience, balance=balance, fall_share=fall_share, shared_base=shared_base, rows=rows,
+        schedule=schedule, ema=ema, accumulate=accumulate, normalizer=normalizer, wandb=wandb_of(wandb),
     )  # fmt: skip
     in_loss = given(kind=loss, teacher_forcing=teacher_forcing)
     overrides = merged(overrides, {"loss": in_loss} if in_loss else {}, *map(setting_of, settings or []))
@@ -87,6 +89,4 @@ def fit(
     source = pick_dataset(home_of(home), dataset, json_output)
     with progress_bar("fit", json_output) as progress:
         run = fit_model(home_of(home), source, config, progress)
-    if not Ranks.from_environment().main:
-        return
     show_run(run, json_output, "rwm policy --lam 1.0, or rwm eval uncertainty")

@@ -160,6 +160,29 @@ def balanced_weights(starts: np.ndarray, episode_start: np.ndarray, labels: Sequ
     return 1.0 / (counts[of_window] * np.count_nonzero(counts))
 
 
+def ending_in_fall(dataset: Dataset, starts: np.ndarray, length: int) -> np.ndarray:
+    """Return which windows of ``length`` rows at ``starts (n,)`` end in the row of a recorded fall, ``(n,)`` bool."""
+    episodes = dataset.episodes
+    episode = np.searchsorted(episodes.start, starts, side="right") - 1
+    last = episodes.start[episode] + episodes.length[episode]
+    return np.asarray(episodes.terminated, bool)[episode] & (starts + length == last)
+
+
+def weights_with_share(weights: np.ndarray, marked: np.ndarray, share: float) -> np.ndarray:
+    """Return weights under which the marked windows are drawn this often, and each among its like as before.
+
+    Args:
+        weights: ``(n,)``.
+        marked: ``(n,)`` bool, some of them true and some false.
+        share: Share of the draws that are marked, in (0, 1).
+
+    Returns:
+        ``(n,)``, sum 1.
+    """
+    of_its_like = np.where(marked, weights[marked].sum(), weights[~marked].sum())
+    return np.where(marked, share, 1 - share) * weights / of_its_like
+
+
 def gather(rows: np.ndarray, starts: np.ndarray, window: int, out: np.ndarray | None = None) -> np.ndarray:
     """Copy windows out of a row matrix.
 

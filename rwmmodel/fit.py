@@ -19,7 +19,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
-from rwmdata.windows import WindowSampler, balanced_weights, split_starts
+from rwmdata.windows import WindowSampler, balanced_weights, ending_in_fall, split_starts, weights_with_share
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
 from rwmmodel.data import RowStore
 from rwmmodel.devices import require_precision, resolve_device
@@ -156,8 +156,12 @@ class _Fit:
     def _sampler(self, dataset: Dataset, forecast: int) -> WindowSampler:
         """Return what draws training windows of a forecast horizon."""
         c, episodes = self.config, dataset.episodes
-        starts = split_starts(dataset, "train", c.history + forecast)
+        window = c.history + forecast
+        starts = split_starts(dataset, "train", window)
         weights = balanced_weights(starts, episodes.start, episodes.behaviour) if c.balance else None
+        falls = ending_in_fall(dataset, starts, window)
+        if c.fall_share and 0 < falls.sum() < len(falls):
+            weights = weights_with_share(np.ones(len(starts)) if weights is None else weights, falls, c.fall_share)
         return WindowSampler(starts, c.seed, weights)
 
     def run(self, run: Run, progress: Progress | None) -> dict[str, Any]:

@@ -59,6 +59,9 @@ class FitConfig(Architecture):
     """Windows per update."""
     balance: bool = False
     """Draw windows of every behaviour equally often, with replacement; else every window once an epoch."""
+    fall_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the drawn windows that end in a recorded fall, drawn with replacement, where the data has falls. With 0
+    falls are hardly ever seen: the last row of an episode lies in a single window, any other in up to M + N."""
     updates: int = Field(200, ge=1)
     accumulate: int = Field(1, ge=1)
     """Parts a batch is worked through in, one after the other: the same gradient in less memory."""

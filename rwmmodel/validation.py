@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rwmdata.catalog import Dataset
-from rwmdata.windows import WindowSampler, split_starts
+from rwmdata.windows import WindowSampler, ending_in_fall, split_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble
 from rwmmodel.fit_config import FitConfig
@@ -32,7 +32,9 @@ class Validator:
         c = self.config = config
         self.store = store
         self.window = c.history + c.last_forecast
-        self.starts = _sample(split_starts(dataset, "val", self.window), c)
+        starts = split_starts(dataset, "val", self.window)
+        self.starts = _sample(starts, c)
+        self.falls = starts[ending_in_fall(dataset, starts, self.window)]
         longest = int(dataset.episodes.length[dataset.split("val")].max())
         self.horizons = tuple(h for h in HORIZONS if c.history + h <= longest)
         self.rollout_window = c.history + max(self.horizons)
@@ -44,7 +46,8 @@ class Validator:
 
         Returns:
             ``val/<term>`` of the loss, ``val/rel_l1_h<h>`` for every horizon the episodes allow,
-            ``val/contact_f1`` and, where a window holds a fall, ``val/termination_recall``.
+            ``val/contact_f1``, and of falls told one step ahead: ``val/false_falls``, the share of the windows' other
+            rows, and, where the split has falls, ``val/termination_recall``, the share of them.
         """
         model.eval()
         numbers = self._loss(model) | self._rel_l1(model) | self._auxiliary(model)
@@ -64,19 +67,24 @@ class Validator:
         return sums
 
     def _auxiliary(self, model: DynamicsEnsemble) -> dict[str, float]:
-        """Return how well contacts and falls are told one step ahead: F1 = 2 TP / (2 TP + FP + FN), TP / (TP + FN)."""
-        counts = {"contact": torch.zeros(3), "termination": torch.zeros(3)}
-        for starts in _chunks(self.starts, self.config.batch):
-            windows = self.store.windows(starts, self.window)
-            for name, logits in forecast_logits(
-                model, windows.states, windows.actions, self.config.last_forecast
-            ).items():
-                said, true = logits > 0, getattr(windows, name)[:, -self.config.last_forecast :] > 0.5
-                counts[name] += torch.stack([(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]).cpu()
-        hit, wrong, missed = counts["contact"].tolist()
+        """Return how well contacts (F1 = 2 TP / (2 TP + FP + FN)) and falls are told one step ahead."""
+        hit, wrong, missed, _ = self._told(model, self.starts, "contact")
         found = {"val/contact_f1": 2 * hit / max(2 * hit + wrong + missed, 1)}
-        hit, _, missed = counts["termination"].tolist()
+        _, wrong, _, right = self._told(model, self.starts, "termination")
+        found["val/false_falls"] = wrong / max(wrong + right, 1)
+        hit, _, missed, _ = self._told(model, self.falls, "termination")
         return found | ({"val/termination_recall": hit / (hit + missed)} if hit + missed else {})
+
+    def _told(self, model: DynamicsEnsemble, starts: np.ndarray, name: str) -> list[float]:
+        """Return true and false positives, false and true negatives of the forecasts' contacts or terminations."""
+        counts = torch.zeros(4)
+        for some in _chunks(starts, self.config.batch):
+            windows = self.store.windows(some, self.window)
+            logits = forecast_logits(model, windows.states, windows.actions, self.config.last_forecast)[name]
+            said, true = logits > 0, getattr(windows, name)[:, -self.config.last_forecast :] > 0.5
+            kinds = (said & true, said & ~true, ~said & true, ~said & ~true)
+            counts += torch.stack([kind.sum() for kind in kinds]).cpu()
+        return counts.tolist()
 
     def _rel_l1(self, model: DynamicsEnsemble) -> dict[str, float]:
         """Return sum |predicted - recorded| / sum |recorded| over windows, dims and steps 1..h, normalised space."""

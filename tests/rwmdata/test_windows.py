@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from rwmdata.errors import RwmError
-from rwmdata.windows import WindowSampler, balanced_weights, gather, sample_windows, summary_of, window_starts
+from rwmdata.windows import (
+    WindowSampler,
+    balanced_weights,
+    ending_in_fall,
+    gather,
+    sample_windows,
+    split_starts,
+    summary_of,
+    weights_with_share,
+    window_starts,
+)
 
 START = np.array([0, 5, 7, 20])
 LENGTH = np.array([5, 2, 13, 4])
@@ -90,6 +100,25 @@ def test_balanced_behaviours_are_drawn_equally_often():
     shares = {k: weights[[labels[e] == k for e in episode]].sum() for k in "ab"}
     assert weights.sum() == pytest.approx(1.0) and shares["a"] == pytest.approx(0.5)
     assert balanced_weights(np.array([0, 1]), np.array([0]), [None]).tolist() == [0.5, 0.5]
+
+
+def test_marked_windows_get_their_share_and_keep_their_order_among_each_other():
+    weights = weights_with_share(np.array([1.0, 3.0, 1.0, 1.0]), np.array([True, True, False, False]), 0.2)
+    np.testing.assert_allclose(weights, [0.05, 0.15, 0.4, 0.4])
+
+
+def test_a_window_ends_in_a_fall_where_its_last_row_is_one(make_dataset, episodes):
+    parts = episodes(12, 6)
+    for k, part in enumerate(parts):
+        part[:, -1] = 0
+        part[-1, -1] = k % 2
+    dataset = make_dataset(parts)
+    rows = dataset.matrix()
+    starts = split_starts(dataset, "train", 3)
+    expected = [bool(rows[s + 2, -1]) for s in starts]
+    assert any(expected) and not all(expected)
+    assert ending_in_fall(dataset, starts, 3).tolist() == expected
+    assert not any(rows[s : s + 2, -1].any() for s in starts)
 
 
 def test_a_sample_is_what_a_fit_would_draw(make_dataset, episodes):

@@ -13,6 +13,7 @@ import torch
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Run
+from rwmdata.windows import ending_in_fall
 from rwmdata.writer import DatasetWriter
 from rwmmodel import fit as fit_module
 from rwmmodel.checkpoint import load_model
@@ -292,3 +293,22 @@ def test_a_bounded_model_knows_the_range_of_its_training_rows(home, linear_datas
     assert at == 1
     np.testing.assert_allclose(model.state_low, states[at], rtol=1e-5)
     np.testing.assert_allclose(model.state_high, states[-1 - at], rtol=1e-5)
+
+
+def test_windows_that_end_in_a_fall_are_drawn_as_often_as_asked(home, schema):
+    with DatasetWriter(home.data_dir, "falls", "anymal_d", schema, 50.0, {}) as writer:
+        for k in range(40):
+            rows = np.zeros((60, schema.width), np.float32)
+            rows[-1, -1] = k % 2
+            writer.append_episode(rows, truncated=k % 2 == 0)
+        dataset = writer.commit()
+    settings = {"hidden": 4, "head_hidden": 4, "history": 4, "forecast": 2, "device": "cpu"}
+
+    def share(**more):
+        fit = fit_module._Fit(dataset, FitConfig(**settings, **more), Ranks(), torch.device("cpu"))
+        starts = np.concatenate([fit.samplers[2].draw(step, 500) for step in range(20)])
+        return ending_in_fall(dataset, starts, 6).mean()
+
+    assert share() == pytest.approx(0.5 / 55, abs=0.005)
+    assert share(fall_share=0.2) == pytest.approx(0.2, abs=0.02)
+    assert share(fall_share=0.2, balance=True) == pytest.approx(0.2, abs=0.02)

@@ -44,6 +44,25 @@ def test_contacts_and_falls_are_counted(dataset, monkeypatch, contact, fall, f1,
     found = Validator(dataset, store, CONFIG)(DynamicsEnsemble(CONFIG.ensemble(dataset)))
     assert found["val/contact_f1"] == pytest.approx(f1)
     assert found["val/termination_recall"] == recall
+    assert found["val/false_falls"] == recall  # told everywhere or nowhere
+
+
+def test_all_falls_are_told_of_where_few_windows_are_looked_at(dataset, monkeypatch):
+    """Windows of three rows: two of them end before the fall, one in it."""
+
+    def falling(model, states, actions, forecast):
+        told.append(len(states))
+        return {"contact": torch.zeros(len(states), forecast, 2), "termination": torch.ones(len(states), forecast, 1)}
+
+    told: list[int] = []
+    monkeypatch.setattr(validation, "forecast_logits", falling)
+    store = RowStore(dataset, Normalizer(12, 1), torch.device("cpu"))
+    config = CONFIG.model_copy(update={"history": 2, "forecast": 1, "val_windows": 1})
+    scorer = Validator(dataset, store, config)
+    episodes = dataset.split("val")
+    assert sorted(scorer.falls) == [5 * k + 2 for k in episodes] and len(scorer.starts) == 1
+    assert scorer(DynamicsEnsemble(config.ensemble(dataset)))["val/termination_recall"] == 1.0
+    assert told[-1] == len(episodes)
 
 
 def test_logits_are_those_of_single_steps(make_model, make_windows):
