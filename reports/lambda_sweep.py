@@ -74,7 +74,7 @@ def evaluate_lambda_sweep(
         table = pl.DataFrame(rows).sort("lam", "seed")
         verdict = best_lambda(table, c.seed)
         commit_file(run.path / "lambda_sweep.parquet", table.write_parquet)
-        draw(run.path / "lambda_sweep.png", table, verdict, str(runs[0].meta.summary["robot"]))
+        draw(run.path / "lambda_sweep.png", table, verdict, str(runs[0].meta.summary["robot"]), c.episodes)
         finish_evaluation(
             run, str(runs[0].meta.summary["robot"]), scalars(table),
             "rewards: a step; share_without_fall: of episodes; lin_vel_error: m/s; the mode is the lambda",
@@ -174,8 +174,8 @@ def scalars(table: pl.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def draw(path: Path, table: pl.DataFrame, verdict: dict[str, Any], robot: str) -> None:
-    """Draw rewards, and falls and tracking, over lambda: every seed a point, lines through the means."""
+def draw(path: Path, table: pl.DataFrame, verdict: dict[str, Any], robot: str, episodes: int) -> None:
+    """Draw rewards, what the penalty takes, and falls and tracking over lambda: every seed a point, lines the means."""
     lams = table["lam"].unique().sort().to_list()
     place = {lam: k for k, lam in enumerate(lams)}
     x = np.array([place[lam] for lam in table["lam"]])
@@ -185,24 +185,28 @@ def draw(path: Path, table: pl.DataFrame, verdict: dict[str, Any], robot: str) -
         ax.plot(x, values, "o", color=colour, alpha=0.4, markersize=6)
         ax.plot(range(len(lams)), [values[x == k].mean() for k in range(len(lams))], style, color=colour, label=label)
 
-    with figure(path, 1, 2, (15, 6.5)) as axes:
-        rewards, falls = axes[0]
-        series(rewards, "imagined_reward", BLUE, "imagined")
-        series(rewards, "imagined_penalised_reward", BLUE, "imagined, penalised", "--")
+    with figure(path, 1, 3, (21, 6.5)) as axes:
+        rewards, penalised, falls = axes[0]
+        series(rewards, "imagined_reward", BLUE, "imagined, before the penalty")
         series(rewards, "simulated_reward", ORANGE, "simulated, disturbed")
         series(rewards, "simulated_reward_undisturbed", GREEN, "simulated, undisturbed")
         rewards.set(ylabel="reward a step", title=verdict["verdict"][:1].upper() + verdict["verdict"][1:])
         rewards.title.set_fontsize(12)
+        series(penalised, "imagined_reward", BLUE, "imagined, before the penalty")
+        series(penalised, "imagined_penalised_reward", BLUE, "imagined, after the penalty", "--")
+        penalised.set(ylabel="reward a step", title=f"{robot}: {len(table)} policies, {episodes} episodes each")
+        penalised.title.set_fontsize(12)
         series(falls, "share_without_fall", ORANGE, "episodes without a fall, disturbed", scale=100.0)
-        falls.set(ylabel="episodes without a fall (%)", ylim=(0, 100), title=f"{robot}: {len(table)} policies")
+        falls.set(ylabel="episodes without a fall (%)", ylim=(0, 103))
         tracking = falls.twinx()
         tracking.spines["right"].set_visible(True)
         tracking.grid(visible=False)
         series(tracking, "lin_vel_error", GREY, "velocity error, disturbed", "--")
         tracking.set(ylabel="velocity error (m/s)", ylim=(0, 1.25 * float(np.max(table["lin_vel_error"].to_numpy()))))
-        for ax in (rewards, falls):
+        for ax in (rewards, penalised, falls):
             ax.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
             ax.set_xlabel("penalty weight lambda")
-        rewards.legend(fontsize=11)
+        for ax in (rewards, penalised):
+            ax.legend(fontsize=11, loc="lower left")
         lines = [*falls.get_legend_handles_labels()[0], *tracking.get_legend_handles_labels()[0]]
         falls.legend(lines, [str(line.get_label()) for line in lines], fontsize=11, loc="lower left")
