@@ -25,7 +25,8 @@ from rwmmodel.ensemble import Carry, DynamicsEnsemble, EnsembleConfig, Predictio
 from rwmmodel.normalizer import Normalizer
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start
-from rwmrl.ppo import PPOConfig, Runner, series
+from rwmrl.ppo import Runner, series
+from rwmrl.ppo_config import PPOConfig
 
 OBVIOUS = "every head by itself, float32"
 NO_FALL = -20.0

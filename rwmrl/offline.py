@@ -21,7 +21,8 @@ from rwmmodel.distributed import Ranks
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 from rwmrl.policy_file import MlpPolicy
-from rwmrl.ppo import PPOConfig, Runner, series
+from rwmrl.ppo import Runner, series
+from rwmrl.ppo_config import PPOConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"iterations": 4, "num_envs": 64, "checkpoint_interval": 2, "episode_steps": 48},

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen, RobotSpec, one_line
+from rwmdata.robots import RobotSpec, one_line
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_state, save_state, unreadable
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy, save_policy
+from rwmrl.ppo_config import PPOConfig
 from rwmrl.symmetry import Mirror
 
 try:
@@ -39,36 +39,6 @@ WARM_COUNT = 1_000_000
 """Observations a policy's normaliser counts as when a training begins with it: new ones move it slowly."""
 STAGE_FILE = "policy-{:06d}.safetensors"
 """The policy after so many iterations: small, and all kept, so that a run's stages can be replayed."""
-
-
-class PPOConfig(Frozen):
-    """PPO settings (arXiv:2504.16680, PPO table)."""
-
-    num_steps: int = Field(24, ge=1)
-    """Steps per environment and iteration."""
-    epochs: int = Field(5, ge=1)
-    mini_batches: int = Field(4, ge=1)
-    clip: float = Field(0.2, gt=0)
-    gamma: float = Field(0.99, ge=0, le=1)
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    value_coef: float = Field(1.0, ge=0)
-    entropy_coef: float = Field(0.005, ge=0)
-    lr: float = Field(1e-3, gt=0)
-    schedule: Literal["adaptive", "fixed"] = "adaptive"
-    desired_kl: float = Field(0.01, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    hidden_dims: tuple[int, ...] = Field((128, 128, 128), min_length=1)
-    activation: Literal["elu", "relu", "tanh"] = "elu"
-    init_std: float = Field(1.0, gt=0)
-    obs_normalization: bool = True
-    """Normalise observations by their running statistics."""
-    symmetry: bool = False
-    """Learn from the mirror image of every transition too; the robot must have two like sides."""
-    critic_first: int = Field(0, ge=0)
-    """Iterations at the beginning in which only the critic learns: one that knows nothing would spoil an actor that
-    a training begins with."""
-    checkpoint_interval: int = Field(50, ge=1)
-    """Iterations between checkpoints."""
 
 
 def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]:

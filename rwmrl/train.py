@@ -13,7 +13,8 @@ from rwmdata.robots import Frozen, load_robot
 from rwmdata.runs import Run
 from rwmmodel.distributed import Ranks
 from rwmrl.backends import make_env
-from rwmrl.ppo import PPOConfig, Runner, series
+from rwmrl.ppo import Runner, series
+from rwmrl.ppo_config import PPOConfig
 
 SHOWN = ("episode/return", "episode/length", "reward/track_lin_vel_xy_exp", "reward/track_ang_vel_z_exp")
 """What the progress shows; every reward term is in the metrics and in TensorBoard."""

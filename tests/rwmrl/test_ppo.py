@@ -14,7 +14,8 @@ from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmrl.envs.base import Step, VecEnv
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import PPOConfig, RslVecEnv, Runner, _reduce, to_rsl_rl
+from rwmrl.ppo import RslVecEnv, Runner, _reduce, to_rsl_rl
+from rwmrl.ppo_config import PPOConfig
 
 SMALL = PPOConfig(num_steps=8, epochs=4, mini_batches=2, hidden_dims=(16,), checkpoint_interval=2, init_std=0.5)
 

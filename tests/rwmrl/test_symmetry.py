@@ -9,7 +9,7 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.observations import observation_names
-from rwmrl.ppo import PPOConfig
+from rwmrl.ppo_config import PPOConfig
 from rwmrl.symmetry import Mirror
 from rwmrl.train import TrainConfig, train_in_simulator
 

@@ -5,7 +5,8 @@ import torch
 
 from rwmdata.errors import RwmError
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import PPOConfig, series
+from rwmrl.ppo import series
+from rwmrl.ppo_config import PPOConfig
 from rwmrl.train import TrainConfig, train_in_simulator
 
 TINY = TrainConfig(
