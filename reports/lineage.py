@@ -94,7 +94,7 @@ def lineage_of(home: Home, chosen: list[Run], runs: list[Run]) -> Lineage:
     found.evaluations.sort(
         key=lambda e: (*order, found.summaries[e.id].evaluation).index(found.summaries[e.id].evaluation)
     )
-    _say_what_is_missing(found, chosen)
+    _say_what_is_missing(found, chosen, runs)
     return found
 
 
@@ -150,7 +150,7 @@ def _parents(runs: list[Run], parent: str) -> list[str]:
     return list(dict.fromkeys(name for run in runs if (name := run.meta.parents.get(parent))))
 
 
-def _say_what_is_missing(found: Lineage, chosen: list[Run]) -> None:
+def _say_what_is_missing(found: Lineage, chosen: list[Run], runs: list[Run]) -> None:
     for run in [*found.models.values(), *found.policies.values()]:
         kind = "policy" if run.kind in POLICY_KINDS else "model"
         if run.meta.status != "finished":
@@ -165,5 +165,10 @@ def _say_what_is_missing(found: Lineage, chosen: list[Run]) -> None:
                 found.notices.append(Notice(f"No {name} evaluation of {kind} {run.id} yet.", command))
     if found.models and not found.policies and any(r.kind == "model" for r in chosen):
         newest = next(reversed(found.models))
+        others = [r for r in runs if r.kind in POLICY_KINDS and r.meta.parents.get("model") == newest]
+        if others:
+            text = f"No policy on this page: each of the {len(others)} trained in {newest} has a page of its own."
+            found.notices.append(Notice(text, f"rwm report {others[0].id}"))
+            return
         text = "No policy on this page: one is trained inside a model, and then reported on by its own id."
         found.notices.append(Notice(text, f"rwm policy --model {newest} --lam 1.0"))

@@ -108,7 +108,7 @@ def test_a_report_is_a_run_with_its_parents(copy):
         f"rwm eval uncertainty --model {names['model']}",
         f"rwm eval calibration --model {names['model']}",
         f"rwm eval noise --model {names['model']}",
-        f"rwm policy --model {names['model']} --lam 1.0",
+        f"rwm report {names['policy']}",
     ]
     with pytest.raises(RwmError, match="is a report itself"):
         build_report(home, [run.id])
