@@ -59,9 +59,9 @@ CAPTIONS = {
     ),
     "lambda_sweep": (
         "By penalty weight",
-        "Left: reward a step, imagined without the penalty, and simulated. Where the imagined line stands far above the "
-        "simulated ones the policy exploits the model. Middle: what the penalty takes. Right: episodes without a fall, "
-        "and tracking. Every point is one policy, lines join the means.",
+        "Left: reward a step, imagined without the penalty, and simulated. Where the imagined line stands far above "
+        "the simulated ones the policy exploits the model. Middle: what the penalty takes. Right: episodes without a "
+        "fall, and tracking. Every point is one policy, lines join the means.",
     ),
     "closed_loop": (
         "The same policy in both worlds",
