@@ -8,11 +8,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers, alone or behind others; ``RWM_SEED=1`` makes them draw others."""
+    seed = int(os.environ.get("RWM_SEED", "0"))
+    torch.manual_seed(seed)
+    np.random.seed(seed)
 
 
 @pytest.fixture
