@@ -7,17 +7,23 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "CloningConfig": "rwmrl.cloning",
     "ExportConfig": "rwmrl.export",
     "ImaginationConfig": "rwmrl.envs.imagination",
     "ImaginationEnv": "rwmrl.envs.imagination",
+    "ModelFreeConfig": "rwmrl.model_free",
     "PolicyConfig": "rwmrl.offline",
     "TrainConfig": "rwmrl.train",
     "VecEnv": "rwmrl.envs.base",
+    "clone_behaviour": "rwmrl.cloning",
     "export_dataset": "rwmrl.export",
+    "export_policy": "rwmrl.deploy",
     "load_policy": "rwmrl.policy_file",
     "make_env": "rwmrl.backends",
     "save_policy": "rwmrl.policy_file",
+    "sweep_policies": "rwmrl.sweep",
     "train_in_simulator": "rwmrl.train",
+    "train_model_free": "rwmrl.model_free",
     "train_policy": "rwmrl.offline",
 }
 __all__ = sorted(_WHERE)

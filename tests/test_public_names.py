@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import subprocess
 import sys
 
@@ -14,8 +15,20 @@ def test_every_public_name_can_be_imported_from_its_package(package):
     for name in module.__all__:
         found = getattr(module, name)
         assert getattr(found, "__module__", package).startswith((package, "typing"))
+    # A module imported later becomes an attribute of its package and would hide what is looked up by name.
+    lazy = set(getattr(module, "_WHERE", {}))
+    assert not {m.name for m in pkgutil.iter_modules(module.__path__)} & lazy
     with pytest.raises(AttributeError):
         _ = module.no_such_name
+
+
+def test_every_evaluation_is_a_public_function():
+    import reports
+
+    modules = [importlib.import_module(f"reports.{m.name}") for m in pkgutil.iter_modules(reports.__path__)]
+    found = {n for m in modules for n, o in vars(m).items() if n.startswith("evaluate_") and callable(o)}
+    assert "evaluate_dynamics" in found
+    assert found <= set(reports.__all__)
 
 
 def test_rwmdata_and_the_help_text_load_no_torch():
