@@ -70,8 +70,8 @@ def follow(made, steps):
 
 @pytest.mark.parametrize("heading", [True, False])
 def test_within_bounds_nobody_leaves_everybody_moves_and_corners_are_seen(heading):
-    made = sampler(300, bounds_m=(4.0, 3.0), resample_s=(1.0, 3.0), heading=heading)
-    path = follow(made, 2000)
+    made = sampler(900, bounds_m=(4.0, 3.0), resample_s=(1.0, 3.0), heading=heading)
+    path = follow(made, 600)
     assert path[..., 0].abs().max() <= 2.0 and path[..., 1].abs().max() <= 1.5
     assert path[..., 0].abs().max() > 1.4 and path[..., 1].abs().max() > 0.9
     assert path.diff(dim=0).norm(dim=-1).mean() > 0.004  # 0.2 m/s
