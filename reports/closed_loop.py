@@ -37,6 +37,7 @@ SECONDS = (0.02, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Times into the rollout that numbers are given for."""
 MODES = {"imagined": "the policy acts on what the model predicts",
          "recorded_actions": "the model is given the simulator's actions",
+         "misled": "the simulator, the policy seeing the model's one-step errors",
          "hold_last": "last state held"}  # fmt: skip
 TRACES = (("base_lin_vel", 0, "forward velocity (m/s)"), ("base_ang_vel", 2, "yaw rate (rad/s)"),
           ("joint_pos", None, "{joint} (rad)"))  # fmt: skip
@@ -61,10 +62,26 @@ class ClosedLoopConfig(Frozen):
 
 @dataclass(frozen=True)
 class Walks:
-    """What a policy did in the simulator: rows ``(W, T, width)``, and the command ``(W, T, 3)`` each was made under."""
+    """What a policy did in the simulator: rows ``(W, T, width)``, and the command ``(W, T, 3)`` each was made under.
+
+    ``robot (W,)`` says which of the simulated robots walked so.
+    """
 
     rows: np.ndarray
     command: np.ndarray
+    robot: np.ndarray
+
+
+@dataclass(frozen=True)
+class Misled:
+    """What a policy sees in the last n steps.
+
+    The state is off by ``errors (robots, n, S)``, physical units; ``command (robots, n, 3)`` takes the place of the
+    simulator's.
+    """
+
+    errors: Tensor
+    command: Tensor
 
 
 def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, progress: Progress | None = None) -> Run:
@@ -86,12 +103,19 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
         behaviour = make_behaviour(config.policy, Setting(robot, config.robots, torch.Generator()), 0.0)
         history, schema = model.config.history, Schema.from_robot(robot)
         walks = simulate(config, robot, behaviour, history + config.steps, progress)
+        if len(walks.rows) < 2:
+            raise RwmError(
+                f"Only {len(walks.rows)} of {config.robots} robots did not fall within "
+                f"{config.settle + history + config.steps} steps; nothing to compare.",
+                "a policy that stands, fewer --steps, or more --robots",
+            )
         behaviour = make_behaviour(config.policy, Setting(robot, len(walks.rows), torch.Generator()), 0.0)
         imagined, contact, actions = imagine(model, behaviour, walks, schema)
+        misled = mislead(config, robot, model, walks, schema, progress)
         windows = HeldOutWindows(walks.rows, np.arange(len(walks.rows)), np.arange(len(walks.rows)), "simulated")
         given = roll_out(model, schema, windows, history, "mean", config.seed)
         predicted = {
-            "imagined": imagined, "recorded_actions": given.predicted,
+            "imagined": imagined, "recorded_actions": given.predicted, "misled": misled,
             "hold_last": np.broadcast_to(given.last[:, None], given.recorded.shape),
         }  # fmt: skip
         rewards = {
@@ -107,18 +131,29 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
             run, robot.name, scalars(given, predicted, rewards, robot.control_dt_s),
             "rel_l1: share of the simulated magnitude, normalised space; reward: a step, unpenalised",
             robots=len(walks.rows), fell=config.robots - len(walks.rows), history=history, steps=config.steps,
+            misled_fell=int(np.isnan(misled[:, 0, 0]).sum()),
         )  # fmt: skip
     return run
 
 
 @torch.no_grad()
 def simulate(
-    config: ClosedLoopConfig, robot: RobotSpec, behaviour: Behaviour, rows: int, progress: Progress | None = None
+    config: ClosedLoopConfig,
+    robot: RobotSpec,
+    behaviour: Behaviour,
+    rows: int,
+    progress: Progress | None = None,
+    misled: Misled | None = None,
 ) -> Walks:
     """Return the newest ``rows`` rows of every robot that did not fall in ``settle + rows`` steps.
 
-    Raises:
-        RwmError: Fewer than two did not.
+    Args:
+        config: How many robots, and their seed.
+        robot: Robot.
+        behaviour: Who acts.
+        rows: T.
+        progress: Told after every step.
+        misled: What the policy sees in the last steps.
     """
     count, total = config.robots, config.settle + rows
     env = make_env(config.backend, "Pretrain-v0", robot, count, config.seed, (total + 1) * robot.control_dt_s,
@@ -128,6 +163,10 @@ def simulate(
     found, commands = [], []
     for k in range(total):
         command = env.command.clone()
+        if misled is not None and (late := k - total + misled.errors.shape[1]) >= 0:
+            row, s = env.current_rows().cpu(), env.schema
+            seen = row[:, s.state] + misled.errors[:, late]
+            observations = {"policy": policy_observation(seen, misled.command[:, late], row[:, s.action], s)}
         step = env.step(behaviour.act({name: group.cpu() for name, group in observations.items()}))
         observations = step.observations
         standing &= ~step.done.cpu()
@@ -137,12 +176,53 @@ def simulate(
         if progress:
             progress(k + 1, total, {"fell": float((~standing).sum())})
     env.close()
-    if int(standing.sum()) < 2:
-        raise RwmError(
-            f"Only {int(standing.sum())} of {count} robots did not fall within {total} steps; nothing to compare.",
-            "a policy that stands, fewer --steps, or more --robots",
-        )
-    return Walks(torch.stack(found, dim=1)[standing].numpy(), torch.stack(commands, dim=1)[standing].numpy())
+    robots = standing.nonzero().squeeze(-1).numpy()
+    return Walks(torch.stack(found, dim=1)[standing].numpy(), torch.stack(commands, dim=1)[standing].numpy(), robots)
+
+
+@torch.no_grad()
+def one_step_errors(model: DynamicsEnsemble, walks: Walks, schema: Schema) -> Tensor:
+    """Return predicted minus simulated state, physical units, ``(W, steps, S)``, each from the true rows before it."""
+    device, history = next(model.parameters()).device, model.config.history
+    rows, normalizer = torch.from_numpy(walks.rows).to(device), model.normalizer
+    states, actions = normalizer.state(rows[..., schema.state]), normalizer.action(rows[..., schema.action])
+    carry = model.warm_up(states[:, : history - 1], actions[:, 1:history])
+    found = []
+    for k in range(history, rows.shape[1]):
+        prediction, carry = model.step(states[:, k - 1], actions[:, k], carry, std=False)
+        found.append(normalizer.denorm_state(prediction.state) - rows[:, k, schema.state])
+    return torch.stack(found, dim=1).cpu()
+
+
+def mislead(
+    config: ClosedLoopConfig,
+    robot: RobotSpec,
+    model: DynamicsEnsemble,
+    walks: Walks,
+    schema: Schema,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Simulate the walks again, the policy seeing every state as wrong as the model predicts it one step ahead.
+
+    Physics that is right, led by a policy misled: how far two walks part because of such errors in any model.
+
+    Returns:
+        States ``(W, steps, S)`` in normalised space; not a number for robots that fell this time.
+    """
+    history, length = model.config.history, walks.rows.shape[1]
+    misled = Misled(
+        torch.zeros(config.robots, length - history, schema.dims["state"]),
+        torch.zeros(config.robots, length - history, walks.command.shape[2]),
+    )
+    # In the model too, the policy acts on the true last row of the history first.
+    misled.errors[walks.robot, 1:] = one_step_errors(model, walks, schema)[:, :-1]
+    misled.command[walks.robot] = torch.from_numpy(walks.command[:, history:])
+    behaviour = make_behaviour(config.policy, Setting(robot, config.robots, torch.Generator()), 0.0)
+    again = simulate(config, robot, behaviour, length, progress, misled)
+    states = torch.from_numpy(again.rows[:, history:, schema.state]).to(next(model.parameters()).device)
+    found = np.full((config.robots, *states.shape[1:]), np.nan, np.float32)
+    found[again.robot] = model.normalizer.state(states).cpu().numpy()
+    return found[walks.robot]
 
 
 @torch.no_grad()
@@ -184,7 +264,7 @@ def _as_walks(
     rows, history = walks.rows.copy(), model.config.history
     rows[:, history:, schema.state] = model.normalizer.cpu().denorm_state(torch.from_numpy(states)).numpy()
     rows[:, history:, schema.contact], rows[:, history:, schema.action] = contact, actions
-    return Walks(rows, walks.command)
+    return Walks(rows, walks.command, walks.robot)
 
 
 @torch.no_grad()
@@ -205,12 +285,19 @@ def mean_reward(robot: RobotSpec, schema: Schema, walks: Walks, history: int) ->
 
 def error_table(given: Rollout, predicted: dict[str, np.ndarray], control_dt_s: float) -> pl.DataFrame:
     """Return mode, step, time (s) and the relative L1 error of that step: sum |error| / sum |simulated|."""
-    steps, recorded = np.arange(1, given.recorded.shape[1] + 1), given.recorded_l1.sum(axis=0)
+    steps = np.arange(1, given.recorded.shape[1] + 1)
     return pl.concat([
         pl.DataFrame({"mode": mode, "step": steps, "time_s": steps * control_dt_s,
-                      "rel_l1": np.abs(values - given.recorded).sum(axis=(0, 2)) / recorded})
-        for mode, values in predicted.items()
+                      "rel_l1": error.sum(axis=0) / recorded.sum(axis=0)})
+        for mode, (error, recorded) in ((mode, l1_of(given, values)) for mode, values in predicted.items())
+        if len(error)
     ])  # fmt: skip
+
+
+def l1_of(given: Rollout, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return |error| and |simulated| summed over state dimensions, ``(w, T)``, of the walks that have ``values``."""
+    walked = np.isfinite(values).all(axis=(1, 2))
+    return np.abs(values - given.recorded).sum(axis=-1)[walked], given.recorded_l1[walked]
 
 
 def horizons(steps: int, control_dt_s: float) -> list[int]:
@@ -224,13 +311,15 @@ def scalars(
     """Return the relative L1 error up to every horizon and the mean reward a step up to it, with 95 % intervals.
 
     Mode ``imagined`` is the policy in the model, ``recorded_actions`` the model's error on these walks when it is told
-    what the policy did: the least the former can be expected to be.
+    what the policy did. Mode ``misled`` is the simulator with a policy that sees what is as wrong as the model's
+    predictions one step ahead.
     """
     found: list[dict[str, Any]] = []
-    recorded = given.recorded_l1
-    for h in horizons(recorded.shape[1], control_dt_s):
-        for mode, values in predicted.items():
-            error = np.abs(values - given.recorded).sum(axis=-1)
+    parted = {mode: l1_of(given, values) for mode, values in predicted.items()}
+    for h in horizons(given.recorded.shape[1], control_dt_s):
+        for mode, (error, recorded) in parted.items():
+            if len(error) < 2:
+                continue
             value, low, high = ratio_interval(error[:, :h].sum(axis=1), recorded[:, :h].sum(axis=1))
             found.append({"metric": "rel_l1", "mode": mode, "horizon": h, "value": value, "low": low, "high": high})
         for mode, reward in rewards.items():
@@ -257,9 +346,10 @@ def draw(
     imagined = model.normalizer.cpu().denorm_state(torch.from_numpy(predicted["imagined"][chosen])).numpy()
     with figure(path, 2, 2, (15, 10)) as axes:
         table = error_table(given, predicted, robot.control_dt_s)
-        for mode, colour in zip(MODES, (BLUE, ORANGE, GREY), strict=True):
+        for mode, colour in zip(MODES, (BLUE, ORANGE, GREEN, GREY), strict=True):
             part = table.filter(pl.col("mode") == mode)
-            axes[0, 0].plot(time, part["rel_l1"], color=colour, label=MODES[mode])
+            if len(part):
+                axes[0, 0].plot(time, part["rel_l1"], color=colour, label=MODES[mode])
         axes[0, 0].set(ylabel="error / simulated magnitude", title=f"{len(walks.rows)} walks, error of each step")
         axes[0, 0].legend(loc="lower right", fontsize=11)
         for ax, (group, index, label) in zip(axes.ravel()[1:], TRACES, strict=True):

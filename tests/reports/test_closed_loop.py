@@ -7,7 +7,17 @@ import polars as pl
 import pytest
 import torch
 
-from reports.closed_loop import ClosedLoopConfig, Walks, evaluate_closed_loop, horizons, imagine, mean_reward, simulate
+from reports.closed_loop import (
+    ClosedLoopConfig,
+    Misled,
+    Walks,
+    evaluate_closed_loop,
+    horizons,
+    imagine,
+    mean_reward,
+    one_step_errors,
+    simulate,
+)
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import save_model
@@ -44,9 +54,14 @@ def model(schema):
     return DynamicsEnsemble(config, normalizer, ModelInfo("anymal_d", schema.csv_names, 50.0, "none")).eval()
 
 
+def random_walks(seed):
+    rng = np.random.default_rng(seed)
+    rows, command = rng.normal(size=(3, HISTORY + 5, 66)), rng.normal(size=(3, HISTORY + 5, 3))
+    return Walks(rows.astype(np.float32), command.astype(np.float32), np.arange(3))
+
+
 def test_imagination_agrees_with_reading_everything_anew(model, schema):
-    rng, behaviour, normalizer = np.random.default_rng(1), Reaching(), model.normalizer
-    walks = Walks(rng.normal(size=(3, HISTORY + 5, 66)).astype(np.float32), rng.normal(size=(3, 9, 3)).astype("f4"))
+    behaviour, normalizer, walks = Reaching(), model.normalizer, random_walks(1)
     states, contact, actions = imagine(model, behaviour, walks, schema)
     assert states.shape == (3, 5, 45) and contact.shape == (3, 5, 8) and actions.shape == (3, 5, 12)
     rows = torch.from_numpy(walks.rows)
@@ -77,6 +92,35 @@ def test_rewards_of_a_walk_are_the_simulators_own(robot, schema):
     np.testing.assert_array_equal(walks.rows, torch.stack([s.transition for s in steps[60:]], dim=1))
     found = mean_reward(robot, schema, walks, HISTORY)
     np.testing.assert_allclose(found, torch.stack([s.reward for s in steps[64:]], dim=1), rtol=1e-4, atol=1e-6)
+
+
+def test_one_step_errors_agree_with_reading_everything_anew(model, schema):
+    walks, normalizer = random_walks(4), model.normalizer
+    found = one_step_errors(model, walks, schema)
+    assert found.shape == (3, 5, 45)
+    rows = torch.from_numpy(walks.rows)
+    states, actions = normalizer.state(rows[..., schema.state]), normalizer.action(rows[..., schema.action])
+    for k in range(5):
+        with torch.no_grad():
+            prediction = model(states[:, : HISTORY + k], actions[:, 1 : HISTORY + k + 1])
+        wanted = normalizer.denorm_state(prediction.state) - rows[:, HISTORY + k, schema.state]
+        torch.testing.assert_close(found[:, k], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_policy_is_misled_from_the_step_on_at_which_it_sees_an_error(robot, schema):
+    config, behaviour = ClosedLoopConfig(policy="still", robots=3, settle=20, seed=2), Reaching()
+    walks = simulate(config, robot, behaviour, rows=12)
+    assert walks.robot.tolist() == [0, 1, 2]
+    misled = Misled(torch.zeros(3, 8, 45), torch.from_numpy(walks.command[:, 4:]))
+    again = simulate(config, robot, behaviour, rows=12, misled=misled)
+    np.testing.assert_array_equal(again.rows, walks.rows)
+    misled.errors[:, 5] = torch.randn(3, 45)
+    again = simulate(config, robot, behaviour, rows=12, misled=misled)
+    np.testing.assert_array_equal(again.rows[:, :9], walks.rows[:, :9])
+    difference = policy_observation(misled.errors[:, 5], torch.zeros(3, 3), torch.zeros(3, 12), schema) @ behaviour.map
+    acted = (again.rows - walks.rows)[:, 9, schema.action]
+    np.testing.assert_allclose(acted, difference, rtol=1e-4, atol=1e-5)
+    assert (again.rows - walks.rows)[:, 10, schema.state].any()
 
 
 def test_horizons_are_times():
@@ -119,6 +163,8 @@ def test_an_evaluation_writes_numbers_and_figure(home, model_run, constant):
     # A zero policy's actions are the recorded ones, so both ways through the model are one.
     both = [values["rel_l1", mode, 10]["value"] for mode in ("imagined", "recorded_actions")]
     assert both[0] == pytest.approx(both[1], rel=1e-4)
+    # And nothing it sees can mislead it.
+    assert values["rel_l1", "misled", 10]["value"] == 0.0 and run.meta.summary["misled_fell"] == 0
     assert (run.path / "closed_loop.png").stat().st_size > 10_000
 
 
