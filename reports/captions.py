@@ -66,7 +66,8 @@ CAPTIONS = {
     "closed_loop": (
         "The same policy in both worlds",
         "Error of the model when the policy acts on its predictions, when it is given the simulator's actions, and of "
-        "repeating the last state; below and right, the walk of median error simulated and imagined.",
+        "repeating the last state; green, how far the simulator itself parts when the policy sees states as wrong as "
+        "the model's predictions one step ahead. Below and right, the walk of median error simulated and imagined.",
     ),
     "uncertainty_error_by_step_mean": (
         "By step, ensemble mean",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from matplotlib.axes import Axes
 from pydantic import Field
 from torch import Tensor
 
@@ -351,7 +352,9 @@ def draw(
             if len(part):
                 axes[0, 0].plot(time, part["rel_l1"], color=colour, label=MODES[mode])
         axes[0, 0].set(ylabel="error / simulated magnitude", title=f"{len(walks.rows)} walks, error of each step")
-        axes[0, 0].legend(loc="lower right", fontsize=11)
+        axes[0, 0].set_ylim(0)
+        _leave_room(axes[0, 0], 0.4)
+        axes[0, 0].legend(loc="upper left", fontsize=11)
         for ax, (group, index, label) in zip(axes.ravel()[1:], TRACES, strict=True):
             columns = schema.group(group)
             k = int(simulated[:, columns].std(axis=0).argmax()) if index is None else index
@@ -361,9 +364,16 @@ def draw(
                 command = walks.command[chosen, history:, 0 if group == "base_lin_vel" else 2]
                 ax.step(time, command, color=GREY, linewidth=1.2, where="mid", label="command")
             ax.set(ylabel=label.format(joint=schema.joints[k]), title="the walk of median error")
+            _leave_room(ax, 0.15)
             ax.legend(loc="upper right", ncols=3, fontsize=11)
         for ax in axes.ravel():
             ax.axvspan(0, 1, color=GREY, alpha=0.1, linewidth=0)
             ax.set(xlabel="time after the history (s); the first second is shaded")
             ax.margins(x=0.01)
         axes[0, 0].figure.suptitle(f"{robot.title}: one policy in the simulator and in the model, from the same start")
+
+
+def _leave_room(ax: Axes, share: float) -> None:
+    """Raise the upper end of the y axis, so that a legend there hides no line."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + share * (high - low))
