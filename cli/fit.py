@@ -42,7 +42,7 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="Any other field of FitConfig, KEY=VALUE: hidden=128, loss.decay=0.9; may repeat."),
     ] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16, or tf32 on CUDA.")] = None,
     normalizer: Annotated[
         str | None, typer.Option("--normalizer", help="auto, reference (the robot's) or fitted (the data's).")
     ] = None,

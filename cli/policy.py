@@ -66,6 +66,9 @@ def policy(
     preset: Annotated[str, typer.Option("--preset", help="smoke, demo, laptop or paper.")] = "laptop",
     iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="PPO iterations.")] = None,
     num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Imagined robots side by side.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of the model: float32, bfloat16, or tf32 on CUDA.")
+    ] = None,
     wandb: WandbOption = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,
@@ -91,7 +94,7 @@ def policy(
     from rwmrl.offline import CLONE, NOTHING, PolicyConfig, train_policy
 
     chosen = given(lam=0.0 if algo == "mbpo" else lam, rollout=rollout, iterations=iterations, num_envs=num_envs)
-    overrides: dict[str, Any] = chosen | given(penalty=penalty) | more
+    overrides: dict[str, Any] = chosen | given(penalty=penalty, precision=precision) | more
     if warm_start:
         known = warm_start in (CLONE, NOTHING)
         overrides["warm_start"] = warm_start if known else where.run(None, warm_start).id

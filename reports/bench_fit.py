@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, load_robot
 from rwmdata.schema import Schema
 from rwmmodel.data import Windows
-from rwmmodel.devices import Precision, require_precision, resolve_device
+from rwmmodel.devices import Precision, reduced_precisions, resolve_device, use_precision
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig
 from rwmmodel.heads import StackedMLP
 from rwmmodel.loss import LossConfig, draw_noise, ensemble_loss
@@ -62,13 +61,10 @@ def bench_fit(config: BenchFitConfig | None = None, progress: Progress | None = 
     work: list[tuple[str, Precision, Callable[[], Tensor]]] = [
         ("every member by itself, float32", "float32", obvious), ("ours, float32", "float32", ours)
     ]  # fmt: skip
-    try:
-        require_precision("bfloat16", device)
-        work.append(("ours, bfloat16", "bfloat16", ours))
-    except RwmError:
-        pass
+    work += [(f"ours, {precision}", precision, ours) for precision in reduced_precisions(device)]
     speeds: dict[str, float] = {}
     for k, (name, precision, loss) in enumerate(work):
+        use_precision(precision, device)
         model.precision = precision
         speeds[name] = c.batch / _seconds(model, loss, c.repeats, device)
         if progress:
@@ -140,6 +136,7 @@ def update_flops(config: BenchFitConfig, model: DynamicsEnsemble) -> float:
 
 def matrix_peak(device: torch.device, precision: Precision) -> float:
     """Return the floating point operations a second of a large square product."""
+    use_precision(precision, device)
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device).to(kind) for _ in range(2))
     best = min(_timed(lambda: a @ b, device) for _ in range(5))

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from reports.bench_fit import matrix_peak, member_output
 from rwmdata.catalog import Dataset
-from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
-from rwmmodel.devices import Precision, require_precision, resolve_device
+from rwmmodel.devices import Precision, reduced_precisions, resolve_device, use_precision
 from rwmmodel.ensemble import Carry, DynamicsEnsemble, EnsembleConfig, Prediction
 from rwmmodel.normalizer import Normalizer
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
@@ -115,11 +114,7 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress |
     ways: list[tuple[str, type[DynamicsEnsemble], Precision]] = [
         (OBVIOUS, ObviousEnsemble, "float32"), ("ours, float32", DynamicsEnsemble, "float32")
     ]  # fmt: skip
-    try:
-        require_precision("bfloat16", device)
-        ways.append(("ours, bfloat16", DynamicsEnsemble, "bfloat16"))
-    except RwmError:
-        pass
+    ways += [(f"ours, {precision}", DynamicsEnsemble, precision) for precision in reduced_precisions(device)]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
@@ -131,6 +126,7 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress |
             }
             for repeat in range(c.repeats + 1):  # The first one warms up, and is never the fastest.
                 for k, (name, (runner, run)) in enumerate(trainings.items()):
+                    use_precision(ways[k][2], device)
                     runner.train(repeat + 1)
                     if progress:
                         done = (count * (c.repeats + 1) + repeat) * len(ways) + k + 1
@@ -223,6 +219,7 @@ def _difference(
     found = []
     ways: list[tuple[type[DynamicsEnsemble], Precision]] = [(ObviousEnsemble, "float32"), (kind, precision)]
     for each, arithmetic in ways:
+        use_precision(arithmetic, device)
         model = _model(each, arithmetic, c, dataset, device)
         states, actions = (part.unsqueeze(1).expand(-1, model.config.history - 1, -1) for part in (state, action))
         found.append(model.step(state, action, model.warm_up(states, actions))[0].epistemic)

@@ -137,13 +137,13 @@ class GruBase(SingleBase):
 
     def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
         # Our own is faster where gradients are wanted on a processor, and only over several steps.
-        if torch.is_grad_enabled() and inputs.device.type == "cpu" and self.precision == "float32":
+        if torch.is_grad_enabled() and inputs.device.type == "cpu" and self.precision != "bfloat16":
             return run_gru(self.rnn, inputs, None, last)
         output, hidden = self.rnn(inputs)
         return output[:, output.shape[1] - last :], hidden.unbind(0)
 
     def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
-        if self.precision != "float32":
+        if self.precision == "bfloat16":
             output, hidden = self.rnn(inputs.unsqueeze(1), torch.stack(carry))
             return output[:, 0], hidden.unbind(0)
         # Cell by cell: the carry need not be packed into one tensor and back.

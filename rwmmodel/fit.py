@@ -22,7 +22,7 @@ from rwmdata.runs import Run
 from rwmdata.windows import WindowSampler, balanced_weights, ending_in_fall, split_starts, weights_with_share
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
 from rwmmodel.data import RowStore
-from rwmmodel.devices import require_precision, resolve_device
+from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.distributed import Ranks
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
 from rwmmodel.fit_config import FitConfig, fit_preset
@@ -127,7 +127,7 @@ class _Fit:
                 f"A batch of {c.batch} windows cannot be shared between {self.ranks.world} processes and "
                 f"{c.accumulate} parts.", "--batch",
             )  # fmt: skip
-        require_precision(c.precision, self.device)
+        use_precision(c.precision, self.device)
         self.samplers = {n: self._sampler(dataset, n) for n in {c.forecast, c.last_forecast}}
         split_starts(dataset, "val", c.history + c.last_forecast)  # Refuse before the rows are read.
         schema = dataset.schema

@@ -78,7 +78,7 @@ class FitConfig(Architecture):
     rows: Rows = "auto"
     """Where the rows are held: in memory, in a memory-mapped file, or what fits."""
     precision: Precision = "float32"
-    """``bfloat16`` speeds up the bases' products where the processor has units for it."""
+    """``bfloat16`` speeds up the bases' products where there are units for it, ``tf32`` all products on CUDA."""
     log_interval: int = Field(10, ge=1)
     """Updates between logged training losses."""
     val_interval: int = Field(50, ge=1)

@@ -16,7 +16,7 @@ from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, load_robot, one_line
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
-from rwmmodel.devices import resolve_device
+from rwmmodel.devices import Precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
@@ -54,6 +54,8 @@ class PolicyConfig(Frozen):
     warm_start: str | None = None
     """Policy or train run whose networks this one begins with; one of behaviour cloning gives the actor alone. ``bc``
     is a clone of the dataset's behaviour with the same seed and layers, made where there is none yet."""
+    precision: Precision = "float32"
+    """Arithmetic of the model; the policy's own networks compute in float32, or in ``tf32`` with it."""
     seed: int = 0
     device: str = "auto"
     wandb: str | None = None
@@ -113,6 +115,7 @@ def train_policy(
     config = PolicyConfig(**resume.meta.config) if resume else config or PolicyConfig.preset()
     ranks = Ranks.from_environment()
     device = ranks.device(resolve_device(config.device))
+    use_precision(config.precision, device)
     with ranks.joined(device):
         config = ranks.share(with_clone(home, dataset, config, progress) if ranks.main else config)
         model = load_model(model_run.checkpoints / "model.safetensors", device)
@@ -122,6 +125,7 @@ def train_policy(
                 f"'{dataset.robot}'.",
                 f"rwm fit {dataset.name}",
             )
+        model.precision = config.precision
         robot = load_robot(dataset.robot)
         own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
         env = ImaginationEnv(model, dataset, robot, own)

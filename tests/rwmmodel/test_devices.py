@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
-from rwmmodel.devices import require_precision, resolve_device
+from rwmmodel.devices import reduced_precisions, require_precision, resolve_device, use_precision
 
 
 def test_cpu_is_always_there():
@@ -40,3 +40,40 @@ def test_bfloat16_is_refused_where_it_would_be_emulated(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     with pytest.raises(RwmError, match="bfloat16"):
         require_precision("bfloat16", torch.device("cpu"))
+
+
+def test_tf32_is_refused_where_there_are_no_units_for_it(monkeypatch):
+    with pytest.raises(RwmError, match="'cpu' has no TF32"):
+        require_precision("tf32", torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(RwmError, match="'cuda' has no TF32"):
+        require_precision("tf32", torch.device("cuda"))
+
+
+def test_the_reduced_arithmetics_are_those_a_device_has(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert reduced_precisions(torch.device("cuda")) == ["tf32", "bfloat16"]
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert reduced_precisions(torch.device("cpu")) == []
+
+
+@pytest.fixture
+def tf32_flags():
+    flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [flag.allow_tf32 for flag in flags]
+    yield flags
+    for flag, value in zip(flags, before, strict=True):
+        flag.allow_tf32 = value
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_on_cuda_products_are_in_tf32_only_where_asked_for(monkeypatch, tf32_flags, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    for flag in tf32_flags:
+        flag.allow_tf32 = precision != "tf32"
+    use_precision("float32", torch.device("cpu"))
+    assert all(flag.allow_tf32 is (precision != "tf32") for flag in tf32_flags)
+    use_precision(precision, torch.device("cuda"))
+    assert all(flag.allow_tf32 is (precision == "tf32") for flag in tf32_flags)

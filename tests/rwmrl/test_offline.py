@@ -9,7 +9,7 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model, save_model
-from rwmmodel.ensemble import ModelInfo
+from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.offline import PolicyConfig, train_policy
@@ -70,6 +70,16 @@ def test_a_few_iterations_raise_the_imagined_reward(home, dataset, model_run, st
     assert len(tracking) == 15 and tracking[-1] > 2 * tracking[0]
     assert run.meta.summary["mean_reward"] == found["imagined/reward"][-1] > found["imagined/reward"][0]
     assert run.meta.summary["imagined_reward_after"] > run.meta.summary["imagined_reward_before"]
+
+
+def test_the_model_computes_in_the_precision_asked_for(home, dataset, model_run, monkeypatch):
+    used, step = set(), DynamicsEnsemble.step
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(DynamicsEnsemble, "step", lambda self, *a, **k: used.add(self.precision) or step(self, *a, **k))
+    run = train_policy(home, dataset, model_run, small(iterations=1, precision="bfloat16"))
+    assert used == {"bfloat16"} and run.meta.config["precision"] == "bfloat16"
+    with pytest.raises(RwmError, match="no TF32"):
+        train_policy(home, dataset, model_run, small(precision="tf32"))
 
 
 def test_how_often_checkpoints_are_written_does_not_change_what_is_learnt(home, dataset, model_run):
