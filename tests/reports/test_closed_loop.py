@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from reports import closed_loop
 from reports.closed_loop import (
     ClosedLoopConfig,
     Misled,
@@ -121,6 +124,23 @@ def test_a_policy_is_misled_from_the_step_on_at_which_it_sees_an_error(robot, sc
     acted = (again.rows - walks.rows)[:, 9, schema.action]
     np.testing.assert_allclose(acted, difference, rtol=1e-4, atol=1e-5)
     assert (again.rows - walks.rows)[:, 10, schema.state].any()
+
+
+def test_a_policy_is_misled_by_the_error_of_the_step_before(model, robot, schema, monkeypatch):
+    """Robots 0, 1 and 3 of four walked; the second time 1 and 2 do."""
+    walks, told = replace(random_walks(5), robot=np.array([0, 1, 3])), []
+    again = Walks(random_walks(6).rows[:2], random_walks(6).command[:2], np.array([1, 2]))
+    monkeypatch.setattr(closed_loop, "simulate", lambda *rest: told.append(rest[-1]) or again)
+    monkeypatch.setattr(closed_loop, "make_behaviour", lambda *rest: None)
+    found = closed_loop.mislead(ClosedLoopConfig(policy="any", robots=4), robot, model, walks, schema)
+    errors, (misled,) = one_step_errors(model, walks, schema), told
+    assert misled.errors.shape == (4, 5, 45) and misled.command.shape == (4, 5, 3)
+    assert not misled.errors[2].any() and not misled.errors[:, 0].any()
+    assert torch.equal(misled.errors[[0, 1, 3], 1:], errors[:, :-1])
+    assert torch.equal(misled.command[[0, 1, 3]], torch.from_numpy(walks.command[:, HISTORY:]))
+    assert np.isnan(found[[0, 2]]).all()
+    states = torch.from_numpy(again.rows[0, HISTORY:, schema.state])
+    np.testing.assert_array_equal(found[1], model.normalizer.state(states))
 
 
 def test_horizons_are_times():
