@@ -18,7 +18,7 @@ from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 from rwmdata.robots import one_line
 from rwmmodel.calibration import Calibration
-from rwmmodel.devices import resolve_device
+from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 
 FORMAT = "rwm-dynamics-ensemble-1"
@@ -45,7 +45,7 @@ def save_model(model: DynamicsEnsemble, path: Path) -> None:
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DynamicsEnsemble:
-    """Load a model written by :func:`save_model`, in evaluation mode.
+    """Load a model written by :func:`save_model`, in evaluation mode and float32 arithmetic.
 
     Raises:
         RwmError: The file is missing, a Git LFS pointer, a policy, a reference checkpoint or no model of ours.
@@ -68,6 +68,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Dynamics
         raise RwmError(f"The description inside {path} is damaged: {one_line(exc)}.", WANTED) from exc
     except RuntimeError as exc:
         raise RwmError(f"The tensors of {path} do not fit its own description: {one_line(exc)}.", WANTED) from exc
+    use_precision("float32", target)
     return model.to(target).eval()
 
 

@@ -16,7 +16,7 @@ from rwmdata.progress import Progress
 from rwmdata.robots import Frozen, load_robot, one_line
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
-from rwmmodel.devices import Precision, resolve_device, use_precision
+from rwmmodel.devices import Precision, require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
@@ -115,7 +115,7 @@ def train_policy(
     config = PolicyConfig(**resume.meta.config) if resume else config or PolicyConfig.preset()
     ranks = Ranks.from_environment()
     device = ranks.device(resolve_device(config.device))
-    use_precision(config.precision, device)
+    require_precision(config.precision, device)
     with ranks.joined(device):
         config = ranks.share(with_clone(home, dataset, config, progress) if ranks.main else config)
         model = load_model(model_run.checkpoints / "model.safetensors", device)
@@ -125,6 +125,7 @@ def train_policy(
                 f"'{dataset.robot}'.",
                 f"rwm fit {dataset.name}",
             )
+        use_precision(config.precision, device)
         model.precision = config.precision
         robot = load_robot(dataset.robot)
         own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})

@@ -8,8 +8,10 @@ import torch
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
+from rwmmodel import checkpoint
 from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
+from rwmrl import offline
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.offline import PolicyConfig, train_policy
@@ -73,10 +75,13 @@ def test_a_few_iterations_raise_the_imagined_reward(home, dataset, model_run, st
 
 
 def test_the_model_computes_in_the_precision_asked_for(home, dataset, model_run, monkeypatch):
-    used, step = set(), DynamicsEnsemble.step
+    used, step, told = set(), DynamicsEnsemble.step, []
+    for module in (checkpoint, offline):
+        monkeypatch.setattr(module, "use_precision", lambda precision, device: told.append(precision))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(DynamicsEnsemble, "step", lambda self, *a, **k: used.add(self.precision) or step(self, *a, **k))
     run = train_policy(home, dataset, model_run, small(iterations=1, precision="bfloat16"))
+    assert told == ["float32", "bfloat16"]  # A model is loaded in float32; what was asked for comes after.
     assert used == {"bfloat16"} and run.meta.config["precision"] == "bfloat16"
     with pytest.raises(RwmError, match="no TF32"):
         train_policy(home, dataset, model_run, small(precision="tf32"))
