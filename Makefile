@@ -49,7 +49,7 @@ test-mjlab: .venv-mjlab/ready
 
 test-isaaclab: .venv-isaaclab/ready
 	OMP_NUM_THREADS=1 .venv-isaaclab/bin/pytest tests/rwmdata tests/rwmmodel tests/rwmrl/test_manager_based.py \
-		tests/rwmrl/test_rewards.py tests/rwmrl/test_commands_observations.py tests/rwmrl/test_policy_file.py tests/rwmrl/test_rsl_rl_checkpoint.py
+		tests/rwmrl/test_rewards.py tests/rwmrl/test_velocity_commands_observations.py tests/rwmrl/test_policy_file.py tests/rwmrl/test_rsl_rl_checkpoint.py
 
 # lerobot pins an older torch and much that only images and robots need; what its dataset needs is named here.
 .venv-lerobot/ready: pyproject.toml
@@ -75,7 +75,7 @@ test-d3rlpy: .venv-d3rlpy/ready
 test-browser: .venv/ready
 	@for name in $$CHROMIUM chromium chromium-browser google-chrome; do command -v $$name && found=yes; done; \
 		test "$$found" || { echo 'no Chromium here: apt-get install chromium, or CHROMIUM=/path/to/it'; exit 1; }
-	$(BIN)/pytest tests/reports/test_report_browser.py
+	$(BIN)/pytest tests/reports/page/test_report_browser.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

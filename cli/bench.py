@@ -34,7 +34,7 @@ def export(
     json_output: JsonOption = False,
 ) -> None:
     """Compare a whole export with the environment alone and with bare mujoco.rollout."""
-    from reports.bench_export import BenchExportConfig, bench_export
+    from reports.bench.export import BenchExportConfig, bench_export
 
     config = BenchExportConfig(
         robot=robot, policy=policy, transitions=transitions, num_envs=num_envs, repeats=repeats, seed=seed
@@ -52,7 +52,7 @@ def data(
     json_output: JsonOption = False,
 ) -> None:
     """Measure the data stage at scale: write, validate, open, draw windows; CSV conversion beside pandas."""
-    from reports.bench_data import BenchDataConfig, bench_data
+    from reports.bench.data import BenchDataConfig, bench_data
 
     with progress_bar("bench", json_output) as progress:
         found = bench_data(BenchDataConfig(rows=rows, csv_mb=csv_mb), folder, progress)
@@ -69,7 +69,7 @@ def fit(
     json_output: JsonOption = False,
 ) -> None:
     """Compare an update with one in which every member runs the whole window by itself."""
-    from reports.bench_fit import BenchFitConfig, bench_fit
+    from reports.bench.fit import BenchFitConfig, bench_fit
 
     config = BenchFitConfig(batch=batch, members=members, repeats=repeats, device=device, seed=seed)
     with progress_bar("bench", json_output) as progress:
@@ -89,7 +89,7 @@ def imagine(
     json_output: JsonOption = False,
 ) -> None:
     """Compare imagined steps and whole iterations with the way that runs every head of every member by itself."""
-    from reports.bench_imagine import BenchImagineConfig, bench_imagine
+    from reports.bench.imagine import BenchImagineConfig, bench_imagine
 
     envs = {"num_envs": tuple(num_envs)} if num_envs else {}
     config = BenchImagineConfig(members=members, repeats=repeats, device=device, seed=seed, **envs)
@@ -115,7 +115,7 @@ def models(
 
     The fits are runs: interrupted and started again, it goes on where it was.
     """
-    from reports.bench_models import BenchModelsConfig, bench_models
+    from reports.bench.models import BenchModelsConfig, bench_models
 
     source = pick_dataset(home_of(home), dataset, json_output)
     chosen = {"variants": tuple(variants)} if variants else {}

@@ -112,10 +112,10 @@ def convert(
     json_output: JsonOption = False,
 ) -> None:
     """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), Isaac Lab's HDF5, any log."""
-    from rwmdata.csv_files import convert_csv
-    from rwmdata.hdf5_files import SUFFIXES, convert_hdf5
-    from rwmdata.lerobot_files import convert_lerobot
-    from rwmdata.log_files import convert_logs, infer_mapping
+    from rwmdata.formats.csv66 import convert_csv
+    from rwmdata.formats.hdf5 import SUFFIXES, convert_hdf5
+    from rwmdata.formats.lerobot import convert_lerobot
+    from rwmdata.formats.logs import convert_logs, infer_mapping
     from rwmdata.robots import load_robot
 
     if infer:
@@ -163,7 +163,7 @@ def write_csv(
     json_output: JsonOption = False,
 ) -> None:
     """Write a dataset as 66-column CSV files."""
-    from rwmdata.csv_files import write_csv as write
+    from rwmdata.formats.csv66 import write_csv as write
 
     source = pick_dataset(home_of(home), dataset, json_output)
     files = write(source, out_dir, rows_per_file)
@@ -181,7 +181,7 @@ def write_lerobot(
     json_output: JsonOption = False,
 ) -> None:
     """Write a dataset in LeRobot's format v3.0; rwm data convert reads it back, the same numbers."""
-    from rwmdata.lerobot_files import write_lerobot as write
+    from rwmdata.formats.lerobot import write_lerobot as write
 
     source = pick_dataset(home_of(home), dataset, json_output)
     with progress_bar("write", json_output) as progress:
@@ -200,8 +200,8 @@ def write_minari(
     json_output: JsonOption = False,
 ) -> None:
     """Write a dataset in Minari's format, for offline reinforcement learning libraries."""
-    from rwmdata.minari_files import ROOT_VARIABLE
-    from rwmdata.minari_files import write_minari as write
+    from rwmdata.formats.minari import ROOT_VARIABLE
+    from rwmdata.formats.minari import write_minari as write
 
     source = pick_dataset(home_of(home), dataset, json_output)
     with progress_bar("write", json_output) as progress:
@@ -244,7 +244,7 @@ def stats(
     json_output: JsonOption = False,
 ) -> None:
     """Show how every column is distributed."""
-    from reports.data_stats import column_statistics, draw_histograms, sparkline
+    from reports.evaluate.data_stats import column_statistics, draw_histograms, sparkline
 
     source = pick_dataset(home_of(home), dataset, json_output)
     found = column_statistics(source)

@@ -53,7 +53,7 @@ def uncertainty(
     json_output: JsonOption = False,
 ) -> None:
     """Relate the ensemble's uncertainty to its autoregressive error on held-out episodes (RWM-U Figure 3)."""
-    from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
+    from reports.evaluate.uncertainty import UncertaintyConfig, evaluate_uncertainty
 
     config = UncertaintyConfig(
         windows=windows, steps=steps, calibrated=calibrated, reference_alignment=reference_alignment, seed=seed,
@@ -74,7 +74,7 @@ def dynamics(
     json_output: JsonOption = False,
 ) -> None:
     """Measure a model's error by horizon and state group, beside holding the last state and a linear model."""
-    from reports.dynamics import DynamicsConfig, evaluate_dynamics
+    from reports.evaluate.dynamics import DynamicsConfig, evaluate_dynamics
 
     config = DynamicsConfig(windows=windows, steps=steps, seed=seed, device=device)
     evaluate_model(evaluate_dynamics, config, home, dataset, model, json_output)
@@ -92,7 +92,7 @@ def calibration(
     json_output: JsonOption = False,
 ) -> None:
     """Measure how true the ensemble's standard deviations are, before and after rwm model calibrate."""
-    from reports.calibration import CalibrationConfig, evaluate_calibration
+    from reports.evaluate.calibration import CalibrationConfig, evaluate_calibration
 
     config = CalibrationConfig(windows=windows, steps=steps, seed=seed, device=device)
     evaluate_model(evaluate_calibration, config, home, dataset, model, json_output)
@@ -110,7 +110,7 @@ def noise(
     json_output: JsonOption = False,
 ) -> None:
     """Measure a model's error under noise on the states and actions it is fed, of growing scale (RWM Figure 3b)."""
-    from reports.noise import NoiseConfig, evaluate_noise
+    from reports.evaluate.noise import NoiseConfig, evaluate_noise
 
     config = NoiseConfig(windows=windows, steps=steps, seed=seed, device=device)
     evaluate_model(evaluate_noise, config, home, dataset, model, json_output)
@@ -127,7 +127,7 @@ def policy(
     json_output: JsonOption = False,
 ) -> None:
     """Score a policy in the simulator: unpenalised return, tracking errors, falls, with and without disturbances."""
-    from reports.policy_score import PolicyScoreConfig, evaluate_policy
+    from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy
 
     chosen = pick_policy(home_of(home), policy, json_output)
     config = PolicyScoreConfig(policy=chosen, robot=robot, episodes=episodes, seed=seed, film=film)
@@ -149,7 +149,7 @@ def closed_loop(
     json_output: JsonOption = False,
 ) -> None:
     """Let a policy walk in the simulator and in the model from the same start, and measure how far they part."""
-    from reports.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+    from reports.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 
     where = home_of(home)
     chosen, run = pick_policy(where, policy, json_output), pick_run(where, "model", model, json_output)
@@ -168,7 +168,7 @@ def lambda_sweep(
     json_output: JsonOption = False,
 ) -> None:
     """Score a sweep's policies in the simulator and hold it against what they imagined (RWM-U Figure 4)."""
-    from reports.lambda_sweep import LambdaSweepConfig, evaluate_lambda_sweep
+    from reports.evaluate.lambda_sweep import LambdaSweepConfig, evaluate_lambda_sweep
 
     where = home_of(home)
     run = pick_run(where, "model", model, json_output)

@@ -92,8 +92,8 @@ def calibrate(
     json_output: JsonOption = False,
 ) -> None:
     """Fit the factor of every forecast step that makes the model's standard deviations true; kept in its file."""
-    from reports.calibration import CalibrationConfig
-    from reports.calibration import calibrate as fit_factors
+    from reports.evaluate.calibration import CalibrationConfig
+    from reports.evaluate.calibration import calibrate as fit_factors
 
     where = home_of(home)
     run = pick_run(where, "model", model, json_output)

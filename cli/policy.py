@@ -26,9 +26,9 @@ from cli.common import (
     show_run,
     wandb_of,
 )
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.robots import one_line
 from rwmdata.runs import Run
 
 ALGORITHMS = ("mopo", "mbpo", "bc", "cql", "iql")
@@ -91,7 +91,7 @@ def policy(
         without_model(where, dataset, algo, options, json_output)
         return
     # Here, because the others do without its packages.
-    from rwmrl.offline import CLONE, NOTHING, PolicyConfig, train_policy
+    from rwmrl.imagination_training import CLONE, NOTHING, PolicyConfig, train_policy
 
     chosen = given(lam=0.0 if algo == "mbpo" else lam, rollout=rollout, iterations=iterations, num_envs=num_envs)
     overrides: dict[str, Any] = chosen | given(penalty=penalty, precision=precision) | more
@@ -122,9 +122,9 @@ def without_model(home: Home, dataset: str | None, algo: str, options: dict[str,
             raise RwmError(f"The cloning configuration is not valid: {one_line(exc)}.") from exc
         train = partial(clone_behaviour, home, config=cloning)
     else:
-        from rwmrl.model_free import ModelFreeConfig, train_model_free
+        from rwmrl.offline_rl import OfflineRLConfig, train_offline_rl
 
-        train = partial(train_model_free, home, config=ModelFreeConfig.of(algo, **options))
+        train = partial(train_offline_rl, home, config=OfflineRLConfig.of(algo, **options))
     source = pick_dataset(home, dataset, json_output)
     with progress_bar(algo, json_output) as progress:
         result = train(source, progress=progress)

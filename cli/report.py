@@ -24,8 +24,8 @@ def report(
     json_output: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page: lineage, key numbers, figures, learning curves, commands."""
-    from reports.compare import build_comparison
-    from reports.report import build_report
+    from reports.page.compare import build_comparison
+    from reports.page.report import build_report
 
     names = runs or []
     if compare and len(names) != 2:

@@ -98,17 +98,17 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
 
         return clone_behaviour(home, home.dataset(parents["dataset"]), progress=progress, resume=run)
     if run.kind == "policy" and run.meta.config.get("algo") in ("cql", "iql"):
-        from rwmrl.model_free import ModelFreeConfig, train_model_free
+        from rwmrl.offline_rl import OfflineRLConfig, train_offline_rl
 
-        config = ModelFreeConfig(**run.meta.config)
-        return train_model_free(home, home.dataset(parents["dataset"]), config, progress, resume=run)
+        config = OfflineRLConfig(**run.meta.config)
+        return train_offline_rl(home, home.dataset(parents["dataset"]), config, progress, resume=run)
     if run.kind == "policy":
-        from rwmrl.offline import train_policy
+        from rwmrl.imagination_training import train_policy
 
         model = home.run("model", parents["model"])
         return train_policy(home, home.dataset(parents["dataset"]), model, progress=progress, resume=run)
     if run.kind == "train":
-        from rwmrl.train import train_in_simulator
+        from rwmrl.simulator_training import train_in_simulator
 
         return train_in_simulator(home, progress=progress, resume=run)
     what = "A report" if run.kind == "report" else "An evaluation"

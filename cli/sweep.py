@@ -48,7 +48,7 @@ def policy(
 ) -> None:
     """Train a policy for every lambda and seed; finished ones are skipped, broken ones resumed."""
     from rwmmodel.fit_config import merged
-    from rwmrl.offline import PolicyConfig
+    from rwmrl.imagination_training import PolicyConfig
     from rwmrl.sweep import ENGINES, sweep_policies
 
     if engine not in ENGINES:

@@ -36,7 +36,7 @@ def train(
     json_output: JsonOption = False,
 ) -> None:
     """Train a policy by PPO in the simulator."""
-    from rwmrl.train import TrainConfig, train_in_simulator
+    from rwmrl.simulator_training import TrainConfig, train_in_simulator
 
     ppo = TrainConfig().ppo.model_copy(update={"symmetry": symmetry, **given(entropy_coef=entropy)})
     config = TrainConfig(

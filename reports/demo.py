@@ -8,19 +8,19 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.report import build_report
-from reports.uncertainty import UncertaintyConfig, evaluate_uncertainty
+from reports.evaluate.uncertainty import UncertaintyConfig, evaluate_uncertainty
+from reports.page.report import build_report
 from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen
 from rwmdata.runs import Run
 from rwmdata.validate import validate
 from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import fit_preset
 from rwmrl.export import ExportConfig, export_dataset
-from rwmrl.offline import PolicyConfig, train_policy
+from rwmrl.imagination_training import PolicyConfig, train_policy
 
 STAGES = ("export", "validate", "fit", "policy", "uncertainty", "report")
 

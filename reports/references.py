@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from reports.evaluate.policy_score import SCENARIOS, PolicyScoreConfig, Scenario, score_policy
 from reports.figures import BLUE, GREY, ORANGE, figure
-from reports.policy_score import SCENARIOS, PolicyScoreConfig, Scenario, score_policy
 from reports.stages import Stage, stages_of
 from rwmdata.atomic import temporary_name, write_json
+from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen, RobotSpec, load_robot
+from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmrl.behaviours import RANDOM, STAGES, untrained_policy
 from rwmrl.policy_file import MlpPolicy, load_policy, save_policy

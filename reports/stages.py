@@ -11,7 +11,7 @@ import numpy as np
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmrl.ppo import series
-from rwmrl.train import TrainConfig
+from rwmrl.simulator_training import TrainConfig
 
 
 @dataclass(frozen=True)

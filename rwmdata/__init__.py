@@ -1,9 +1,9 @@
 """Transitions at rest: schema, catalog, conversion, validation, windows, runs, queries."""
 
 from rwmdata.catalog import Dataset
-from rwmdata.csv_files import convert_csv, write_csv
 from rwmdata.errors import RwmError
-from rwmdata.evaluations import EvaluationSummary, read_summary
+from rwmdata.evaluation_summary import EvaluationSummary, read_summary
+from rwmdata.formats.csv66 import convert_csv, write_csv
 from rwmdata.home import Home
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run

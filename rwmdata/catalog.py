@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from rwmdata.atomic import commit_file
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.machine import available_threads
 from rwmdata.manifest import CACHED_ROWS, MANIFEST_FILE, DatasetManifest
-from rwmdata.robots import load_robot, one_line
+from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 
 ROWS_FILE = "rows.f32"

@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
+from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
-
-
-class Frozen(BaseModel):
-    """Base of every configuration model: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DriveSpec(Frozen):
@@ -165,13 +160,3 @@ def load_robot(name: str) -> RobotSpec:
         return RobotSpec(**raw, folder=folder.resolve())
     except (ValidationError, yaml.YAMLError, TypeError) as exc:
         raise RwmError(f"{path} is not a valid robot description: {one_line(exc)}.") from exc
-
-
-def one_line(exc: Exception) -> str:
-    """Return a pydantic or YAML error as one readable line that names every offending key."""
-    if isinstance(exc, ValidationError):
-        return "; ".join(
-            f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in exc.errors()
-        )
-    return " ".join(str(exc).split())

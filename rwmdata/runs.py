@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from rwmdata.atomic import temporary_name, write_json, write_text
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive
-from rwmdata.robots import one_line
 from rwmdata.wandb_log import WandbLog
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from rwmdata.alignment import check_alignment
 from rwmdata.catalog import Dataset, checksum
+from rwmdata.config import one_line
 from rwmdata.episode_ends import find_episode_starts
 from rwmdata.errors import RwmError
 from rwmdata.machine import available_threads
 from rwmdata.manifest import ShardInfo
 from rwmdata.plausibility import implausible
-from rwmdata.robots import one_line
 
 GRAVITY_TOLERANCE = 1e-3
 SHOWN = 5

@@ -10,10 +10,10 @@ import duckdb
 import polars as pl
 
 from rwmdata.catalog import Dataset
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
-from rwmdata.evaluations import RENAMED, EvaluationSummary
+from rwmdata.evaluation_summary import RENAMED, EvaluationSummary
 from rwmdata.home import Home
-from rwmdata.robots import one_line
 from rwmdata.runs import Run
 
 PARENTS = ("dataset", "model", "policy")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rwmdata.errors import RwmError
 from rwmmodel.devices import Precision
-from rwmmodel.gru import gru_cell, layer_weights, run_gru
+from rwmmodel.gru_kernel import gru_cell, layer_weights, run_gru
 
 BaseCarry = tuple[Tensor, ...]
 """What a base remembers of the pairs it has seen; every tensor is ``(E, ...)``."""

@@ -15,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rwmdata.atomic import commit_file
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
-from rwmdata.robots import one_line
-from rwmmodel.calibration import Calibration
+from rwmmodel.calibration_factors import Calibration
 from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 

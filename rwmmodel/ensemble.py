@@ -9,10 +9,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
-from rwmdata.robots import Frozen
 from rwmmodel.bases import Base, BaseCarry, GruBase, LstmBase, MemberBases, MlpBase
-from rwmmodel.calibration import Calibration
+from rwmmodel.calibration_factors import Calibration
 from rwmmodel.devices import Precision
 from rwmmodel.heads import AuxiliaryHead, StateHead, member_groups
 from rwmmodel.normalizer import Normalizer

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from rwmdata.catalog import Dataset
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
-from rwmdata.robots import one_line
 from rwmmodel.data import Rows
 from rwmmodel.devices import Precision
 from rwmmodel.ensemble import Architecture, EnsembleConfig

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
-from rwmdata.robots import Frozen
 from rwmmodel.bases import tile_carry
 from rwmmodel.data import Windows
 from rwmmodel.ensemble import DynamicsEnsemble

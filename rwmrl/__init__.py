@@ -11,9 +11,9 @@ _WHERE = {
     "ExportConfig": "rwmrl.export",
     "ImaginationConfig": "rwmrl.envs.imagination",
     "ImaginationEnv": "rwmrl.envs.imagination",
-    "ModelFreeConfig": "rwmrl.model_free",
-    "PolicyConfig": "rwmrl.offline",
-    "TrainConfig": "rwmrl.train",
+    "OfflineRLConfig": "rwmrl.offline_rl",
+    "PolicyConfig": "rwmrl.imagination_training",
+    "TrainConfig": "rwmrl.simulator_training",
     "VecEnv": "rwmrl.envs.base",
     "clone_behaviour": "rwmrl.cloning",
     "export_dataset": "rwmrl.export",
@@ -22,9 +22,9 @@ _WHERE = {
     "make_env": "rwmrl.backends",
     "save_policy": "rwmrl.policy_file",
     "sweep_policies": "rwmrl.sweep",
-    "train_in_simulator": "rwmrl.train",
-    "train_model_free": "rwmrl.model_free",
-    "train_policy": "rwmrl.offline",
+    "train_in_simulator": "rwmrl.simulator_training",
+    "train_offline_rl": "rwmrl.offline_rl",
+    "train_policy": "rwmrl.imagination_training",
 }
 __all__ = sorted(_WHERE)
 

@@ -102,9 +102,9 @@ def make_env(
         randomize = randomize if randomize is not None or config.randomize else False
         make = _manager_based(chosen)
         return make(task, robot, num_envs, seed, episode_length_s, pushes, noise, randomize, weights)
-    from rwmrl.commands import CommandConfig
     from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
     from rwmrl.rewards import AIR_TIME_THRESHOLD_S
+    from rwmrl.velocity_commands import CommandConfig
 
     command = CommandConfig(heading=True)
     if bounds_m:

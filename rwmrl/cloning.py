@@ -11,10 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen, load_robot
+from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmdata.schema import COMMAND_COLUMNS
 from rwmdata.windows import WindowSampler, split_starts

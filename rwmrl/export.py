@@ -15,10 +15,11 @@ import torch
 from pydantic import Field
 
 from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
-from rwmdata.robots import Frozen, RobotSpec, load_robot
+from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import versions
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter

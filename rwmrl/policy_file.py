@@ -13,8 +13,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rwmdata.atomic import commit_file
+from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
-from rwmdata.robots import Frozen, RobotSpec, load_robot, one_line
+from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.schema import Schema
 from rwmrl.observations import observation_names
 

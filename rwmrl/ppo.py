@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
-from rwmdata.robots import RobotSpec, one_line
+from rwmdata.robots import RobotSpec
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_state, save_state, unreadable
 from rwmmodel.distributed import Ranks

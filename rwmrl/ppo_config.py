@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rwmdata.robots import Frozen
+from rwmdata.config import Frozen
 
 
 class PPOConfig(Frozen):

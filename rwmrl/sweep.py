@@ -17,7 +17,7 @@ from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
-from rwmrl.offline import CLONE, PolicyConfig, parents_of, train_policy, with_clone
+from rwmrl.imagination_training import CLONE, PolicyConfig, parents_of, train_policy, with_clone
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")

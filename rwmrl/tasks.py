@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
-from rwmdata.robots import Frozen
 
 
 class TaskConfig(Frozen):

@@ -26,7 +26,9 @@ ITERATIONS = 12
 MANY = 20
 """Of so many kills some hit while there is work to do, whatever else the machine is doing."""
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rwmrl.export", "rwmmodel.fit", "rwmrl.envs.mujoco", "rwmrl.offline", "rwmrl.cloning"])
+CONTEXT.set_forkserver_preload(
+    ["rwmrl.export", "rwmmodel.fit", "rwmrl.envs.mujoco", "rwmrl.imagination_training", "rwmrl.cloning"]
+)
 
 
 def export(root, gate):
@@ -60,7 +62,7 @@ def dream(root, gate):
     """Train a small policy in the model, with a checkpoint every other iteration, or take a broken run further."""
     import torch
 
-    from rwmrl.offline import PolicyConfig, train_policy
+    from rwmrl.imagination_training import PolicyConfig, train_policy
 
     torch.set_num_threads(1)
     gate.set()

@@ -25,7 +25,7 @@ def test_every_public_name_can_be_imported_from_its_package(package):
 def test_every_evaluation_is_a_public_function():
     import reports
 
-    modules = [importlib.import_module(f"reports.{m.name}") for m in pkgutil.iter_modules(reports.__path__)]
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(reports.__path__, "reports.")]
     found = {n for m in modules for n, o in vars(m).items() if n.startswith("evaluate_") and callable(o)}
     assert "evaluate_dynamics" in found
     assert found <= set(reports.__all__)

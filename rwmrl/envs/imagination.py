@@ -11,16 +11,17 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
-from rwmdata.robots import Frozen, RobotSpec
+from rwmdata.robots import RobotSpec
 from rwmdata.windows import split_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, Prediction
-from rwmrl.commands import CommandConfig, CommandSampler
 from rwmrl.envs.base import Observations, Step, VecEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start
 from rwmrl.observations import add_noise, noise_scale, policy_observation
 from rwmrl.rewards import RewardModel
+from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
 HALT_WINDOWS = 4096
 """Recorded windows the halting threshold is taken from."""

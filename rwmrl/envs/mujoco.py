@@ -9,13 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rwmdata.robots import Frozen, RobotSpec
+from rwmdata.config import Frozen
+from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
-from rwmrl.commands import CommandConfig, CommandSampler
 from rwmrl.envs.base import Observations, Step, VecEnv
 from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.observations import noise_scale, observation_groups
 from rwmrl.rewards import AIR_TIME_THRESHOLD_S, RewardModel
+from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
 CONTACT_FORCE_N = 1.0
 """A body touches the ground where the net force on it exceeds this."""

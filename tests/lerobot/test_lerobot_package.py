@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from rwmdata.formats.lerobot import convert_lerobot, write_lerobot
 from rwmdata.home import Home
-from rwmdata.lerobot_files import convert_lerobot, write_lerobot
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reports.evaluate.summary import finish_evaluation
 from reports.figures import BLUE, figure
-from reports.summary import finish_evaluation
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
@@ -45,7 +45,7 @@ def add_model(home, dataset, lr=1e-3, factor=1.0):
 @pytest.fixture(scope="session")
 def report_home(tmp_path_factory):
     """A dataset, two models, a policy and their evaluations; returns the home and the runs by name."""
-    from rwmrl.offline import PolicyConfig
+    from rwmrl.imagination_training import PolicyConfig
 
     home = Home(tmp_path_factory.mktemp("report"))
     schema = Schema.from_robot(load_robot("anymal_d"))

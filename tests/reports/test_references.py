@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from reports.policy_score import PolicyScoreConfig, evaluate_policy, normalized, reference_returns
+from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy, normalized, reference_returns
 from reports.references import ReferenceConfig, build_references, describe, normalise, spread
 from reports.stages import stages_of
 from rwmdata.errors import RwmError

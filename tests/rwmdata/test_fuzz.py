@@ -21,11 +21,11 @@ import pytest
 import yaml
 
 from rwmdata.catalog import Dataset
-from rwmdata.csv_files import convert_csv
 from rwmdata.errors import RwmError
-from rwmdata.hdf5_files import convert_hdf5
+from rwmdata.formats.csv66 import convert_csv
+from rwmdata.formats.hdf5 import convert_hdf5
+from rwmdata.formats.logs import convert_logs
 from rwmdata.home import Home
-from rwmdata.log_files import convert_logs
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 from rwmdata.validate import validate
@@ -91,9 +91,9 @@ class CsvCase:
     def run(self, rng: random.Random) -> None:
         import gzip
 
-        from rwmdata import csv_files
+        from rwmdata.formats import csv66
 
-        csv_files.BLOCK_BYTES = rng.choice((8 << 20, 700))
+        csv66.BLOCK_BYTES = rng.choice((8 << 20, 700))
         file = self.folder / "state_action_data_0.csv"
         data = mutate(self.good, rng)
         if packed := rng.random() < 0.2:

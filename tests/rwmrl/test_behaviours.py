@@ -8,10 +8,10 @@ import torch
 from rwmdata.errors import RwmError
 from rwmrl.behaviour_base import Mixture, Setting
 from rwmrl.behaviours import BEHAVIOURS, make_behaviour, untrained_policy
-from rwmrl.commands import CommandConfig
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.policy_file import save_policy
 from rwmrl.scripted import COMMAND, ScriptedTrot, SmoothedRandom
+from rwmrl.velocity_commands import CommandConfig
 
 ENVS = 16
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
-from rwmrl.offline import PolicyConfig, train_policy
+from rwmrl.imagination_training import PolicyConfig, train_policy
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import series
-from rwmrl.train import train_in_simulator
+from rwmrl.simulator_training import train_in_simulator
 
 SCRIPT = """
 import os
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from pathlib import Path
 from rwmdata.home import Home
 from rwmmodel.distributed import Ranks
-from rwmrl.offline import PolicyConfig, train_policy
+from rwmrl.imagination_training import PolicyConfig, train_policy
 torch.set_num_threads(1)
 if sys.argv[1] == "alike":
     Ranks.seed = lambda self, seed: seed

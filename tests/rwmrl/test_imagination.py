@@ -7,7 +7,7 @@ import torch
 
 from rwmdata.errors import RwmError
 from rwmdata.windows import split_starts
-from rwmmodel.calibration import Calibration
+from rwmmodel.calibration_factors import Calibration
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig
 from rwmmodel.normalizer import Normalizer

@@ -9,10 +9,10 @@ import torch
 from rwmdata.errors import RwmError
 from rwmdata.robots import ResetSpec
 from rwmrl.backends import make_env, resolve_backend
-from rwmrl.commands import CommandConfig
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig, rotation
 from rwmrl.rewards import RewardModel
 from rwmrl.tasks import TASKS
+from rwmrl.velocity_commands import CommandConfig
 
 
 def make(robot, num_envs=8, **options):

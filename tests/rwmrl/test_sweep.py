@@ -9,7 +9,7 @@ import pytest
 from cli.sweep import weights
 from rwmdata.errors import RwmError
 from rwmrl.cloning import CloningConfig
-from rwmrl.offline import PolicyConfig, train_policy
+from rwmrl.imagination_training import PolicyConfig, train_policy
 from rwmrl.sweep import sweep_policies
 
 
@@ -35,7 +35,7 @@ def test_finished_policies_are_skipped_and_broken_ones_resumed(home, dataset, mo
 
 
 def test_policies_of_one_seed_begin_with_one_clone(home, dataset, model_run, monkeypatch):
-    monkeypatch.setattr("rwmrl.offline.CloningConfig", partial(CloningConfig, updates=5))
+    monkeypatch.setattr("rwmrl.imagination_training.CloningConfig", partial(CloningConfig, updates=5))
     configs, told = [small(lam, 0, warm_start="bc") for lam in (0.0, 1.0)], []
     runs = sweep_policies(
         home, dataset, model_run, configs, progress=lambda done, total, shown: told.append((done, shown))

@@ -1,0 +1,227 @@
+"""The data stage at scale: writing, opening, drawing windows, and CSV against pandas; each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from rwmdata.config import Frozen
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import load_robot
+from rwmdata.runs import Run
+from rwmdata.schema import Schema
+from rwmdata.writer import DatasetWriter
+
+NAME, EPISODE = "bench", 1000
+HISTORY, FORECAST, BATCH = 32, 8, 1000
+DRAW_S = 5.0
+RUNS = 1000
+QUERY = "select behaviour, avg(reward), avg(base_lin_vel_x), count(*) from transitions group by 1"
+STEPS = ("write", "validate", "fit", "sql", "convert", "pandas")
+BYTES_PER_ROW = 640
+"""About what a row of 66 numbers takes as text."""
+
+
+class BenchDataConfig(Frozen):
+    """Options of :func:`bench_data`."""
+
+    rows: int = Field(6_000_000, ge=2 * EPISODE)
+    csv_mb: int = Field(1000, ge=1)
+    """Size of the CSV that is converted, MB."""
+    robot: str = "anymal_d"
+
+
+def bench_data(
+    config: BenchDataConfig | None = None, folder: Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measure the data stage on synthetic rows.
+
+    Every step runs in a process of its own, so that its peak memory is its own; imports are not counted.
+
+    Args:
+        config: Sizes.
+        folder: Where the files go meanwhile; a temporary folder when None.
+        progress: Told after each step.
+
+    Returns:
+        ``{"rows": [{name, value, unit, baseline, ratio}, ...]}``.
+    """
+    config = config or BenchDataConfig()
+    with tempfile.TemporaryDirectory(dir=folder) as home:
+        found: dict[str, dict[str, float]] = {}
+        for k, step in enumerate(STEPS):
+            found[step] = _in_child(step, Path(home), config)
+            if progress:
+                progress(k + 1, len(STEPS), {})
+    return {"benchmark": "data", "transitions": config.rows, "rows": table(found, config)}
+
+
+def table(found: dict[str, dict[str, float]], config: BenchDataConfig) -> list[dict[str, Any]]:
+    """Return what was measured as rows; a baseline where there is one."""
+
+    def row(name: str, value: float, unit: str, baseline: float | None = None) -> dict[str, Any]:
+        ratio = value / baseline if baseline else None
+        return {"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio}
+
+    write, check, fit = found["write"], found["validate"], found["fit"]
+    ours, pandas = found["convert"], found["pandas"]
+    return [
+        row("write a dataset", config.rows / write["seconds"], "rows/s"),
+        row("write a dataset, peak memory", write["peak_mib"], "MiB"),
+        row("validate", config.rows / check["seconds"], "rows/s"),
+        row("validate, peak memory", check["peak_mib"], "MiB"),
+        row("open to first training batch", fit["first_batch_s"], "s"),
+        row("fit process, peak memory", fit["peak_mib"], "MiB"),
+        row("windows of 40 rows drawn", fit["windows_per_s"], "windows/s"),
+        row("average by behaviour over all transitions, warm", found["sql"]["group_s"], "s"),
+        row(f"views opened and all of {RUNS} runs selected", found["sql"]["runs_s"], "s"),
+        row("csv to parquet (baseline: pandas)", ours["mb_per_s"], "MB/s", pandas["mb_per_s"]),
+        row("csv to parquet, peak memory (baseline: pandas)", ours["peak_mib"], "MiB", pandas["peak_mib"]),
+    ]
+
+
+def _in_child(step: str, home: Path, config: BenchDataConfig) -> dict[str, float]:
+    command = [sys.executable, "-m", __name__, step, str(home), config.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RwmError(f"The step '{step}' failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}.")
+    return dict(json.loads(done.stdout))
+
+
+def _synthetic(schema: Schema, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return one episode of plausible, smooth rows."""
+    rows = np.cumsum(rng.normal(0, 0.02, (count, schema.width)), axis=0).astype(np.float32)
+    rows[:, schema.group("projected_gravity")] = (0.0, 0.0, -1.0)
+    rows[:, schema.contact] = rows[:, schema.contact] > 0
+    rows[0, schema.action] = 0.0
+    rows[:, -1] = 0.0
+    return rows
+
+
+def _write(home: Home, config: BenchDataConfig) -> dict[str, float]:
+    robot = load_robot(config.robot)
+    schema, rng = Schema.from_robot(robot), np.random.default_rng(0)
+    parts = [_synthetic(schema, EPISODE, rng) for _ in range(20)]
+    started = time.perf_counter()
+    with DatasetWriter(home.data_dir, NAME, robot.name, schema, 50.0, {"source": "bench"}) as writer:
+        for k in range(config.rows // EPISODE):
+            writer.append_episode(parts[k % 20] + np.float32(0), truncated=True, behaviour="bench")
+        writer.commit()
+    return {"seconds": time.perf_counter() - started}
+
+
+def _validate(home: Home, _: BenchDataConfig) -> dict[str, float]:
+    from rwmdata.validate import validate
+
+    dataset, started = home.dataset(NAME), time.perf_counter()
+    validate(dataset)
+    return {"seconds": time.perf_counter() - started}
+
+
+def _fit(home: Home, _: BenchDataConfig) -> dict[str, float]:
+    """Do what a fit does before its first update, then draw windows for a while."""
+    import torch
+
+    from rwmdata.windows import WindowSampler, window_starts
+    from rwmmodel.data import RowStore
+    from rwmmodel.normalizer import Normalizer
+
+    started = time.perf_counter()
+    dataset = home.dataset(NAME)
+    episodes, dims = dataset.episodes, dataset.schema.dims
+    starts = window_starts(episodes.start, episodes.length, HISTORY + FORECAST, dataset.split("train"))
+    sampler = WindowSampler(starts, 0)
+    store = RowStore(dataset, Normalizer(dims["state"], dims["action"], *dataset.normalizer()), torch.device("cpu"))
+    store.windows(sampler.draw(0, BATCH), HISTORY + FORECAST)
+    first = time.perf_counter() - started
+    started, drawn = time.perf_counter(), 0
+    while time.perf_counter() - started < DRAW_S:
+        drawn += len(store.windows(sampler.draw(1 + drawn // BATCH, BATCH), HISTORY + FORECAST).states)
+    return {"first_batch_s": first, "windows_per_s": drawn / (time.perf_counter() - started)}
+
+
+def _sql(home: Home, _: BenchDataConfig) -> dict[str, float]:
+    from rwmdata.views import run_sql
+
+    many = Home(home.root / "many")
+    first = Run.create(many, "model", {"updates": 200}, {"dataset": NAME}, seed=0)
+    first.finish({"val/total": 1.0})
+    for k in range(1, RUNS):
+        run_id = f"{first.id}-{k}"
+        path = first.path.with_name(run_id)
+        path.mkdir()
+        Run(path, first.meta.model_copy(update={"id": run_id, "seed": k})).save()
+    return {
+        "group_s": _warm(lambda: run_sql(home, QUERY)),
+        "runs_s": _warm(lambda: run_sql(many, "select * from runs")),
+    }
+
+
+def _warm(call: Callable[[], object]) -> float:
+    """Return the seconds of the second call."""
+    call()
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _csv(home: Home, config: BenchDataConfig) -> Path:
+    """Return the CSV to convert, written where it is not there yet."""
+    file = home.root / "big.csv"
+    if not file.exists():
+        import polars as pl
+
+        schema, rng = Schema.from_robot(load_robot(config.robot)), np.random.default_rng(1)
+        with file.open("wb") as out:
+            for _ in range(max(1, config.csv_mb * 1_000_000 // (BYTES_PER_ROW * EPISODE))):
+                pl.DataFrame(_synthetic(schema, EPISODE, rng)).write_csv(out, include_header=False)
+    return file
+
+
+def _convert(home: Home, config: BenchDataConfig) -> dict[str, float]:
+    from rwmdata.formats.csv66 import convert_csv
+
+    file = _csv(home, config)
+    started = time.perf_counter()
+    convert_csv(home, [file], "converted", config.robot)
+    seconds = time.perf_counter() - started
+    return {"mb_per_s": file.stat().st_size / 1e6 / seconds}
+
+
+def _pandas(home: Home, config: BenchDataConfig) -> dict[str, float]:
+    import pandas as pd
+
+    file = _csv(home, config)
+    started = time.perf_counter()
+    frame = pd.read_csv(file, header=None, dtype=np.float32)
+    frame.columns = frame.columns.astype(str)
+    frame.to_parquet(home.root / "pandas.parquet")
+    return {"mb_per_s": file.stat().st_size / 1e6 / (time.perf_counter() - started)}
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _child(step: str, home: str, config: str) -> None:
+    steps: dict[str, Callable[[Home, BenchDataConfig], dict[str, float]]] = {
+        "write": _write, "validate": _validate, "fit": _fit, "sql": _sql, "convert": _convert, "pandas": _pandas
+    }  # fmt: skip
+    found = steps[step](Home.resolve(home), BenchDataConfig.model_validate_json(config))
+    sys.stdout.write(json.dumps({**found, "peak_mib": _peak_mib()}))
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])

@@ -1,0 +1,110 @@
+"""How fast is export? Beside the same motion stepped bare by ``mujoco.rollout``, in one run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from rwmdata.config import Frozen
+from rwmdata.home import Home
+from rwmdata.machine import available_threads
+from rwmdata.progress import Progress
+from rwmdata.robots import RobotSpec, load_robot
+from rwmrl.behaviour_base import Setting
+from rwmrl.behaviours import make_behaviour
+from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
+from rwmrl.envs.mujoco_physics import BatchPhysics
+from rwmrl.export import ExportConfig, export_dataset
+
+
+class BenchExportConfig(Frozen):
+    """Options of :func:`bench_export`."""
+
+    robot: str = "anymal_d"
+    policy: str = "expert"
+    transitions: int = Field(400_000, ge=1)
+    """Rows the timed export writes."""
+    num_envs: int = Field(1024, ge=1)
+    steps: int = Field(100, ge=2)
+    """Control steps of the motion that is stepped bare, and of the environment alone."""
+    repeats: int = Field(3, ge=1)
+    """The fastest of so many runs counts, for each of the three."""
+    seed: int = 0
+
+
+def bench_export(config: BenchExportConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Time bare physics, the environment, and a whole export with its Parquet files; same robots, same threads.
+
+    The bare run steps the very joint targets the policy gave in the environment, from the same states, all control
+    steps in one call of ``mujoco.rollout``: no observation, reward, reset or file.
+
+    Returns:
+        ``{"rows": [{name, value, unit, baseline, ratio}, ...]}``: control steps, and rows, a second.
+    """
+    config = config or BenchExportConfig()
+    robot = load_robot(config.robot)
+    speeds: dict[str, list[float]] = {"mujoco.rollout, bare": [], "env.step with policy": [], "export to Parquet": []}
+    for k in range(config.repeats):
+        env_speed, start, targets = _walk(robot, config)
+        speeds["env.step with policy"].append(env_speed)
+        speeds["mujoco.rollout, bare"].append(_bare(robot, config, start, targets))
+        speeds["export to Parquet"].append(_export(config))
+        if progress:
+            progress(k + 1, config.repeats, {name: max(found) for name, found in speeds.items()})
+    best = {name: max(found) for name, found in speeds.items()}
+    bare = best["mujoco.rollout, bare"]
+    return {
+        "benchmark": "export", "robot": robot.name, "policy": config.policy, "threads": available_threads(),
+        "num_envs": config.num_envs, "transitions": config.transitions, "repeats": config.repeats,
+        "rows": [
+            {"name": name, "value": value, "unit": "rows/s" if "export" in name else "control steps/s",
+             "baseline": bare, "ratio": value / bare}
+            for name, value in best.items()
+        ],
+    }  # fmt: skip
+
+
+def _walk(robot: RobotSpec, config: BenchExportConfig) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return control steps a second in the environment, the start states, and the joint targets ``(E, T, J)``."""
+    env = MujocoEnv(robot, MujocoEnvConfig(num_envs=config.num_envs, seed=config.seed))
+    behaviour = make_behaviour(
+        config.policy, Setting(robot, config.num_envs, torch.Generator().manual_seed(config.seed))
+    )
+    observations = env.reset()
+    behaviour.reset(torch.arange(config.num_envs))
+    targets = np.empty((config.num_envs, config.steps, env.num_actions))
+    default = np.array(robot.default_joint_pos)
+    start, begun = env.physics.state.copy(), time.perf_counter()
+    for k in range(config.steps):
+        actions = behaviour.act(observations)
+        targets[:, k] = default + robot.action_scale * actions.double().numpy()
+        observations = env.step(actions).observations
+    speed = config.num_envs * config.steps / (time.perf_counter() - begun)
+    env.close()
+    return speed, start, targets
+
+
+def _bare(robot: RobotSpec, config: BenchExportConfig, start: np.ndarray, targets: np.ndarray) -> float:
+    physics = BatchPhysics(robot, config.num_envs, MujocoEnvConfig().variants, None, config.seed)
+    physics.replay(start, targets[:, :2])
+    begun = time.perf_counter()
+    physics.replay(start, targets)
+    speed = targets.shape[0] * targets.shape[1] / (time.perf_counter() - begun)
+    physics.close()
+    return speed
+
+
+def _export(config: BenchExportConfig) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        options = ExportConfig(
+            robot=config.robot, policy=config.policy, transitions=config.transitions, num_envs=config.num_envs,
+            seed=config.seed, name="bench",
+        )  # fmt: skip
+        begun = time.perf_counter()
+        export_dataset(Home.resolve(folder), options)
+        return config.transitions / (time.perf_counter() - begun)

@@ -1,0 +1,143 @@
+"""Which base, which training, which uncertainty? Fits them side by side on one dataset, several seeds of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from reports.evaluate.dynamics import predictions
+from reports.evaluate.model_evaluation import HORIZONS, longest_rollout
+from reports.evaluate.rollouts import Rollout, held_out_windows, roll_out
+from reports.evaluate.statistics import T_95, pearson, remove_step_and_trajectory_means, seeds_interval
+from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.runs import Run
+from rwmmodel.calibration_factors import coverage, step_factors
+from rwmmodel.checkpoint import load_model
+from rwmmodel.fit import MODEL_FILE, fit_model
+from rwmmodel.fit_config import FitConfig, fit_preset, merged
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gru": {},
+    "gru, teacher forcing": {"loss": {"teacher_forcing": True}},
+    "gru, sequence term": {"loss": {"sequence_weight": 1.0}},
+    "lstm": {"base": "lstm"},
+    "mlp": {"base": "mlp"},
+    "transformer": {"base": "transformer"},
+    "rssm": {"base": "rssm"},
+    "gru, nll": {"loss": {"kind": "nll"}},
+    "gru, priors": {"prior_scale": 1.0},
+    "gru, independent": {"shared_base": False},
+}
+"""What each changes about :func:`base_config`."""
+
+
+class BenchModelsConfig(Frozen):
+    """Options of :func:`bench_models`."""
+
+    variants: tuple[str, ...] = Field(tuple(VARIANTS), min_length=1)
+    seeds: int = Field(3, ge=1, le=len(T_95))
+    updates: int = Field(1000, ge=1)
+    hidden: int = Field(128, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    windows: int = Field(128, ge=2)
+    """Held-out trajectories, the same for all; as many of the val split fit the calibrations."""
+    steps: int = Field(368, ge=1)
+    device: str = "auto"
+
+
+def base_config(config: BenchModelsConfig, variant: str, seed: int) -> FitConfig:
+    """Return the fit of a variant: the reference's loss and normalised by the data, at a small size.
+
+    Raises:
+        RwmError: There is no such variant.
+    """
+    if variant not in VARIANTS:
+        raise RwmError(f"Unknown variant '{variant}'; variants: {', '.join(VARIANTS)}.", "--variant gru")
+    size = {"hidden": config.hidden, "head_hidden": config.hidden // 2, "mlp_hidden": (2 * config.hidden,) * 2}
+    training = {
+        "normalizer": "fitted", "batch": 64, "updates": config.updates, "lr": config.lr,
+        "loss": {"sequence_weight": None}, "late_forecast": None, "bounded": False, "val_interval": config.updates,
+        "checkpoint_interval": 200, "seed": seed,
+        "device": config.device,
+    }  # fmt: skip
+    return fit_preset("laptop", **merged(size, training, VARIANTS[variant]))
+
+
+def bench_models(
+    home: Home, dataset: Dataset, config: BenchModelsConfig | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Fit every variant with every seed and score all on the same held-out trajectories.
+
+    Fits are model runs of ``home``: finished ones of the same configuration are taken as they are, broken ones are
+    resumed, so the benchmark can be interrupted.
+
+    Returns:
+        ``{"rows": [{name, metric, horizon, value, low, high, seeds}, ...]}``: mean over seeds with its 95 % interval
+        (Student's t); what needs no seed (last state held, ridge) has none.
+
+    Raises:
+        RwmError: A variant is unknown, or the dataset has too short held-out episodes.
+    """
+    c = config or BenchModelsConfig()
+    plans = [(v, s, base_config(c, v, s)) for v in c.variants for s in range(c.seeds)]
+    history = plans[0][2].history
+    steps = min(c.steps, longest_rollout(dataset, history))
+    held_out = held_out_windows(dataset, c.windows, history, steps, 0)
+    val = held_out_windows(dataset, c.windows, history, min(steps, longest_rollout(dataset, history, ("val",))), 0,
+                           ("val",))  # fmt: skip
+    found: dict[tuple[str, str, int | None], list[float]] = {}
+    for k, (variant, seed, plan) in enumerate(plans):
+        model = load_model(fitted(home, dataset, plan).checkpoints / MODEL_FILE, plan.device)
+        rollout = roll_out(model, dataset.schema, held_out, history, "mean", 0)
+        calibrating = roll_out(model, dataset.schema, val, history, "mean", 0)
+        for key, value in scores(rollout, calibrating).items():
+            found.setdefault((variant, *key), []).append(value)
+        if progress:
+            progress(k + 1, len(plans), {"seed": seed})
+    rows: list[dict[str, Any]] = [
+        {"name": n, "metric": m, "horizon": h, "seeds": len(v), **seeds_interval(v)} for (n, m, h), v in found.items()
+    ]
+    for name, values in predictions(model, dataset, held_out, rollout, 0).items():
+        if name != "model":
+            rows += [
+                {"name": name, "metric": "rel_l1", "horizon": h, "seeds": None, "value": value, "low": None,
+                 "high": None} for h, value in rel_l1(values, rollout).items()
+            ]  # fmt: skip
+    return {"benchmark": "models", "rows": rows}
+
+
+def fitted(home: Home, dataset: Dataset, plan: FitConfig) -> Run:
+    """Return the finished fit of this configuration on this dataset; make or resume it where there is none."""
+    run = home.run_of("model", plan, {"dataset": dataset.name})
+    return run if run and run.meta.status == "finished" else fit_model(home, dataset, plan, resume=run)
+
+
+def scores(rollout: Rollout, calibrating: Rollout) -> dict[tuple[str, int | None], float]:
+    """Return a model's numbers: error, coverage before and after calibration, and how its uncertainty ranks."""
+    within = (remove_step_and_trajectory_means(rollout.epistemic), remove_step_and_trajectory_means(rollout.l1))
+    found: dict[tuple[str, int | None], float] = {
+        ("pearson_pooled", None): pearson(rollout.epistemic, rollout.l1) or 0.0,
+        ("pearson_within", None): pearson(*within) or 0.0,
+    }
+    factors = step_factors(calibrating.error, calibrating.epistemic_std)
+    for h, value in rel_l1(rollout.predicted, rollout).items():
+        found["rel_l1", h] = value
+        at = rollout.error[:, [h - 1]]
+        std = rollout.epistemic_std[:, [h - 1]]
+        found["coverage", h] = float(coverage(at, std).mean())
+        factor = factors[min(h, len(factors)) - 1]
+        found["coverage_calibrated", h] = float(coverage(at, factor * std).mean())
+    return found
+
+
+def rel_l1(predicted: np.ndarray, rollout: Rollout) -> dict[int, float]:
+    """Return sum |error| / sum |recorded| over all trajectories and steps up to each horizon."""
+    error = np.abs(predicted - rollout.recorded).sum(axis=(0, 2)).cumsum()
+    ratio = error / rollout.recorded_l1.sum(axis=0).cumsum()
+    return {h: float(ratio[h - 1]) for h in HORIZONS if h <= len(ratio)}

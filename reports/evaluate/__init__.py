@@ -1,0 +1,1 @@
+"""Evaluations: each computes a table, writes ``summary.json`` and draws its figures."""

@@ -1,0 +1,213 @@
+"""How much penalty is right? Policies of one model by lambda, in imagination and in the simulator (RWM-U, Figure 4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from reports.evaluate.policy_score import PolicyScoreConfig, Scenario, evaluate_policy
+from reports.evaluate.statistics import seeds_interval
+from reports.evaluate.summary import finish_evaluation
+from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
+from rwmdata.atomic import commit_file
+from rwmdata.config import Frozen
+from rwmdata.errors import RwmError
+from rwmdata.evaluation_summary import EvaluationSummary
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import load_robot
+from rwmdata.runs import Run
+from rwmrl.imagination_training import PolicyConfig
+from rwmrl.ppo import POLICY_FILE
+
+SCENARIO: Scenario = "disturbed"
+"""The simulator's scenario that imagination is compared with: it has pushes and observation noise too."""
+SURE = 0.95
+"""A lambda is called best when it is in so many of the resamples."""
+RESAMPLES = 10_000
+SIMULATED = {"simulated_reward": "return", "simulated_reward_undisturbed": "return",
+             "share_without_fall": "share_without_fall", "lin_vel_error": "lin_vel_error"}  # fmt: skip
+"""Columns of the table taken from a policy's score, and what they are called there."""
+
+
+class LambdaSweepConfig(Frozen):
+    """Options of :func:`evaluate_lambda_sweep`."""
+
+    episodes: int = Field(128, ge=2)
+    """Episodes per policy and scenario."""
+    seed: int = 0
+
+
+def evaluate_lambda_sweep(
+    home: Home, model_run: Run, config: LambdaSweepConfig | None = None, progress: Progress | None = None
+) -> Run:
+    """Score every policy of the newest sweep in a model, and hold what it imagined against what it earns.
+
+    Policies that were scored with the same options are not scored again. Writes into the new ``eval`` run:
+    ``summary.json``, ``lambda_sweep.parquet`` (one row per policy) and ``lambda_sweep.png``. Rewards are means a step:
+    imagined ones of the policy without exploration, with and without the penalty; the simulated one is the episode's
+    return over its longest length, so that nothing is earned after a fall. The exploitation gap is the imagined reward
+    without penalty minus the simulated one.
+
+    Raises:
+        RwmError: The model has no finished policies of two lambdas that are alike otherwise.
+    """
+    c = config or LambdaSweepConfig()
+    runs = sweep_of(home, model_run)
+    lams = {r.meta.config["imagination"]["lam"] for r in runs}
+    if len(lams) < 2:
+        raise RwmError(
+            f"Model {model_run.id} has no finished policies of several lambdas that are alike otherwise.",
+            f"rwm sweep policy --model {model_run.id} --lam 0,0.2,0.5,1,2,5 --seeds 3",
+        )
+    parents: dict[str, str | None] = {"dataset": model_run.meta.parents.get("dataset"), "model": model_run.id}
+    run = Run.create(home, "eval", {"evaluation": "lambda-sweep", **c.model_dump()}, parents, c.seed)
+    with run.running():
+        rows = []
+        for k, policy in enumerate(runs):
+            rows.append(row_of(policy, score_of(home, policy, c)))
+            if progress:
+                progress(k + 1, len(runs), {"lambda": rows[-1]["lam"], "reward": rows[-1]["simulated_reward"]})
+        table = pl.DataFrame(rows).sort("lam", "seed")
+        verdict = best_lambda(table, c.seed)
+        commit_file(run.path / "lambda_sweep.parquet", table.write_parquet)
+        draw(run.path / "lambda_sweep.png", table, verdict, str(runs[0].meta.summary["robot"]), c.episodes)
+        finish_evaluation(
+            run, str(runs[0].meta.summary["robot"]), scalars(table),
+            "rewards: a step; share_without_fall: of episodes; lin_vel_error: m/s; the mode is the lambda",
+            policies=[r.id for r in runs], episodes=c.episodes, scenario=SCENARIO, **verdict,
+        )  # fmt: skip
+    return run
+
+
+def sweep_of(home: Home, model_run: Run) -> list[Run]:
+    """Return the finished policies of a model that are like its newest but for lambda and seed, each pair's newest.
+
+    Where they began does not count: every seed has a clone of its own.
+    """
+    found: dict[tuple[float, int], Run] = {}
+    wanted: dict[str, Any] | None = None
+    for run in home.runs("policy"):
+        if run.meta.parents.get("model") != model_run.id or run.meta.status != "finished":
+            continue
+        config = PolicyConfig(**run.meta.config)
+        alike = config.model_dump(exclude={"warm_start": True, "seed": True, "device": True, "wandb": True,
+                                           "imagination": {"lam", "seed"}})  # fmt: skip
+        alike["warm"] = config.warm_start is not None
+        wanted = wanted or alike
+        if alike == wanted:
+            found.setdefault((config.imagination.lam, config.seed), run)
+    return list(found.values())
+
+
+def score_of(home: Home, policy: Run, config: LambdaSweepConfig) -> EvaluationSummary:
+    """Return the score of a policy: that of an earlier evaluation with the same options, else a new one."""
+    wanted = PolicyScoreConfig(
+        policy=str(policy.checkpoints / POLICY_FILE), robot=str(policy.meta.summary["robot"]),
+        episodes=config.episodes, seed=config.seed,
+    )  # fmt: skip
+    same = {"evaluation": "policy", "episodes": wanted.episodes, "seed": wanted.seed, "backend": wanted.backend}
+    for run in home.runs("eval"):
+        is_same = all(run.meta.config.get(k) == v for k, v in same.items())
+        if is_same and run.meta.parents.get("policy") == policy.id and run.meta.status == "finished":
+            return EvaluationSummary.of_run(run)
+    return EvaluationSummary.of_run(evaluate_policy(home, wanted))
+
+
+def row_of(policy: Run, score: EvaluationSummary) -> dict[str, Any]:
+    """Return a policy's row: lambda, seed, run, rewards, gap, falls and tracking."""
+    robot = load_robot(score.robot)
+    longest = robot.episode_length_s / robot.control_dt_s
+    value = {(s.metric, s.mode): s.value for s in score.scalars}
+    found: dict[str, Any] = {}
+    for name, metric in SIMULATED.items():
+        scenario = "undisturbed" if name.endswith("_undisturbed") else SCENARIO
+        number = value[metric, scenario]
+        found[name] = None if number is None else number / (longest if metric == "return" else 1.0)
+    imagined = policy.meta.summary
+    return {
+        "lam": policy.meta.config["imagination"]["lam"], "seed": policy.meta.seed, "policy": policy.id,
+        "imagined_reward": imagined["imagined_reward_after"],
+        "imagined_penalised_reward": imagined["penalised_reward_after"],
+        "exploitation_gap": imagined["imagined_reward_after"] - found["simulated_reward"], **found,
+    }  # fmt: skip
+
+
+def best_lambda(table: pl.DataFrame, seed: int = 0) -> dict[str, Any]:
+    """Return which lambda earns most in the simulator, and how sure that is.
+
+    Seeds are resampled within every lambda. ``best_lam`` has the highest mean, ``best_share`` is in how many resamples,
+    ``lam_low`` and ``lam_high`` enclose the middle 95 % of the resamples' best, and ``verdict`` says it in words.
+
+    Args:
+        table: Has ``lam`` and ``simulated_reward``, a row per policy.
+        seed: Of the resamples.
+    """
+    groups = {key[0]: part["simulated_reward"].to_numpy() for key, part in table.group_by("lam")}
+    lams = np.array(sorted(groups))
+    rng, fewest = np.random.default_rng(seed), min(len(v) for v in groups.values())
+    means = np.stack([rng.choice(groups[x], (RESAMPLES, len(groups[x]))).mean(axis=1) for x in lams])
+    winners = lams[means.argmax(axis=0)]
+    best = float(lams[np.argmax([groups[x].mean() for x in lams])])
+    share = float((winners == best).mean())
+    low, high = np.quantile(winners, [0.025, 0.975], method="nearest")
+    if fewest < 2:
+        share, low, high = float("nan"), lams[0], lams[-1]
+        words = f"lambda {best:g} earned most, but with one seed nothing can be told"
+    elif share >= SURE:
+        words = f"lambda {best:g} earns most ({100 * share:.0f} % of resamples)"
+    else:
+        words = f"the sweep cannot tell: lambda {best:g} earns most in {100 * share:.0f} % of resamples only"
+    return {"best_lam": best, "best_share": share if np.isfinite(share) else None, "lam_low": float(low),
+            "lam_high": float(high), "verdict": words}  # fmt: skip
+
+
+def scalars(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the mean over seeds of every column and lambda with its 95 % interval (Student's t)."""
+    found = []
+    for (lam,), part in table.group_by("lam", maintain_order=True):
+        for name in table.columns[3:]:
+            found.append({"metric": name, "mode": f"lam_{lam:g}", **seeds_interval(part[name].to_list())})
+    return found
+
+
+def draw(path: Path, table: pl.DataFrame, verdict: dict[str, Any], robot: str, episodes: int) -> None:
+    """Draw rewards, what the penalty takes, and falls and tracking over lambda: every seed a point, lines the means."""
+    lams = table["lam"].unique().sort().to_list()
+    place = {lam: k for k, lam in enumerate(lams)}
+    x = np.array([place[lam] for lam in table["lam"]])
+
+    def series(ax: Any, name: str, colour: str, label: str, style: str = "-", scale: float = 1.0) -> None:
+        values = scale * table[name].to_numpy()
+        ax.plot(x, values, "o", color=colour, alpha=0.4, markersize=6)
+        ax.plot(range(len(lams)), [values[x == k].mean() for k in range(len(lams))], style, color=colour, label=label)
+
+    with figure(path, 1, 3, (21, 6.5)) as axes:
+        rewards, penalised, falls = axes[0]
+        series(rewards, "imagined_reward", BLUE, "imagined, before the penalty")
+        series(rewards, "simulated_reward", ORANGE, "simulated, disturbed")
+        series(rewards, "simulated_reward_undisturbed", GREEN, "simulated, undisturbed")
+        rewards.set(ylabel="reward a step", title=verdict["verdict"][:1].upper() + verdict["verdict"][1:])
+        rewards.title.set_fontsize(12)
+        series(penalised, "imagined_reward", BLUE, "imagined, before the penalty")
+        series(penalised, "imagined_penalised_reward", BLUE, "imagined, after the penalty", "--")
+        penalised.set(ylabel="reward a step", title=f"{robot}: {len(table)} policies, {episodes} episodes each")
+        penalised.title.set_fontsize(12)
+        series(falls, "share_without_fall", ORANGE, "episodes without a fall, disturbed", scale=100.0)
+        falls.set(ylabel="episodes without a fall (%)", ylim=(0, 103))
+        tracking = falls.twinx()
+        tracking.spines["right"].set_visible(True)
+        tracking.grid(visible=False)
+        series(tracking, "lin_vel_error", GREY, "velocity error, disturbed", "--")
+        tracking.set(ylabel="velocity error (m/s)", ylim=(0, 1.25 * float(np.max(table["lin_vel_error"].to_numpy()))))
+        for ax in (rewards, penalised, falls):
+            ax.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
+            ax.set_xlabel("penalty weight lambda")
+        for ax in (rewards, penalised):
+            ax.legend(fontsize=11, loc="lower left")
+        lines = [*falls.get_legend_handles_labels()[0], *tracking.get_legend_handles_labels()[0]]
+        falls.legend(lines, [str(line.get_label()) for line in lines], fontsize=11, loc="lower left")

@@ -1,0 +1,158 @@
+"""What every evaluation of a model shares: which model on which held-out windows, and the run it is written into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from reports.evaluate.rollouts import HELD_OUT, Disturbance, HeldOutWindows, Mode, Rollout, held_out_windows, roll_out
+from reports.evaluate.summary import finish_evaluation
+from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.runs import Run
+from rwmmodel.checkpoint import load_model
+from rwmmodel.devices import resolve_device
+from rwmmodel.ensemble import DynamicsEnsemble
+
+HORIZONS = (1, 8, 32, 100, 200, 368)
+FAR, STILL = 60.0, 1e-3
+"""Normalised magnitudes between which recorded states lie: a robot on its side reaches 50, degrees for radians more."""
+
+
+class EvaluationConfig(Frozen):
+    """Options every evaluation of a model has."""
+
+    windows: int = Field(64, ge=2)
+    """Number of held-out trajectories."""
+    steps: int = Field(200, ge=1)
+    """Autoregressive steps per trajectory (control steps)."""
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model beside the held-out windows it is evaluated on, and the run that takes the results."""
+
+    run: Run
+    dataset: Dataset
+    model: DynamicsEnsemble
+    windows: HeldOutWindows
+    seed: int
+
+    @property
+    def history(self) -> int:
+        """History horizon M of the model, rows."""
+        return self.model.config.history
+
+    @property
+    def steps(self) -> int:
+        """Autoregressive steps per trajectory."""
+        return self.windows.rows.shape[1] - self.history
+
+    def roll_out(
+        self, mode: Mode = "mean", progress: Progress | None = None, disturb: Disturbance | None = None
+    ) -> Rollout:
+        """Roll the model out on the windows, see :func:`reports.evaluate.rollouts.roll_out`."""
+        schema = self.dataset.schema
+        return roll_out(self.model, schema, self.windows, self.history, mode, self.seed, progress, disturb)
+
+    def finish(self, scalars: list[dict[str, Any]], units: str, **more: Any) -> None:
+        """Write ``summary.json`` and finish the run with it."""
+        finish_evaluation(
+            self.run, self.dataset.robot, scalars, units, split=self.windows.split, windows=len(self.windows.start),
+            episodes=len(np.unique(self.windows.episode)), history=self.history, steps=self.steps,
+            members=self.model.config.members, **more,
+        )  # fmt: skip
+
+
+@contextmanager
+def model_evaluation(
+    home: Home, dataset: Dataset, model_run: Run, name: str, config: EvaluationConfig, shorten: bool = False
+) -> Iterator[Evaluation]:
+    """Give a model on held-out windows and a running ``eval`` run; what fails inside is recorded in the run.
+
+    Args:
+        home: Where the run goes.
+        dataset: Gives the windows.
+        model_run: Gives the model.
+        name: Of the evaluation.
+        config: Windows, steps, seed and device.
+        shorten: Take fewer steps where no held-out episode is long enough.
+
+    Raises:
+        RwmError: The dataset or the model's normaliser does not fit, or no held-out episode is long enough.
+    """
+    model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
+    refuse_mismatch(dataset, model_run, model)
+    steps = min(config.steps, longest_rollout(dataset, model.config.history)) if shorten else config.steps
+    windows = held_out_windows(dataset, config.windows, model.config.history, steps, config.seed)
+    refuse_foreign_normalizer(dataset, model_run, model, windows.rows)
+    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
+    run = Run.create(home, "eval", {"evaluation": name, **config.model_dump()}, parents, config.seed)
+    with run.running():
+        yield Evaluation(run, dataset, model, windows, config.seed)
+
+
+def longest_rollout(dataset: Dataset, history: int, splits: tuple[str, ...] = HELD_OUT) -> int:
+    """Return how many steps can follow a history in the longest episode of the first split there is, at least 1."""
+    ids = next((found for found in map(dataset.split, splits) if len(found)), np.empty(0, np.int64))
+    return max(1, int(dataset.episodes.length[ids].max(initial=0)) - history)
+
+
+def refuse_mismatch(dataset: Dataset, model_run: Run, model: DynamicsEnsemble) -> None:
+    """Refuse a dataset of other sizes, another robot, other columns or another rate than the model's.
+
+    Raises:
+        RwmError: They differ.
+    """
+    schema, info, fit = dataset.schema, model.info, f"rwm fit {dataset.name}"
+    wanted, dims = (model.config.state_dim, model.config.action_dim), (schema.dims["state"], schema.dims["action"])
+    if dims != wanted:
+        raise RwmError(
+            f"Model {model_run.id} takes {wanted[0]} state and {wanted[1]} action columns, "
+            f"dataset '{dataset.name}' ({dataset.robot}) has {dims[0]} and {dims[1]}.",
+            fit,
+        )
+    if info is None:
+        return
+    faults = [
+        f"{what} {mine} and not {theirs}"
+        for what, mine, theirs in (
+            ("robot", info.robot, dataset.robot),
+            ("rows a second", f"{info.control_hz:g}", f"{dataset.control_hz:g}"),
+        )
+        if mine != theirs
+    ]
+    if not faults and info.columns != schema.csv_names:
+        faults = ["columns of other names"]
+    if faults:
+        raise RwmError(f"Model {model_run.id} does not fit '{dataset.name}': it has {', '.join(faults)}.", fit)
+
+
+def refuse_foreign_normalizer(dataset: Dataset, model_run: Run, model: DynamicsEnsemble, rows: np.ndarray) -> None:
+    """Refuse a model whose normaliser was made for other quantities or units than ``rows (W, rows, width)``.
+
+    Raises:
+        RwmError: A column lies typically more than ``FAR`` standard deviations from its mean, or none moves by as much
+            as ``STILL``.
+    """
+    device = next(model.parameters()).device
+    states = model.normalizer.state(torch.from_numpy(rows[..., dataset.schema.state]).to(device)).abs().flatten(0, 1)
+    typical = states.median(dim=0).values.cpu().numpy()
+    far = [dataset.schema.names[k] for k in np.flatnonzero(typical > FAR)]
+    if far or float(states.std(dim=0).max()) < STILL:
+        what = f"{', '.join(far[:4])} lie more than {FAR:g} standard deviations away" if far else "nothing moves"
+        raise RwmError(
+            f"The normaliser of model {model_run.id} is not made for '{dataset.name}': in its terms {what}.",
+            f"rwm fit {dataset.name} --normalizer fitted, or check the units with rwm data validate {dataset.name}",
+        )

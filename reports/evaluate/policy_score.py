@@ -1,0 +1,165 @@
+"""How good is a policy? Unpenalised return, tracking and falls in the simulator, which no world model has seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from reports.evaluate.film import draw_film, record
+from reports.evaluate.statistics import ratio_interval
+from reports.evaluate.summary import finish_evaluation
+from rwmdata.config import Frozen
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.runs import Run
+from rwmrl.backends import make_env
+from rwmrl.behaviour_base import Behaviour, Setting
+from rwmrl.behaviours import make_behaviour, shipped_policies
+from rwmrl.policy_file import load_policy
+from rwmrl.rewards import RewardModel
+
+Scenario = Literal["undisturbed", "disturbed"]
+SCENARIOS: dict[Scenario, bool] = {"undisturbed": False, "disturbed": True}
+"""Without, and with, pushes, randomised robots and observation noise."""
+UNITS = (
+    "return: sum of an episode's rewards; lin_vel_error: m/s; yaw_rate_error: rad/s; episode_steps: control steps; "
+    "normalized_score: 0 is random, 1 expert"
+)
+
+
+class PolicyScoreConfig(Frozen):
+    """Options of :func:`evaluate_policy`."""
+
+    policy: str
+    """Behaviour name, or the path of a policy file."""
+    robot: str = "anymal_d"
+    backend: str = "auto"
+    episodes: int = Field(128, ge=2)
+    """Episodes per scenario, one per environment, each to its fall or to the time limit."""
+    seed: int = 0
+    film: bool = False
+    """Draw ``film.png``: frames, footfalls and velocities of one undisturbed walk."""
+
+
+def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress | None = None) -> Run:
+    """Let a policy walk in the simulator and score it with the robot's own, unmodified reward weights.
+
+    Writes ``summary.json`` into a new ``eval`` run: per scenario the episode return and each term of it, the mean
+    errors of linear velocity (m/s) and yaw rate (rad/s), falls per minute and the share of episodes without a fall,
+    each with a bootstrap interval over episodes; and, for a robot with shipped policies, the normalised score: 0 is
+    the return of ``random``, 1 that of ``expert``, as their files state them.
+
+    Raises:
+        RwmError: Unknown robot, backend or policy, or the policy is of another robot; the film cannot be drawn (the
+            numbers stay in the run).
+    """
+    robot = load_robot(config.robot)
+    evaluation = {"evaluation": "policy", **config.model_dump()}
+    run = Run.create(home, "eval", evaluation, parents_of(config.policy), config.seed)
+    with run.running():
+        scalars = score_policy(config, progress)
+        for scenario in SCENARIOS:
+            scalars += normalized(scalars, scenario, reference_returns(robot, scenario))
+        finish_evaluation(run, robot.name, scalars, UNITS, episodes=config.episodes)
+    if config.film:
+        draw_film(run.path / "film.png", f"{robot.title}, {config.policy}", robot, record(config.policy, robot))
+    return run
+
+
+def parents_of(policy: str) -> dict[str, str | None]:
+    """Return the run whose policy it is, with what that was made from; a behaviour or a loose file is its own name."""
+    folder = Path(policy).resolve().parents[1] if Path(policy).is_file() else None
+    if folder is None or not (folder / "run.json").is_file():
+        return {"policy": policy}
+    run = Run.open(folder)
+    return {"dataset": run.meta.parents.get("dataset"), "model": run.meta.parents.get("model"), "policy": run.id}
+
+
+def score_policy(
+    config: PolicyScoreConfig, progress: Progress | None = None, scenarios: tuple[Scenario, ...] = tuple(SCENARIOS)
+) -> list[dict[str, Any]]:
+    """Let a policy walk in some scenarios and return its numbers; see :func:`evaluate_policy`."""
+    robot = load_robot(config.robot)
+    generator = torch.Generator().manual_seed(config.seed)
+    behaviour = make_behaviour(config.policy, Setting(robot, config.episodes, generator))
+    scalars = []
+    for scenario in scenarios:
+        sums = play(config, robot, behaviour, SCENARIOS[scenario], progress)
+        scalars += score(scenario, sums, robot.control_dt_s)
+    return scalars
+
+
+def reference_returns(robot: RobotSpec, scenario: str) -> tuple[float, float] | None:
+    """Return what the shipped ``random`` and ``expert`` earn an episode; None for a robot without them."""
+    shipped = shipped_policies(robot)
+    if not {"random", "expert"} <= shipped.keys():
+        return None
+    low, high = (load_policy(shipped[name]).info.made["return"][scenario] for name in ("random", "expert"))
+    return float(low), float(high)
+
+
+def normalized(
+    scalars: list[dict[str, Any]], scenario: str, references: tuple[float, float] | None
+) -> list[dict[str, Any]]:
+    """Return the normalised score of a scenario, one scalar or none: (return - random) / (expert - random)."""
+    if references is None:
+        return []
+    low, high = references
+    earned = next(s for s in scalars if s["metric"] == "return" and s["mode"] == scenario)
+    scaled = {key: (earned[key] - low) / (high - low) for key in ("value", "low", "high")}
+    return [{**earned, "metric": "normalized_score", **scaled}]
+
+
+@torch.no_grad()
+def play(
+    config: PolicyScoreConfig, robot: RobotSpec, behaviour: Behaviour, disturbed: bool, progress: Progress | None
+) -> dict[str, np.ndarray]:
+    """Run one episode in every environment and return its sums, each ``(E,)``.
+
+    ``steps`` counts control steps until the fall or the time limit, ``fell`` is 1 for a fall; ``return``,
+    ``reward/<term>``, ``lin_vel_error`` and ``yaw_rate_error`` are sums over those steps.
+    """
+    count = config.episodes
+    env = make_env(config.backend, "Pretrain-v0", robot, count, config.seed, pushes=disturbed, noise=disturbed,
+                   randomize=disturbed)  # fmt: skip
+    observations = env.reset()
+    behaviour.reset(torch.arange(count))
+    rewards = RewardModel(robot, env.schema, count, env.device)
+    rewards.reset(torch.arange(count), env.current_rows()[:, env.schema.state])
+    sums: dict[str, torch.Tensor] = {}
+    running = torch.ones(count)
+    for k in range(env.max_episode_length):
+        action, command = behaviour.act(observations), env.command.clone()
+        step = env.step(action)
+        state, contact = step.transition[:, env.schema.state], step.transition[:, env.schema.contact]
+        reward, terms = rewards.compute(state, contact, action, command)
+        values = {"return": reward, "steps": torch.ones(count), "fell": step.terminated.float()}
+        values["lin_vel_error"] = (state[:, :2] - command[:, :2]).norm(dim=1)
+        values["yaw_rate_error"] = (state[:, 5] - command[:, 2]).abs()
+        values |= {f"reward/{name}": term for name, term in terms.items()}
+        for name, value in values.items():
+            sums[name] = sums.get(name, torch.zeros(count)) + running * value
+        running *= (~step.done).float()
+        observations = step.observations
+        if progress:
+            progress(k + 1, env.max_episode_length, {"falls": float(sums["fell"].sum())})
+    env.close()
+    return {name: value.numpy().astype(np.float64) for name, value in sums.items()}
+
+
+def score(scenario: Scenario, sums: dict[str, np.ndarray], control_dt_s: float) -> list[dict[str, Any]]:
+    """Return the numbers of one scenario, each with a 95 % bootstrap interval over episodes."""
+    ones, steps = np.ones(len(sums["steps"])), sums["steps"]
+    ratios = {name: (sums[name], ones) for name in sums if name == "return" or name.startswith("reward/")}
+    ratios |= {name: (sums[name], steps) for name in ("lin_vel_error", "yaw_rate_error")}
+    ratios["falls_per_minute"] = (sums["fell"], steps * control_dt_s / 60)
+    ratios["share_without_fall"] = (1 - sums["fell"], ones)
+    ratios["episode_steps"] = (steps, ones)
+    found = {name: ratio_interval(*parts) for name, parts in ratios.items()}
+    return [{"metric": name, "mode": scenario, "horizon": None, "value": value, "low": low, "high": high}
+            for name, (value, low, high) in found.items()]  # fmt: skip

@@ -1,0 +1,1 @@
+"""The page of evidence: its sections, its tables, its templates."""

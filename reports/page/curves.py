@@ -1,0 +1,127 @@
+"""Learning curves of a run, or of two over each other, from the metrics they recorded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
+from rwmdata.evaluation_summary import current_name
+from rwmdata.runs import Run
+
+COLOURS = (BLUE, ORANGE, GREEN, GREY)
+PANELS_A_ROW = 2
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Steps and values of every metric."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    unit: str
+    metrics: tuple[tuple[str, str], ...]
+    """Metric, or a pattern that fits several, and its label; ``{}`` stands for the pattern's group."""
+    log: bool = False
+
+
+PANELS = {
+    "model": (
+        Panel("loss", "loss", (("train/total", "training"), ("val/total", "held out")), log=True),
+        Panel("held-out error", "relative L1", ((r"val/rel_l1_h(\d+)", "up to {} steps"),), log=True),
+    ),
+    "policy": (
+        Panel("reward in imagination", "per step", (("imagined/reward", "before the penalty"),
+                                                    ("imagined/penalised_reward", "after the penalty"))),
+        Panel("epistemic uncertainty, per step", "sum of normalised std", (("imagined/epistemic", "epistemic"),)),
+        Panel("episode length", "control steps", (("episode/length", "episode length"),)),
+        Panel("cloning error", "mean squared", (("train/action_mse", "training"), ("val/action_mse", "held out")),
+              log=True),
+    ),
+    "train": (
+        Panel("return", "per episode", (("episode/return", "return"),)),
+        Panel("episode length", "control steps", (("episode/length", "episode length"),)),
+    ),
+}  # fmt: skip
+STEP = {"model": "update", "policy": "iteration", "train": "iteration"}
+
+
+def recorded(run: Run) -> Series:
+    """Return a run's metrics under their names of today; values that were not finite are left as gaps."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in run.metrics():
+        if isinstance(row, dict) and {"step", "metric", "value"} <= row.keys():
+            value = np.nan if row["value"] is None else float(row["value"])
+            found.setdefault(current_name(row["metric"]), []).append((row["step"], value))
+    table = {name: np.array(rows, float) for name, rows in found.items()}
+    return {name: (rows[:, 0], rows[:, 1]) for name, rows in table.items()}
+
+
+def draw_curves(path: Path, runs: list[Run]) -> bool:
+    """Draw the learning curves of runs of one kind; return whether there was anything to draw.
+
+    One run has a panel for every quantity; several share a panel for every metric they all have, a colour each.
+
+    Args:
+        path: PNG file.
+        runs: Models, policies or trainings in the simulator, all of one kind.
+    """
+    series = [recorded(run) for run in runs]
+    panels = [shown for panel in PANELS.get(runs[0].kind, ()) if (shown := _lines(panel, series))]
+    if len(runs) > 1:
+        panels = [(panel, [line]) for panel, lines in panels for line in lines]
+    if not panels:
+        return False
+    columns = min(PANELS_A_ROW, len(panels))
+    lines_of_panels = -(-len(panels) // columns)
+    with figure(path, lines_of_panels, columns, (7 * columns, 4.4 * lines_of_panels)) as axes:
+        for ax, (panel, lines) in zip(axes.ravel(), panels, strict=False):
+            _draw(ax, panel, lines, series, [run.id for run in runs], STEP[runs[0].kind])
+        for ax in axes.ravel()[len(panels) :]:
+            ax.axis("off")
+    return True
+
+
+def _lines(panel: Panel, series: list[Series]) -> tuple[Panel, list[tuple[str, str]]] | None:
+    """Return a panel with the metrics (and labels) that every run has; None when there is none."""
+    found = []
+    for pattern, label in panel.metrics:
+        hits = [(name, hit) for name in series[0] if (hit := re.fullmatch(pattern, name))]
+        hits.sort(key=lambda pair: [int(g) for g in pair[1].groups()])
+        found += [(name, label.format(*hit.groups())) for name, hit in hits if all(name in s for s in series)]
+    return (panel, found) if found else None
+
+
+def _draw(
+    ax: Axes, panel: Panel, lines: list[tuple[str, str]], series: list[Series], names: list[str], step: str
+) -> None:
+    many = len(lines) > 2
+    values = []
+    for k, (metric, label) in enumerate(lines):
+        for run, name, of_run in zip(series, names, COLOURS, strict=False):
+            colour: Any = of_run if len(series) > 1 else COLOURS[k % len(COLOURS)]
+            if many:
+                colour = colormaps["viridis"](0.9 * k / (len(lines) - 1))
+            x, y = run[metric]
+            values.append(y)
+            ax.plot(x, y, color=colour, marker="o" if len(x) < 20 else "", markersize=4, linewidth=1.8,
+                    label=name if len(series) > 1 else label)  # fmt: skip
+    if panel.log and all((y[np.isfinite(y)] > 0).all() for y in values):
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    one_of_many = len(series) > 1 and (len(panel.metrics) > 1 or "{}" in panel.metrics[0][1])
+    title = f"{panel.title}, {lines[0][1]}" if one_of_many else panel.title
+    ax.set(title=title, xlabel=step, ylabel=panel.unit)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(lines) > 1 or len(series) > 1:
+        ax.legend(fontsize=11, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)

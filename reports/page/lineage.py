@@ -1,0 +1,174 @@
+"""What a report is about: chosen runs, what they were made from, what was measured of them, and what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reports.page.captions import EVALUATIONS
+from reports.page.reproduce import run_command
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.evaluation_summary import EvaluationSummary
+from rwmdata.home import Home
+from rwmdata.runs import Run
+
+POLICY_KINDS = ("policy", "train")
+USUAL = {"model": ("dynamics", "uncertainty", "calibration", "noise"), "policy": ("policy",)}
+"""Evaluations every model, and every policy, should have had."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the page lacks, and the command that brings it."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass
+class Lineage:
+    """Datasets, models, policies and evaluations in the order they were found."""
+
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    models: dict[str, Run] = field(default_factory=dict)
+    policies: dict[str, Run] = field(default_factory=dict)
+    evaluations: list[Run] = field(default_factory=list)
+    """Finished ones with a readable summary; of repetitions the newest."""
+    earlier: list[Run] = field(default_factory=list)
+    """Older repetitions."""
+    summaries: dict[str, EvaluationSummary] = field(default_factory=dict)
+    """By evaluation run."""
+    notices: list[Notice] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run of the page, in the order they were made from each other."""
+        return [*self.models.values(), *self.policies.values(), *self.evaluations]
+
+    def of(self, run: Run) -> list[EvaluationSummary]:
+        """Return what the evaluations of a model or a policy found, newest first."""
+        return [self.summaries[e.id] for e in evaluations_of(run, self.evaluations)]
+
+
+def choose(home: Home, names: list[str], runs: list[Run]) -> list[Run]:
+    """Return the runs a report is about: those named, else the newest model or policy.
+
+    Args:
+        home: Where they are.
+        names: Ids, unique prefixes or paths.
+        runs: The home's readable runs, newest first.
+
+    Raises:
+        RwmError: A name fits none or several, or is a report's, or there is no model and no policy.
+    """
+    if names:
+        found = list({run.id: run for run in (home.run(None, name, runs) for name in names)}.values())
+        reports = [run.id for run in found if run.kind == "report"]
+        if reports:
+            raise RwmError(f"{reports[0]} is a report itself.", "rwm runs ls")
+        return found
+    makes = [r for r in runs if r.kind in ("model", *POLICY_KINDS)]
+    newest = next((r for r in makes if r.meta.status == "finished"), makes[0] if makes else None)
+    if newest is None:
+        raise RwmError(f"No model and no policy yet in {home.runs_dir}.", "rwm demo")
+    return [newest]
+
+
+def lineage_of(home: Home, chosen: list[Run], runs: list[Run]) -> Lineage:
+    """Return the chosen runs with what they were made from and what was measured of them; faults become notices."""
+    found = Lineage()
+    for run in chosen:
+        _add(found, run, runs)
+    for run in [r for r in chosen if r.kind == "eval"]:
+        _add_evaluation(found, run)
+    for made in [*found.models.values(), *found.policies.values()]:
+        if not any(r.kind == "eval" for r in chosen):
+            for run in evaluations_of(made, runs):
+                _add_evaluation(found, run)
+    for name in _parents([*found.models.values(), *found.policies.values(), *found.evaluations], "dataset"):
+        try:
+            found.datasets[name] = home.dataset(name)
+        except RwmError as exc:
+            found.notices.append(Notice(f"The dataset '{name}' cannot be read: {exc.message}", exc.hint))
+    order = list(EVALUATIONS)
+    found.evaluations.sort(
+        key=lambda e: (*order, found.summaries[e.id].evaluation).index(found.summaries[e.id].evaluation)
+    )
+    _say_what_is_missing(found, chosen, runs)
+    return found
+
+
+def evaluations_of(run: Run, runs: list[Run]) -> list[Run]:
+    """Return the evaluations of a model (not those of policies trained in it) or of a policy, newest first."""
+    evaluations = [r for r in runs if r.kind == "eval"]
+    if run.kind in POLICY_KINDS:
+        return [e for e in evaluations if run.id in (e.meta.parents.get("policy") or "")]
+    return [e for e in evaluations if e.meta.parents.get("model") == run.id and not e.meta.parents.get("policy")]
+
+
+def _add(found: Lineage, run: Run, runs: list[Run]) -> None:
+    """Add a model or a policy, or those an evaluation is of, with the model it came from."""
+    if run.kind == "model":
+        found.models.setdefault(run.id, run)
+    elif run.kind in POLICY_KINDS:
+        found.policies.setdefault(run.id, run)
+    for kinds, parent in ((("model",), "model"), (POLICY_KINDS, "policy")):
+        name = run.meta.parents.get(parent)
+        if not name or (parent == "policy" and run.kind != "eval"):
+            continue
+        source = next((r for r in runs if r.kind in kinds and r.id == name), None)
+        if source is not None:
+            _add(found, source, runs)
+        elif parent == "model" or run.meta.config.get("policy") != name:
+            text = f"The {parent} {name}, which {run.kind} {run.id} was made from, is not in this home any more."
+            found.notices.append(Notice(text, f"rwm runs ls --kind {parent}"))
+
+
+def _add_evaluation(found: Lineage, run: Run) -> None:
+    if run.id in found.summaries or run in found.earlier:
+        return
+    try:
+        summary = EvaluationSummary.of_run(run)
+    except RwmError as exc:
+        why = f" ({run.meta.error})" if run.meta.error else ""
+        found.notices.append(Notice(exc.message + why, exc.hint if run.meta.status == "finished" else _again(run)))
+        return
+    about = (summary.evaluation, summary.dataset, summary.model, summary.policy)
+    same = [s for s in found.summaries.values() if (s.evaluation, s.dataset, s.model, s.policy) == about]
+    if same:
+        found.earlier.append(run)
+    else:
+        found.evaluations.append(run)
+        found.summaries[run.id] = summary
+
+
+def _again(run: Run) -> str:
+    return run_command(run) if run.meta.status != "running" else f"rwm runs show {run.id}"
+
+
+def _parents(runs: list[Run], parent: str) -> list[str]:
+    return list(dict.fromkeys(name for run in runs if (name := run.meta.parents.get(parent))))
+
+
+def _say_what_is_missing(found: Lineage, chosen: list[Run], runs: list[Run]) -> None:
+    for run in [*found.models.values(), *found.policies.values()]:
+        kind = "policy" if run.kind in POLICY_KINDS else "model"
+        if run.meta.status != "finished":
+            why = f": {run.meta.error}" if run.meta.error else ""
+            text = f"The {run.kind} {run.id} is not finished but {run.meta.status}{why}."
+            found.notices.append(Notice(text, f"rwm runs resume {run.id}"))
+            continue
+        had = {s.evaluation for s in found.of(run)}
+        for name in USUAL[kind] if run in chosen else ():
+            if name not in had:
+                command = f"rwm eval {name} --{kind} {run.id}"
+                found.notices.append(Notice(f"No {name} evaluation of {kind} {run.id} yet.", command))
+    if found.models and not found.policies and any(r.kind == "model" for r in chosen):
+        newest = next(reversed(found.models))
+        others = [r for r in runs if r.kind in POLICY_KINDS and r.meta.parents.get("model") == newest]
+        if others:
+            text = f"No policy on this page: each of the {len(others)} trained in {newest} has a page of its own."
+            found.notices.append(Notice(text, f"rwm report {others[0].id}"))
+            return
+        text = "No policy on this page: one is trained inside a model, and then reported on by its own id."
+        found.notices.append(Notice(text, f"rwm policy --model {newest} --lam 1.0"))

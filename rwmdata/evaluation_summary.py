@@ -1,0 +1,118 @@
+"""What an evaluation found: the one versioned schema of every ``summary.json``, and its reader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rwmdata.config import one_line
+from rwmdata.errors import RwmError
+from rwmdata.runs import Run
+
+SUMMARY_VERSION = 2
+"""1 called the relative L1 error ``relative_l1``; 2 calls it ``rel_l1`` and names the group of a metric."""
+SUMMARY_FILE = "summary.json"
+RENAMED = ("relative_l1", "rel_l1")
+"""Part of a metric's name in version 1, and since."""
+
+
+def current_name(metric: str) -> str:
+    """Return a metric's name of today."""
+    return metric.replace(*RENAMED)
+
+
+class Scalar(BaseModel):
+    """One number of an evaluation."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    metric: str
+    """``rel_l1``; with a group or a reward term after a slash, ``rmse/joint_pos``."""
+    mode: str | None = None
+    """Which of an evaluation's ways it was measured in: rollout mode, predictor, spread or scenario."""
+    horizon: int | None = None
+    """Forecast horizon, control steps."""
+    group: str | None = None
+    """State group or reward term; what follows the slash in ``metric`` when left out."""
+    value: float | None
+    """None where it is not defined, as the correlation of a constant."""
+    low: float | None = None
+    """Lower end of the 95 % interval, likewise ``high``; None where there is none."""
+    high: float | None = None
+
+    @model_validator(mode="after")
+    def _name_group(self) -> Scalar:
+        self.group = self.group or self.metric.partition("/")[2] or None
+        return self
+
+
+class EvaluationSummary(BaseModel):
+    """Content of an evaluation's ``summary.json``; what one evaluation alone has (windows, split) stands beside it."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    summary_version: int = SUMMARY_VERSION
+    evaluation: str
+    run: str
+    dataset: str | None = None
+    model: str | None = None
+    policy: str | None = None
+    """Policy run, or the behaviour's name or file where it comes from no run."""
+    robot: str
+    seed: int
+    units: str = ""
+    """What the metrics are measured in, where they have a unit."""
+    scalars: list[Scalar] = Field(default_factory=list)
+
+    @classmethod
+    def read(cls, content: Any, where: object) -> EvaluationSummary:
+        """Validate the content of a summary, bringing one of an earlier version up to date.
+
+        Args:
+            content: What the file or ``run.json`` holds.
+            where: Names it in errors.
+
+        Raises:
+            RwmError: It is no summary of an evaluation, or one of a newer version.
+        """
+        version = content.get("summary_version") if isinstance(content, dict) else None
+        if type(version) is not int:
+            raise RwmError(f"{where} is not the summary of an evaluation: it has no summary_version.", "rwm runs ls")
+        if version > SUMMARY_VERSION:
+            raise RwmError(
+                f"{where} was written by a newer version of rwm: summary version {version}, known up to "
+                f"{SUMMARY_VERSION}.",
+                "update rwm",
+            )
+        try:
+            found = cls.model_validate({**content, "summary_version": SUMMARY_VERSION})
+        except ValidationError as exc:
+            raise RwmError(f"{where} is not the summary of an evaluation: {one_line(exc)}.", "rwm runs ls") from exc
+        for scalar in found.scalars:
+            scalar.metric = current_name(scalar.metric)
+        return found
+
+    @classmethod
+    def of_run(cls, run: Run) -> EvaluationSummary:
+        """Return what a finished evaluation found.
+
+        Raises:
+            RwmError: The run is unfinished, or what it holds is no summary this version reads.
+        """
+        if run.meta.status != "finished":
+            raise RwmError(f"Evaluation {run.id} is {run.meta.status}; it has no summary.", "rwm runs show " + run.id)
+        return cls.read(run.meta.summary, run.path / "run.json")
+
+
+def read_summary(path: Path) -> EvaluationSummary:
+    """Read a ``summary.json``.
+
+    Raises:
+        RwmError: The file is missing, is not JSON, or no summary this version reads.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as exc:
+        raise RwmError(f"{path} cannot be read as JSON: {one_line(exc)}.", "rwm runs ls --kind eval") from exc
+    return EvaluationSummary.read(content, path)

@@ -1,0 +1,279 @@
+"""The published file format in and out: ``state_action_data_N.csv``, 66 columns, no header, one recording a file."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rwmdata.atomic import commit_file
+from rwmdata.catalog import Dataset
+from rwmdata.config import one_line
+from rwmdata.episode_ends import EpisodeStart, find_episode_starts
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.machine import available_threads
+from rwmdata.progress import Progress
+from rwmdata.robots import load_robot
+from rwmdata.schema import Schema
+from rwmdata.writer import DatasetWriter
+
+FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz)?$")
+EPISODE_ENDS = ("auto", "file", "none")
+SHOWN_FAULTS = 5
+BLOCK_BYTES = 8 << 20
+"""How much of a file is parsed at a time."""
+LONGEST_LINE = 64 << 20
+LONGEST_WORD = 40
+"""More of a cell is not shown in an error."""
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+
+
+def convert_csv(
+    home: Home,
+    sources: list[Path],
+    name: str,
+    robot: str = "anymal_d",
+    episode_ends: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+    extension: Sequence[str] = (),
+) -> Dataset:
+    """Turn CSV recordings into a dataset; every file is a recording of its own.
+
+    Args:
+        home: Where the dataset goes.
+        sources: Files (also .gz), or folders that hold ``state_action_data_N.csv``.
+        name: Name of the new dataset.
+        robot: Whose columns they are.
+        episode_ends: ``auto`` takes marked ends and those physics implies, ``file`` marked ones only, ``none`` makes
+            every file one episode.
+        seed: Seed of the split.
+        progress: Told after each file.
+        extension: Names of the extension columns, which lie between action and contact.
+
+    Raises:
+        RwmError: A file is missing, empty, of other width, or holds a cell that is not a finite number or not 0 or 1
+            where it must be. File, row and column are named and nothing is written.
+    """
+    if episode_ends not in EPISODE_ENDS:
+        raise RwmError(f"Unknown --episode-ends '{episode_ends}'; choices: {', '.join(EPISODE_ENDS)}.")
+    spec = load_robot(robot)
+    schema, files = Schema.from_robot(spec, extension), find_csv_files(sources)
+    notes: list[str] = []
+    provenance = {"source": "rwm data convert", "files": [f.name for f in files], "episode_ends": episode_ends,
+                  "notes": notes}  # fmt: skip
+    with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, provenance, seed) as writer:
+        for i, file in enumerate(files):
+            starts: list[EpisodeStart] = []
+            for rows in _episodes(file, schema, spec.control_dt_s, episode_ends, starts):
+                writer.append_episode(rows, truncated=bool(rows[-1, -1] < 0.5))
+            notes += _notes(file, starts)
+            if progress:
+                progress(i + 1, len(files), {"rows": float(writer.rows)})
+        return writer.commit()
+
+
+def _episodes(
+    file: Path, schema: Schema, control_dt_s: float, ends: str, found: list[EpisodeStart]
+) -> Iterator[np.ndarray]:
+    """Give a recording's episodes, ``(n, width)`` each; their starts but the first are added to ``found``."""
+    pieces: list[np.ndarray] = []
+    at = 0
+    for block in read_blocks(file, schema):
+        starts = []
+        if ends != "none":
+            # Whether an episode begins shows in a row and the one before it, which may be in the block before.
+            last = pieces[-1][-1:] if pieces else block[:0]
+            joined = np.concatenate((last, block)) if len(last) else block
+            starts = find_episode_starts(joined, schema, control_dt_s)
+            starts = [replace(s, row=s.row - len(last)) for s in starts if ends == "auto" or s.marked]
+        found += [replace(s, row=at + s.row) for s in starts]
+        bounds = [0, *(s.row for s in starts), len(block)]
+        for k, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            if k and pieces:
+                yield np.concatenate(pieces)
+                pieces = []
+            if stop > start:
+                pieces.append(block[start:stop])
+        at += len(block)
+    yield np.concatenate(pieces)
+
+
+def _notes(file: Path, starts: list[EpisodeStart]) -> list[str]:
+    unmarked = [s for s in starts if not s.marked]
+    if not unmarked:
+        return []
+    shown = "; ".join(f"row {s.row + 1}: {s.reason}" for s in unmarked[:SHOWN_FAULTS])
+    more = f"; and {len(unmarked) - SHOWN_FAULTS} more" if len(unmarked) > SHOWN_FAULTS else ""
+    return [f"{file.name}: {len(unmarked)} unmarked episode ends found ({shown}{more})"]
+
+
+def find_csv_files(sources: list[Path]) -> list[Path]:
+    """Return the CSV files that ``sources`` stand for; those of a folder in the order of their number.
+
+    Raises:
+        RwmError: A source does not exist, or a folder holds no ``state_action_data_N.csv``.
+    """
+    files: list[Path] = []
+    for source in sources:
+        if source.is_file():
+            files.append(source)
+        elif source.is_dir():
+            numbered = {f: FILE_PATTERN.search(f.name) for f in source.iterdir()}
+            found = sorted((int(m[1]), f) for f, m in numbered.items() if m)
+            if not found:
+                raise RwmError(f"Folder {source} holds no state_action_data_N.csv.", "name the CSV files themselves")
+            files += [f for _, f in found]
+        else:
+            raise RwmError(f"There is no file or folder {source}.", "rwm data convert FILE... --name NAME")
+    return files
+
+
+def read_blocks(file: Path, schema: Schema) -> Iterator[np.ndarray]:
+    """Read one recording a piece at a time, ``(n, width)`` float32, columns contiguous.
+
+    Pieces are parsed beside each other; memory does not grow with the file.
+
+    Raises:
+        RwmError: See :func:`convert_csv`.
+    """
+    workers = available_threads()
+    parsed: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(workers, "csv") as pool:
+        at = 0
+        try:
+            for data in _raw_blocks(file):
+                lines = data.count(b"\n") + (not data.endswith(b"\n"))
+                parsed.append(pool.submit(_parse, data, lines, file, schema, at))
+                at += lines
+                if len(parsed) > workers:
+                    yield parsed.popleft().result()
+            while parsed:
+                yield parsed.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if at == 0:
+        raise RwmError(f"{file} is empty; expected rows of {schema.width} numbers.")
+
+
+def _raw_blocks(file: Path) -> Iterator[bytes]:
+    """Read a file in pieces of whole lines.
+
+    Raises:
+        RwmError: It cannot be read or unpacked, or a line does not end.
+    """
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            while block := stream.read(BLOCK_BYTES):
+                tail = b"" if block.endswith(b"\n") else stream.readline(LONGEST_LINE)
+                if len(tail) == LONGEST_LINE:
+                    raise RwmError(f"{file} is no CSV: a line is longer than {LONGEST_LINE >> 20} MiB.")
+                yield block + tail
+    except (OSError, EOFError, zlib.error) as exc:
+        raise RwmError(f"{file} cannot be read: {one_line(exc)}.") from exc
+
+
+def _parse(data: bytes, lines: int, file: Path, schema: Schema, at: int) -> np.ndarray:
+    """Turn ``lines`` whole lines, the first of them row ``at``, into numbers ``(lines, width)``.
+
+    Raises:
+        RwmError: See :func:`convert_csv`.
+    """
+    names = schema.csv_names
+    try:
+        # Polars reads float64 faster than float32, the rounding included.
+        frame = pl.read_csv(data, has_header=False, schema=dict.fromkeys(names, pl.Float64), quote_char=None)
+    except pl.exceptions.PolarsError as exc:
+        raise _faults_of_text(data, file, schema, at) or RwmError(f"{file} is no CSV: {one_line(exc)}.") from exc
+    rows = np.empty((frame.height, len(names)), np.float32, order="F")
+    for j, column in enumerate(frame.get_columns()):
+        rows[:, j] = column.to_numpy()
+    if len(rows) != lines or frame.null_count().sum_horizontal().item():
+        raise _faults_of_text(data, file, schema, at) or RwmError(f"{file} is no CSV: it has {lines} lines, "
+                                                                  f"but {len(rows)} rows of numbers.")  # fmt: skip
+    binary = rows[:, schema.contact.start :]
+    if not np.isfinite(rows.sum()) or ((binary != 0) & (binary != 1)).any():
+        bad = ~np.isfinite(rows)
+        bad[:, schema.contact.start :] |= (binary != 0) & (binary != 1)
+        if bad.any():
+            raise _faults(file, schema, [(at + r, c, str(rows[r, c])) for r, c in np.argwhere(bad)])
+    return rows
+
+
+def _faults_of_text(data: bytes, file: Path, schema: Schema, at: int) -> RwmError | None:
+    """Look at lines that did not parse one by one, and say what is wrong where."""
+    cells: list[tuple[int, int, str]] = []
+    for row, line in enumerate(data.decode(errors="replace").removesuffix("\n").split("\n"), start=at):
+        words = line.rstrip("\r").split(",")
+        if len(words) != schema.width:
+            return RwmError(
+                f"{file}, row {row + 1} has {len(words)} columns, expected {schema.width} "
+                f"({schema.csv_names[0]} to {schema.csv_names[-1]}).",
+                "--robot NAME, --extension for additional columns, or --mapping for a log with named columns",
+            )
+        wrong = [(row, column, word) for column, word in enumerate(words) if not NUMBER.fullmatch(word)]
+        if row == 0 and len(wrong) == len(words):
+            text = f"{file}, row 1 is a header; this format has none, and --mapping reads logs with named columns."
+            return RwmError(text, f"rwm data convert {file} --infer")
+        cells += wrong
+        if len(cells) > SHOWN_FAULTS:
+            break
+    return _faults(file, schema, cells) if cells else None
+
+
+def _faults(file: Path, schema: Schema, cells: list[tuple[int, int, str]]) -> RwmError:
+    def expected(column: int) -> str:
+        return "0 or 1" if column >= schema.contact.start else "a finite number"
+
+    shown = "; ".join(
+        f"row {r + 1}, column {c + 1} ({schema.csv_names[c]}) is '{text[:LONGEST_WORD]}', expected {expected(c)}"
+        for r, c, text in cells[:SHOWN_FAULTS]
+    )
+    more = f"; and {len(cells) - SHOWN_FAULTS} more" if len(cells) > SHOWN_FAULTS else ""
+    return RwmError(f"{file}: {shown}{more}; nothing was written.", "correct the file, or leave those rows out")
+
+
+def write_csv(dataset: Dataset, folder: Path, rows_per_file: int = 10_000) -> list[Path]:
+    """Write a dataset as ``state_action_data_N.csv``; reading them back gives the same float32 numbers.
+
+    A file holds whole episodes, as many as it takes to reach ``rows_per_file``.
+
+    Returns:
+        The files, in order.
+
+    Raises:
+        RwmError: The folder cannot be written, or holds such files already.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--out FOLDER") from exc
+    if any(FILE_PATTERN.search(f.name) for f in folder.iterdir()):
+        raise RwmError(f"Folder {folder} holds state_action_data files already; nothing was written.", "--out FOLDER")
+    rows = dataset.matrix()
+    files: list[Path] = []
+    for start, stop in _file_bounds(dataset, rows_per_file):
+        frame = pl.DataFrame(rows[start:stop], schema=list(dataset.schema.csv_names))
+        file = folder / f"state_action_data_{len(files)}.csv"
+        commit_file(file, lambda p, f=frame: f.write_csv(p, include_header=False))  # type: ignore[misc]
+        files.append(file)
+    return files
+
+
+def _file_bounds(dataset: Dataset, rows_per_file: int) -> Iterator[tuple[int, int]]:
+    first = 0
+    for stop in dataset.episodes.start + dataset.episodes.length:
+        if stop - first >= rows_per_file:
+            yield first, int(stop)
+            first = int(stop)
+    if first < dataset.rows:
+        yield first, dataset.rows

@@ -1,0 +1,237 @@
+"""Any robot's log in: CSV or Parquet with named columns, read through a mapping file, at any rate."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.formats.mapping import PER_LEG, Assembler, Mapping, Source, load_mapping, notes, suffixes
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.schema import Schema
+from rwmdata.writer import DatasetWriter
+
+GAP = 1.5
+"""A pause of more than so many sample intervals begins a new episode."""
+SYNONYMS = {
+    "base_lin_vel": ("lin_vel", "linvel", "linear_velocity", "velocity", "vel", "v"),
+    "base_ang_vel": ("ang_vel", "angvel", "angular_velocity", "gyro", "omega", "w"),
+    "projected_gravity": ("gravity", "grav", "g"),
+    "joint_pos": ("joint_pos", "position", "pos", "qpos", "q"),
+    "joint_vel": ("joint_vel", "velocity", "vel", "qvel", "dq", "qd"),
+    "joint_torque": ("torque", "effort", "tau"),
+    "action": ("action", "target", "command", "cmd", "act", "a"),
+    "thigh_contact": ("thigh_contact", "thigh"),
+    "foot_contact": ("foot_contact", "foot_force", "foot", "contact"),
+    "termination": ("termination", "terminated", "done", "fall", "fell"),
+}
+"""Words columns of a group are recognised by, the most telling first."""
+
+
+def convert_logs(
+    home: Home,
+    sources: list[Path],
+    name: str,
+    mapping: Path,
+    robot: str = "anymal_d",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Turn logs into a dataset.
+
+    Every file, and within it every change of the episode column and every pause, begins an episode. A log at another
+    rate than the robot's control rate is brought to it: by taking every k-th row where that fits, otherwise by linear
+    interpolation (contacts, termination and actions: the last value).
+
+    Raises:
+        RwmError: A file is missing or unreadable, lacks a column, holds an empty or non-numeric cell, or the mapping
+            does not fit the robot. File, row and column are named and nothing is written.
+    """
+    spec = load_robot(robot)
+    said = load_mapping(mapping)
+    schema = Schema.from_robot(spec, said.extension)
+    assembler = Assembler(spec, schema, said)
+    used = {g: source_columns(g, s, spec, said, mapping) for g, s in said.groups.items() if s.kind != "drive"}
+    provenance: dict[str, Any] = {
+        "source": "rwm data convert", "files": [f.name for f in sources], "mapping": said.model_dump(mode="json"),
+        "missing_groups": sorted(assembler.missing), "computed_groups": sorted(assembler.computed),
+        "notes": notes(assembler.missing, assembler.computed),
+    }  # fmt: skip
+    with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, provenance, seed) as writer:
+        for i, file in enumerate(sources):
+            names = list(dict.fromkeys(c for columns in used.values() for c in columns))
+            frame = read_log(file, names, said)
+            unread = [c for c in frame.columns if c not in {*names, said.time, said.episode}]
+            provenance["notes"] += [f"{file.name}: not read: {', '.join(unread)}"] if unread else []
+            for k, part in enumerate(episodes_of(frame, said)):
+                where = f"{file}, episode {k}"
+                at_rate = resample(part, said, spec.control_dt_s, _held(used), where)
+                rows = assembler.rows(partial(_fetch, at_rate, used), where)
+                writer.append_episode(rows, truncated=bool(rows[-1, -1] < 0.5))
+            if progress:
+                progress(i + 1, len(sources), {"rows": float(writer.rows)})
+        return writer.commit()
+
+
+def source_columns(group: str, source: Source, robot: RobotSpec, mapping: Mapping, file: Path) -> list[str]:
+    """Return a source's columns by name.
+
+    Raises:
+        RwmError: The mapping names none.
+    """
+    if isinstance(source.columns, str) and "{}" in source.columns:
+        return [source.columns.replace("{}", s) for s in suffixes(group, robot, mapping.extension)]
+    if isinstance(source.columns, str):
+        return [source.columns]
+    if isinstance(source.columns, list):
+        return source.columns
+    raise RwmError(f"{file} names no columns for '{group}'.", f"{group}: [column, ...], or a name with {{}} in it")
+
+
+def read_log(file: Path, names: list[str], mapping: Mapping) -> pl.DataFrame:
+    """Read a log; the columns ``names`` as float64.
+
+    Raises:
+        RwmError: See :func:`convert_logs`.
+    """
+    if not file.is_file():
+        raise RwmError(f"There is no file {file}.", "rwm data convert FILE... --name NAME --mapping FILE.yaml")
+    try:
+        frame = pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as exc:
+        raise RwmError(f"{file} cannot be read: {exc}.") from exc
+    needed = [*names, *filter(None, (mapping.time, mapping.episode))]
+    missing = [n for n in needed if n not in frame.columns]
+    if missing:
+        raise RwmError(
+            f"{file} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}.",
+            "rwm data convert FILE --infer proposes a mapping",
+        )
+    numbers = [n for n in needed if n != mapping.episode]
+    as_numbers = frame.with_columns(pl.col(numbers).cast(pl.Float64, strict=False))
+    for n in numbers:
+        values = as_numbers[n]
+        bad = (values.is_null() | values.is_nan() | values.is_infinite()).arg_true()
+        if len(bad):
+            raise RwmError(f"{file}, row {bad[0] + 1}, column '{n}': '{frame[n][bad[0]]}' is not a finite number.")
+    return as_numbers
+
+
+def episodes_of(frame: pl.DataFrame, mapping: Mapping) -> list[pl.DataFrame]:
+    """Cut a log where its episode column changes and where its time jumps."""
+    starts = np.zeros(frame.height, bool)
+    if mapping.episode:
+        column = frame[mapping.episode]
+        starts |= (column != column.shift()).fill_null(False).to_numpy()
+    if mapping.time:
+        step = np.diff(frame[mapping.time].to_numpy())
+        usual = np.median(step) if len(step) else 0.0
+        starts[1:] |= (step > GAP * usual) | (step <= 0)
+    bounds = [0, *np.flatnonzero(starts[1:]) + 1, frame.height]
+    return [frame[int(a) : int(b)] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def resample(frame: pl.DataFrame, mapping: Mapping, dt: float, held: set[str], where: str) -> pl.DataFrame:
+    """Bring an episode to one row every ``dt`` seconds.
+
+    Args:
+        frame: The episode.
+        mapping: Says the rate or the time column.
+        dt: Wanted interval, s.
+        held: Columns that keep their last value between samples; the others are interpolated.
+        where: Names the episode in errors.
+
+    Raises:
+        RwmError: The log is slower than a quarter of the wanted rate.
+    """
+    if mapping.time:
+        time: np.ndarray = frame[mapping.time].to_numpy().astype(np.float64)
+        step = float(np.median(np.diff(time))) if len(time) > 1 else dt
+    else:
+        step = 1.0 / mapping.rate_hz if mapping.rate_hz else dt
+        time = np.arange(frame.height, dtype=np.float64) * step
+    if step > 4 * dt:
+        raise RwmError(f"{where}: a row every {step:.3g} s is too coarse for a control step of {dt:g} s.")
+    every = round(dt / step)
+    if every >= 1 and abs(every * step - dt) < 0.01 * dt:
+        return frame[::every]
+    wanted = np.arange(time[0], time[-1] + 1e-9, dt)
+    before = np.searchsorted(time, wanted + 1e-9, side="right") - 1
+    columns = {}
+    for name in frame.columns:
+        values = frame[name].to_numpy()
+        smooth = name not in held and values.dtype == np.float64
+        columns[name] = np.interp(wanted, time, values) if smooth else values[before]
+    return pl.DataFrame(columns)
+
+
+def infer_mapping(file: Path, robot: RobotSpec) -> str:
+    """Return a proposed mapping file for a log, YAML with a comment where a guess should be looked at.
+
+    Raises:
+        RwmError: The file cannot be read.
+    """
+    frame = read_log(file, [], Mapping(groups={}))
+    groups: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for group in Schema.from_robot(robot).groups:
+        found = _guess(group, [c for c in frame.columns if c not in taken], robot)
+        if found:
+            groups[group] = found
+            taken |= set(found)
+    missing = [g for g in Schema.from_robot(robot).groups if g not in groups]
+    times = [c for c in frame.columns if _words(c) & {"time", "t", "stamp", "timestamp"} and c not in taken]
+    lines = [
+        f"# Proposed from the column names of {file.name}. Look at every line: units, signs, whether joint positions",
+        "# are absolute (subtract_default: true), whether actions are joint targets (kind: target_position).",
+        yaml.safe_dump({"groups": groups}, sort_keys=False, default_flow_style=None, width=110).rstrip(),
+        "# Written as zeros. A torque can be computed instead: joint_torque: {kind: drive}",
+        yaml.safe_dump({"missing": missing}, default_flow_style=None).rstrip(),
+        f"time: {times[0]}" if times else "# time: NAME        # or rate_hz: 200",
+        "action_index: next   # the action of a row is taken in its state; previous: it led to it",
+    ]
+    left = [c for c in frame.columns if c not in taken and c not in times]
+    return "\n".join([*lines, *([f"# not used: {', '.join(left)}"] if left else [])]) + "\n"
+
+
+def _guess(group: str, columns: list[str], robot: RobotSpec) -> list[str]:
+    """Return the columns that hold a group, or none: each must name the quantity and its axis, joint or leg."""
+    ends = suffixes(group, robot, [])
+    for word in SYNONYMS[group]:
+        found = []
+        for end in ends:
+            fits = [c for c in columns if _tokens(word) <= _words(c) and _tokens(end) <= _words(c)]
+            if not fits:
+                break
+            found.append(min(fits, key=len))
+        if len(found) == len(ends) == len(set(found)):
+            return found
+    return []
+
+
+def _tokens(text: str) -> set[str]:
+    return {w for w in re.split(r"[^a-z0-9]+", text.lower()) if w}
+
+
+def _words(column: str) -> set[str]:
+    """Return a column name's words; ``vx`` is also ``v`` and ``x``."""
+    words = _tokens(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column))
+    short = [re.fullmatch(r"(v|w|g|vel|omega|gyro|grav|gravity)([xyz])", w) for w in words]
+    return words | {part for m in short if m for part in m.groups()}
+
+
+def _held(used: dict[str, list[str]]) -> set[str]:
+    return {c for g in (*PER_LEG, "termination", "action") for c in used.get(g, [])}
+
+
+def _fetch(frame: pl.DataFrame, used: dict[str, list[str]], group: str, _: Source) -> np.ndarray:
+    return frame.select(used[group]).to_numpy().astype(np.float64)

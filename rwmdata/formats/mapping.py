@@ -1,0 +1,214 @@
+"""Mapping files: where a foreign recording has our column groups, in which unit, order and convention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from rwmdata.config import Frozen, one_line
+from rwmdata.errors import RwmError
+from rwmdata.robots import RobotSpec
+from rwmdata.schema import AXES, Schema
+
+PER_JOINT = ("joint_pos", "joint_vel", "joint_torque", "action")
+PER_LEG = ("thigh_contact", "foot_contact")
+
+
+class Source(Frozen):
+    """Where one column group comes from."""
+
+    path: str = ""
+    """HDF5 only: the dataset ``(T, n)`` inside a demo, ``obs/joint_pos``."""
+    columns: tuple[int, int] | list[str] | str | None = None
+    """HDF5: first column and the one behind the last. Logs: the columns by name, or one name in which ``{}`` stands
+    for x, y, z, the joint or the leg."""
+    scale: float | list[float] = 1.0
+    """Factor on the values, one for all or one each: to the group's unit, or -1 for an opposite sign."""
+    subtract_default: bool = False
+    """The values are absolute joint positions; the robot's default pose is taken away."""
+    kind: Literal["values", "target_position", "drive", "threshold"] = "values"
+    """``values``: as they are. ``target_position``: an action recorded as absolute joint targets, rad. ``drive``: a
+    torque that was not recorded, from the robot's gains. ``threshold``: contact forces, N; above 1 is contact."""
+
+
+class Mapping(Frozen):
+    """What a mapping file says."""
+
+    groups: dict[str, Source]
+    """By group: base_lin_vel, ..., action, (extension,) thigh_contact, foot_contact, termination."""
+    missing: list[str] = []
+    """Groups that were not recorded; written as zeros and named in the dataset's provenance."""
+    extension: list[str] = []
+    """Names of additional quantities the model shall predict; their columns are the group ``extension``."""
+    joints: list[str] | None = None
+    """Order of the joints in the recording; the robot's own when None."""
+    legs: list[str] | None = None
+    action_index: Literal["next", "previous"] = "next"
+    """Whether the action of an index is taken in the state of that index (``next``) or led to it (``previous``)."""
+    rate_hz: float | None = Field(None, gt=0)
+    """Logs: rows a second; from the time column when None, else the robot's control rate."""
+    time: str | None = None
+    """Logs: column of the time, s."""
+    episode: str | None = None
+    """Logs: column whose change begins a new episode."""
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _short_forms(cls, groups: Any) -> Any:
+        """Accept a list of columns, or a name with ``{}``, where a source is expected."""
+        if not isinstance(groups, dict):
+            return groups
+        return {k: {"columns": v} if isinstance(v, list | str) else v for k, v in groups.items()}
+
+
+def load_mapping(path: Path) -> Mapping:
+    """Read a mapping file (YAML).
+
+    Raises:
+        RwmError: It is missing or does not validate; every fault is listed.
+    """
+    try:
+        return Mapping(**yaml.safe_load(path.read_text()))
+    except FileNotFoundError as exc:
+        raise RwmError(f"There is no mapping file {path}.", "--mapping FILE.yaml") from exc
+    except (ValidationError, yaml.YAMLError, TypeError, ValueError, OSError) as exc:
+        raise RwmError(f"{path} is not a valid mapping: {one_line(exc)}.") from exc
+
+
+def suffixes(group: str, robot: RobotSpec, extension: list[str]) -> list[str]:
+    """Return what tells the columns of a group apart: axes, joints, legs, the extension's names, or nothing."""
+    if group == "extension":
+        return extension
+    if group in PER_JOINT:
+        return list(robot.joints)
+    if group in PER_LEG:
+        return list(robot.legs)
+    return [""] if group == "termination" else list(AXES)
+
+
+class Assembler:
+    """Makes row matrices of recordings.
+
+    Args:
+        robot: The robot.
+        schema: Its columns.
+        mapping: Where they are in the recording.
+
+    Attributes:
+        missing: Groups that are written as zeros.
+        computed: Groups that are made from others.
+
+    Raises:
+        RwmError: The mapping forgets a group, names one that does not exist, or orders joints the robot lacks.
+    """
+
+    def __init__(self, robot: RobotSpec, schema: Schema, mapping: Mapping) -> None:
+        self.robot, self.schema, self.mapping = robot, schema, mapping
+        said = [*mapping.groups, *mapping.missing]
+        unknown = [g for g in said if g not in schema.groups]
+        unsaid = [g for g in schema.groups if g not in said]
+        faults = [f"{what} {', '.join(names)}" for what, names in
+                  (("does not know", unknown), ("says nothing of", unsaid)) if names]  # fmt: skip
+        if faults or not mapping.groups:
+            raise RwmError(
+                f"The mapping {'; '.join(faults) or 'has no groups'}.",
+                f"groups are {', '.join(schema.groups)}; those not recorded belong under 'missing'",
+            )
+        for group, source in mapping.groups.items():
+            width = schema.group(group).stop - schema.group(group).start
+            if isinstance(source.scale, list) and len(source.scale) != width:
+                raise RwmError(
+                    f"The mapping gives '{group}' {len(source.scale)} scales, it has {width} columns.",
+                    "one number for all, or one each",
+                )
+        self._order = {
+            **dict.fromkeys(PER_JOINT, _order(mapping.joints, robot.joints, "joints")),
+            **dict.fromkeys(PER_LEG, _order(mapping.legs, robot.legs, "legs")),
+        }
+        self.missing = set(mapping.missing)
+        self.computed = {name for name, source in mapping.groups.items() if source.kind == "drive"}
+
+    def rows(self, fetch: Callable[[str, Source], np.ndarray], where: str) -> np.ndarray:
+        """Return the rows ``(T, width)``.
+
+        Args:
+            fetch: Gives the values of a group's source, ``(T, n)``.
+            where: Names the recording in errors.
+
+        Raises:
+            RwmError: A source has another size than its group, or a value is not finite.
+        """
+        rows: np.ndarray | None = None
+        for group, source in self.mapping.groups.items():
+            if source.kind == "drive":
+                continue
+            values, columns = fetch(group, source), self.schema.group(group)
+            if rows is None:
+                rows = np.zeros((len(values), self.schema.width), np.float32)
+            wanted = (len(rows), columns.stop - columns.start)
+            if values.shape != wanted or len(rows) == 0:
+                raise RwmError(f"{where}: '{group}' has shape {values.shape}, expected {wanted}.", "the mapping file")
+            rows[:, columns] = self._converted(group, source, values)
+        if rows is None:
+            raise RwmError(f"{where}: the mapping reads nothing but computed groups.")
+        for group in self.computed:
+            parts = (rows[:, self.schema.group(g)].astype(np.float64) for g in ("action", "joint_pos", "joint_vel"))
+            rows[:, self.schema.group(group)] = drive_torque(self.robot, *parts)
+        return check_finite(rows, self.schema, where)
+
+    def _converted(self, group: str, source: Source, values: np.ndarray) -> np.ndarray:
+        default = np.array(self.robot.default_joint_pos)
+        values = values * np.asarray(source.scale)
+        if group in self._order:
+            values = values[:, self._order[group]]
+        if group == "projected_gravity":  # Only its direction counts, whatever its unit and however interpolated.
+            values = values / np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-9)
+        if source.subtract_default:
+            values = values - default
+        if source.kind == "target_position":
+            values = (values - default) / self.robot.action_scale
+        if source.kind == "threshold":
+            values = (values > 1.0).astype(np.float64)
+        if group == "action" and self.mapping.action_index == "next":
+            values = np.concatenate((np.zeros_like(values[:1]), values[:-1]))
+        return values
+
+
+def notes(missing: set[str], computed: set[str]) -> list[str]:
+    """Return what a reader of a converted dataset should know, one sentence each."""
+    found = [f"{group} was not recorded and is zero" for group in sorted(missing)]
+    return found + [f"{group} was computed from the robot's drive" for group in sorted(computed)]
+
+
+def check_finite(rows: np.ndarray, schema: Schema, where: str) -> np.ndarray:
+    """Return the rows.
+
+    Raises:
+        RwmError: One of them is not finite; the first is named.
+    """
+    finite = np.isfinite(rows)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise RwmError(f"{where}: row {row}, column '{schema.csv_names[column]}' is {rows[row, column]}.")
+    return rows
+
+
+def drive_torque(robot: RobotSpec, action: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """Return kp (scale * action - q) - kd qd within the effort limit, N m; positions relative to the default pose."""
+    drive = robot.drive
+    torque = drive.stiffness * (robot.action_scale * action - position) - drive.damping * velocity
+    return torque.clip(-drive.effort_limit, drive.effort_limit)
+
+
+def _order(found: list[str] | None, wanted: list[str], what: str) -> list[int]:
+    """Return where each of ``wanted`` is in the recording."""
+    if found is None:
+        return list(range(len(wanted)))
+    if sorted(found) != sorted(wanted):
+        raise RwmError(f"The mapping's {what} are {', '.join(found)}; the robot's are {', '.join(wanted)}.")
+    return [found.index(name) for name in wanted]

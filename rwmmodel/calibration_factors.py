@@ -1,0 +1,73 @@
+"""Factors that make an ensemble's standard deviations true, one for every step of a forecast.
+
+Members that share a base agree more than they are right, and more so the longer the forecast: no single factor repairs
+that, one for every step does (on data like those it was fitted on). The factor of step k is the quantile of
+|error| / std that a Gaussian has at one standard deviation, so that ``factor * std`` covers 68.3 % of the errors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rwmdata.config import Frozen
+from rwmdata.errors import RwmError
+
+NOMINAL = math.erf(1 / math.sqrt(2))
+"""Share of a Gaussian within one standard deviation, 0.683."""
+Spread = Literal["epistemic", "total"]
+SPREADS: tuple[Spread, ...] = ("epistemic", "total")
+"""``epistemic``: disagreement of the members' means; ``total``: with the mean predicted variance added."""
+TINY = 1e-12
+
+
+class Calibration(Frozen):
+    """Factors of steps 1 to K after the recorded history; later steps take the last one."""
+
+    dataset: str
+    split: str
+    windows: int
+    """Trajectories it was fitted on."""
+    seed: int
+    epistemic: tuple[float, ...]
+    total: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        """K."""
+        return len(self.epistemic)
+
+    def of(self, spread: Spread) -> np.ndarray:
+        """Return one spread's factors, ``(K,)``."""
+        return np.array(self.epistemic if spread == "epistemic" else self.total)
+
+    def at(self, step: Tensor, spread: Spread = "epistemic") -> Tensor:
+        """Return the factors of steps counted from 1, of any shape, on their device."""
+        factors = torch.tensor(self.of(spread), dtype=torch.float32, device=step.device)
+        return factors[(step - 1).clamp(0, self.steps - 1)]
+
+
+def step_factors(error: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return the factor of every step, ``(steps,)``.
+
+    Args:
+        error: Predicted minus recorded, ``(W, steps, S)``.
+        std: Standard deviations of the same shape and unit.
+
+    Raises:
+        RwmError: Most standard deviations of a step are 0: no factor makes them cover anything.
+    """
+    ratio = np.abs(error) / np.maximum(std, TINY)
+    factors = np.quantile(ratio.transpose(1, 0, 2).reshape(ratio.shape[1], -1), NOMINAL, axis=1)
+    if (factors > 1 / TINY**0.5).any():
+        raise RwmError("The members do not disagree at all; there is nothing to calibrate.", "rwm fit --members 5")
+    return factors
+
+
+def coverage(error: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return the share of columns within one standard deviation, of every trajectory and step: ``(W, steps)``."""
+    return (np.abs(error) <= std).mean(axis=-1)

@@ -1,0 +1,206 @@
+"""Offline training: a policy that has only ever lived inside the model (MOPO-PPO, arXiv:2504.16680)."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+
+from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen, one_line
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import load_robot
+from rwmdata.runs import Run
+from rwmmodel.checkpoint import load_model
+from rwmmodel.devices import Precision, require_precision, resolve_device, use_precision
+from rwmmodel.distributed import Ranks
+from rwmrl.cloning import CloningConfig, clone_behaviour
+from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
+from rwmrl.policy_file import MlpPolicy
+from rwmrl.ppo import Runner, series
+from rwmrl.ppo_config import PPOConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"iterations": 4, "num_envs": 64, "checkpoint_interval": 2, "episode_steps": 48},
+    # A model fitted for minutes is only right for a second or so, and near the data's actions.
+    "demo": {"iterations": 80, "num_envs": 512, "checkpoint_interval": 20, "episode_steps": 64, "init_std": 0.4},
+    # docs/policies.md tells why.
+    "laptop": {
+        "iterations": 80,
+        "num_envs": 1024,
+        "checkpoint_interval": 20,
+        "warm_start": "bc",
+        "critic_first": 15,
+        "init_std": 0.3,
+        "lam": 0.5,
+    },
+    "paper": {"iterations": 2500, "num_envs": 4096, "num_steps": 100},
+}
+CLONE, NOTHING = "bc", "none"
+"""What ``warm_start`` may say beside a run."""
+SHOWN = ("imagined/reward", "imagined/epistemic", "episode/length")
+
+
+class PolicyConfig(Frozen):
+    """Options of :func:`train_policy`."""
+
+    iterations: int = Field(500, ge=1)
+    imagination: ImaginationConfig = ImaginationConfig()
+    ppo: PPOConfig = PPOConfig()
+    warm_start: str | None = None
+    """Policy or train run whose networks this one begins with; one of behaviour cloning gives the actor alone. ``bc``
+    is a clone of the dataset's behaviour with the same seed and layers, made where there is none yet."""
+    precision: Precision = "float32"
+    """Arithmetic of the model; the policy's own networks compute in float32, or in ``tf32`` with it."""
+    seed: int = 0
+    device: str = "auto"
+    wandb: str | None = None
+    """Project of Weights & Biases the metrics go to as well."""
+
+    @classmethod
+    def preset(cls, name: str = "laptop", **overrides: Any) -> PolicyConfig:
+        """Return a preset (smoke, demo, laptop or paper) with some values changed.
+
+        Overrides are fields of this class, of :class:`ImaginationConfig` (``lam``, ``rollout``, ``num_envs``, ...) or
+        of :class:`PPOConfig` (``lr``, ``entropy_coef``, ...), by their own names.
+
+        Raises:
+            RwmError: The preset or a name is unknown, or a value is not valid.
+        """
+        if name not in PRESETS:
+            raise RwmError(f"Unknown policy preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
+        values = {**PRESETS[name], **overrides}
+        if values.get("warm_start") == NOTHING:
+            values["warm_start"] = None
+        seed = values.get("seed", 0)
+        parts: list[tuple[str, type[Frozen]]] = [("imagination", ImaginationConfig), ("ppo", PPOConfig)]
+        try:
+            nested = {
+                key: part(**{"seed": seed} if key == "imagination" else {}, **_take(values, part))
+                for key, part in parts
+            }
+            return cls(**nested, **values)
+        except ValidationError as exc:
+            raise RwmError(f"The policy configuration is not valid: {one_line(exc)}.") from exc
+
+
+def _take(values: dict[str, Any], part: type[Frozen]) -> dict[str, Any]:
+    """Remove and return the entries of ``values`` that are fields of ``part``, the seed aside."""
+    return {k: values.pop(k) for k in list(values) if k in part.model_fields and k != "seed"}
+
+
+def train_policy(
+    home: Home,
+    dataset: Dataset,
+    model_run: Run,
+    config: PolicyConfig | None = None,
+    progress: Progress | None = None,
+    resume: Run | None = None,
+) -> Run:
+    """Train a policy inside a model.
+
+    The run gets ``checkpoints/policy.safetensors`` (newest) and ``checkpoints/state.pt`` (what a resume starts from).
+
+    Under torchrun all processes call this alike, and each imagines ``num_envs`` robots; see
+    :mod:`rwmmodel.distributed`.
+
+    Raises:
+        RwmError: Model, dataset and robot do not fit together, or rsl-rl-lib is missing.
+        KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
+    """
+    config = PolicyConfig(**resume.meta.config) if resume else config or PolicyConfig.preset()
+    ranks = Ranks.from_environment()
+    device = ranks.device(resolve_device(config.device))
+    require_precision(config.precision, device)
+    with ranks.joined(device):
+        config = ranks.share(with_clone(home, dataset, config, progress) if ranks.main else config)
+        model = load_model(model_run.checkpoints / "model.safetensors", device)
+        if model.info is not None and model.info.robot != dataset.robot:
+            raise RwmError(
+                f"Model {model_run.id} was fitted on '{model.info.robot}', dataset '{dataset.name}' is of "
+                f"'{dataset.robot}'.",
+                f"rwm fit {dataset.name}",
+            )
+        use_precision(config.precision, device)
+        model.precision = config.precision
+        robot = load_robot(dataset.robot)
+        own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
+        env = ImaginationEnv(model, dataset, robot, own)
+        source = home.run(None, config.warm_start) if config.warm_start else None
+        parents = parents_of(dataset, model_run, config)
+        if resume is None and ranks.main:
+            resume = Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
+        run = Run.open(ranks.share(resume.path if resume else Path()))
+        with run.running() if ranks.main else nullcontext():
+            runner = Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN, ranks)
+            if source:
+                runner.warm_start(source)
+            before = imagined_reward(env, runner.policy())
+            env.reset()
+            runner.train(config.iterations)
+            after = imagined_reward(env, runner.policy())
+            if ranks.main:
+                run.finish(_summary(run, config, dataset.robot, before, after))
+        return Run.open(ranks.share(run.path))
+
+
+def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Progress | None = None) -> PolicyConfig:
+    """Return the configuration with ``warm_start="bc"`` replaced by the run of the clone, which is made if need be."""
+    if config.warm_start != CLONE:
+        return config
+    cloning = CloningConfig(hidden_dims=config.ppo.hidden_dims, seed=config.seed, device=config.device)
+    run = home.run_of("policy", cloning, {"dataset": dataset.name})
+    if run is None or run.meta.status != "finished":
+        run = clone_behaviour(home, dataset, cloning, progress, resume=run)
+    return config.model_copy(update={"warm_start": run.id})
+
+
+def parents_of(dataset: Dataset, model_run: Run, config: PolicyConfig) -> dict[str, str | None]:
+    """Return what a policy run is made from."""
+    warm = {"policy": config.warm_start} if config.warm_start else {}
+    return {"dataset": dataset.name, "model": model_run.id, **warm}
+
+
+@torch.no_grad()
+def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, float]:
+    """Return the mean reward a step of a policy without exploration, before and after the penalty.
+
+    Every call dreams one episode length from the same starts, commands, members and pushes, so that two policies are
+    compared on the same episodes, and with the whole penalty.
+    """
+    env.reseed()
+    env.steps_done = env.config.lam_ramp_steps
+    policy = policy.to(env.device).eval()
+    observations, reward, penalised = env.reset(), 0.0, 0.0
+    for _ in range(env.max_episode_length):
+        step = env.step(policy(observations["policy"]))
+        observations = step.observations
+        reward += float(step.log["imagined/reward"]) / env.max_episode_length
+        penalised += float(step.log["imagined/penalised_reward"]) / env.max_episode_length
+    return reward, penalised
+
+
+def _summary(
+    run: Run, config: PolicyConfig, robot: str, before: tuple[float, float], after: tuple[float, float]
+) -> dict[str, Any]:
+    found = series(run)
+    return {
+        "robot": robot,
+        "lam": config.imagination.lam,
+        "iterations": config.iterations,
+        "imagined_reward_before": before[0],
+        "imagined_reward_after": after[0],
+        "penalised_reward_before": before[1],
+        "penalised_reward_after": after[1],
+        "mean_reward": found["imagined/reward"][-1],
+        "mean_penalised_reward": found["imagined/penalised_reward"][-1],
+        "epistemic": found["imagined/epistemic"][-1],
+        "episode_length": found["episode/length"][-1] if "episode/length" in found else None,
+        "unsound_predictions": sum(v or 0.0 for v in found["imagined/unsound_count"]),
+        "steps_per_second": found["perf/steps_per_second"][-1],
+    }

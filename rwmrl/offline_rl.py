@@ -1,0 +1,272 @@
+"""Model-free offline baselines, CQL (arXiv:2006.04779) and IQL (arXiv:2110.06169), as the library d3rlpy has them."""
+
+from __future__ import annotations
+
+import io
+import math
+from contextlib import redirect_stderr
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+
+from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen, one_line
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.runs import Run
+from rwmdata.windows import WindowSampler, split_starts
+from rwmmodel.checkpoint import load_state, save_state, unreadable
+from rwmmodel.devices import resolve_device
+from rwmrl.observations import add_noise, noise_scale
+from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
+from rwmrl.transitions import Transitions
+
+POLICY_FILE, STATE_FILE = "policy.safetensors", "state.pt"
+UPDATES = {"cql": 6_000, "iql": 20_000}
+"""Updates by default: minutes on a laptop, a hundredth of what the papers train for."""
+DEFAULTS: dict[str, dict[str, float]] = {"cql": {"alpha_learning_rate": 0.0, "n_action_samples": 4}, "iql": {}}
+"""Where we differ from the library's own settings: CQL's weight is held instead of tuned on the fly, and fewer actions
+are drawn to estimate its penalty, which is half its cost."""
+MEASURED = 20_000
+"""Most transitions that held-out numbers and observation statistics are taken from."""
+
+
+class OfflineRLConfig(Frozen):
+    """Options of :func:`train_offline_rl`."""
+
+    algo: Literal["cql", "iql"]
+    updates: int = Field(ge=1)
+    batch: int = Field(256, ge=1)
+    hidden_dims: tuple[int, ...] = Field((128, 128, 128), min_length=1)
+    """Of actor and critics alike; the size of the policies that are trained in imagination."""
+    gamma: float = Field(0.99, ge=0, le=1)
+    command: Literal["auto", "recorded", "hindsight"] = "auto"
+    """As for behaviour cloning."""
+    noise: bool = True
+    """The policy's observation noise, as in the simulator and in imagination."""
+    options: dict[str, bool | int | float] = {}
+    """Numbers of the library's own configuration, by its names: ``expectile``, ``conservative_weight``, ..."""
+    log_interval: int = Field(250, ge=1)
+    """Updates between logged numbers."""
+    checkpoint_interval: int = Field(1000, ge=1)
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    wandb: str | None = None
+    """Project of Weights & Biases the metrics go to as well."""
+
+    @classmethod
+    def of(cls, algo: str, **options: Any) -> OfflineRLConfig:
+        """Return an algorithm's configuration with some values changed.
+
+        Raises:
+            RwmError: A name is unknown or a value not valid.
+        """
+        try:
+            return cls(**{"algo": algo, "updates": UPDATES.get(algo), **options})
+        except ValidationError as exc:
+            raise RwmError(f"The configuration of {algo} is not valid: {one_line(exc)}.") from exc
+
+
+def train_offline_rl(
+    home: Home,
+    dataset: Dataset,
+    config: OfflineRLConfig,
+    progress: Progress | None = None,
+    resume: Run | None = None,
+) -> Run:
+    """Train a policy on the recorded transitions of the train split, without a model.
+
+    The library does the learning; transitions, seeds, checkpoints and metrics are ours, so that a resumed run ends with
+    the same weights (on the CPU). Rewards are those of :func:`~rwmrl.transitions.recorded_rewards`, per second.
+
+    Raises:
+        RwmError: d3rlpy is missing, an option is none of its own, a split has no transition, or training diverged.
+        KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
+    """
+    c = OfflineRLConfig(**resume.meta.config) if resume else config
+    learner = Learner(dataset, c)
+    run = resume or Run.create(home, "policy", c.model_dump(mode="json"), {"dataset": dataset.name}, c.seed)
+    with run.running():
+        learner.restore(run)
+        run.truncate_metrics(learner.done)
+        while learner.done < c.updates:
+            losses = learner.update()
+            broken = [f"{k} is {v}" for k, v in losses.items() if not math.isfinite(v)]
+            if broken:
+                raise RwmError(f"{c.algo} diverged: {'; '.join(broken)}. The last checkpoint stays.", "another seed")
+            if learner.due(c.log_interval):
+                held_out = learner.score()
+                run.log(learner.done, {f"loss/{k}": v for k, v in losses.items()} | held_out)
+                if progress:
+                    progress(learner.done, c.updates, {k.removeprefix("val/"): v for k, v in held_out.items()})
+            if learner.due(c.checkpoint_interval):
+                learner.save(run)
+        run.finish({
+            "robot": dataset.robot, "algo": c.algo, "updates": c.updates, "command": learner.data.source,
+            **{k.replace("/", "_"): v for k, v in learner.score().items()},
+        })  # fmt: skip
+    return run
+
+
+class Learner:
+    """One of d3rlpy's algorithms on a dataset's transitions.
+
+    Everything drawn in an update is a function of (seed, update), so no generator is kept.
+
+    Attributes:
+        algo: The library's object.
+        data: The transitions.
+        done: Updates so far.
+
+    Raises:
+        RwmError: d3rlpy is missing, an option is unknown to it, or a split has no transition.
+    """
+
+    def __init__(self, dataset: Dataset, config: OfflineRLConfig) -> None:
+        c = self.config = config
+        library()
+        starts = {split: split_starts(dataset, split, 2) for split in ("train", "val")}
+        self.robot = load_robot(dataset.robot)
+        # The library takes arrays, and moves each batch itself.
+        self.data = Transitions(dataset, c.command, torch.device("cpu"))
+        self.sampler = WindowSampler(starts["train"], c.seed)
+        self.held_out = WindowSampler(starts["val"], c.seed).draw(0, min(len(starts["val"]), MEASURED))
+        self.noise = noise_scale(dataset.schema, torch.device("cpu"))
+        seen = self.data.observations(self.sampler.draw(0, min(len(starts["train"]), MEASURED)))
+        self.mean, self.std = seen.mean(dim=0), seen.std(dim=0)
+        actions = self.data.actions(starts["train"])
+        self.low, self.high = actions.amin(dim=0), actions.amax(dim=0)
+        self.device = resolve_device(c.device)
+        torch.manual_seed(c.seed)
+        self.algo = self._create(self.robot)
+        self.done = 0
+
+    def _create(self, robot: RobotSpec) -> Any:
+        d3, c = library(), self.config
+        kinds = {"cql": d3.algos.CQLConfig, "iql": d3.algos.IQLConfig}
+        own = DEFAULTS[c.algo] | c.options
+        numbers = {k for k, v in vars(kinds[c.algo]()).items() if isinstance(v, bool | int | float)}
+        unknown = sorted(set(own) - (numbers - {"batch_size", "gamma"}))
+        if unknown:
+            raise RwmError(
+                f"d3rlpy's {c.algo} has no number {', '.join(unknown)}; it has {', '.join(sorted(numbers))}.",
+                "--set options.NAME=VALUE",
+            )
+        network = d3.models.VectorEncoderFactory(hidden_units=list(c.hidden_dims))
+        networks = {k: network for k in vars(kinds[c.algo]()) if k.endswith("_encoder_factory")}
+        d3_config = kinds[c.algo](
+            batch_size=c.batch, gamma=c.gamma, **networks, **own,
+            observation_scaler=d3.preprocessing.StandardObservationScaler(self.mean.numpy(), self.std.numpy()),
+            action_scaler=d3.preprocessing.MinMaxActionScaler(self.low.numpy(), self.high.numpy()),
+            reward_scaler=d3.preprocessing.MultiplyRewardScaler(1.0 / robot.control_dt_s),
+        )  # fmt: skip
+        index = self.device.index or 0
+        algo = d3_config.create(device=f"{self.device.type}:{index}")
+        algo.create_impl((len(self.mean),), len(self.low))
+        return algo
+
+    def due(self, interval: int) -> bool:
+        """Return whether something done every ``interval`` updates, and at the end, is due."""
+        return self.done % interval == 0 or self.done == self.config.updates
+
+    def batch(self, first: np.ndarray, generator: torch.Generator | None = None) -> Any:
+        """Return transitions as the library takes them, with observation noise when there is a generator."""
+        found = self.data.batch(first)
+        seen, seen_next = found.observation, found.next_observation
+        if generator:
+            seen, seen_next = (add_noise(x, self.noise, generator) for x in (seen, seen_next))
+        columns = {
+            "observations": seen, "actions": found.action, "rewards": found.reward[:, None],
+            "next_observations": seen_next, "next_actions": found.next_action,
+            "terminals": found.terminal[:, None].float(), "intervals": torch.ones(len(first), 1),
+        }  # fmt: skip
+        return library().dataset.TransitionMiniBatch(**{k: v.numpy() for k, v in columns.items()}, transitions=[])
+
+    def update(self) -> dict[str, float]:
+        """Make one update and return its losses."""
+        c = self.config
+        seed = int(np.random.SeedSequence((c.seed, self.done)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed) if c.noise else None
+        first = self.sampler.draw(self.done, min(c.batch, len(self.sampler.starts)))
+        losses = self.algo.update(self.batch(first, generator))
+        self.done += 1
+        return {k: float(v) for k, v in losses.items()}
+
+    def score(self) -> dict[str, float]:
+        """Return how far the policy is from the held-out actions, and what the critics expect of it there."""
+        seen = self.data.observations(self.held_out).numpy()
+        actions = self.algo.predict(seen)
+        error = np.square(actions - self.data.actions(self.held_out).numpy()).mean()
+        return {"val/action_mse": float(error), "val/value": float(self.algo.predict_value(seen, actions).mean())}
+
+    def policy(self, source: str = "") -> MlpPolicy:
+        """Return the actor as a policy of ours: the same actions.
+
+        The library's action is ``low + (high - low) (tanh(y) + 1) / 2`` with y from the actor's network; here that is a
+        hidden layer of tanh units, one per joint, and a last layer that scales them.
+        """
+        linear = [m for m in self.algo.impl.policy.modules() if isinstance(m, torch.nn.Linear)]
+        sizes = (*self.config.hidden_dims, len(self.low))
+        # The actor of CQL has one more layer, for the width of its distribution.
+        linear = linear[: len(sizes)]
+        info = PolicyInfo.of(self.robot, sizes, "relu", source).model_copy(update={"last_activation": "tanh"})
+        policy = MlpPolicy(info)
+        ours = [m for m in policy.mlp if isinstance(m, torch.nn.Linear)]
+        scaler = self.algo.config.observation_scaler
+        with torch.no_grad():
+            for layer, trained in zip(ours, linear, strict=False):
+                layer.load_state_dict(trained.state_dict())
+            ours[-1].weight.copy_(torch.diag((self.high - self.low) / 2))
+            ours[-1].bias.copy_((self.high + self.low) / 2)
+            policy.mean.copy_(self.mean)
+            policy.scale.copy_(self.std + scaler.eps)
+        return policy.eval()
+
+    def save(self, run: Run) -> None:
+        """Write the newest policy, then what a resumed run starts from."""
+        save_policy(self.policy(f"policy {run.id}"), run.checkpoints / POLICY_FILE)
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        save_state(run.checkpoints / STATE_FILE, {"completed": self.done, "parts": parts})
+
+    def restore(self, run: Run) -> None:
+        """Go back to the run's last checkpoint, if it has one.
+
+        Raises:
+            RwmError: It cannot be read, or is of another network.
+        """
+        path = run.checkpoints / STATE_FILE
+        if not path.exists():
+            return
+        state = load_state(path, self.device)
+        try:
+            for name, part in self._parts().items():
+                part.load_state_dict(state["parts"][name])
+            self.done = int(state["completed"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as exc:
+            raise unreadable(path, exc) from exc
+        self.algo.set_grad_step(self.done)
+
+    def _parts(self) -> dict[str, Any]:
+        """Return the library's networks and optimisers by name."""
+        return self.algo.impl.modules.create_checkpointer(str(self.device)).modules
+
+
+def library() -> Any:
+    """Return the package d3rlpy.
+
+    Raises:
+        RwmError: It is not installed.
+    """
+    try:
+        with redirect_stderr(io.StringIO()):  # A package it imports complains of its own age.
+            import d3rlpy
+    except ImportError as exc:
+        raise RwmError(
+            f"CQL and IQL need the package d3rlpy: {exc}.", "pip install 'rwm[d3rlpy]' in an environment of its own"
+        ) from exc
+    return d3rlpy

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reports.evaluate.statistics import pearson, ratio_interval, remove_step_and_trajectory_means
+
+
+def test_pearson_by_hand():
+    # dx = (-1, 0, 1), dy = (-1, 1, 0): covariance 1, norms sqrt(2) each
+    assert pearson(np.array([1, 2, 3]), np.array([0, 2, 1])) == pytest.approx(0.5)
+    assert pearson(np.array([1, 2, 3]), np.array([30, 20, 10])) == pytest.approx(-1.0)
+
+
+def test_a_constant_has_no_correlation():
+    assert pearson(np.full(50, 0.1), np.arange(50)) is None
+
+
+def test_removing_means_leaves_only_the_interaction():
+    steps, trajectories = np.arange(5.0), np.array([[3.0], [7.0], [1.0]])
+    np.testing.assert_allclose(remove_step_and_trajectory_means(steps + trajectories), 0, atol=1e-12)
+    noise = np.random.default_rng(0).normal(size=(3, 5))
+    left = remove_step_and_trajectory_means(noise + steps + trajectories)
+    np.testing.assert_allclose(left.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(left.mean(axis=1), 0, atol=1e-12)
+
+
+def test_ratio_interval_holds_the_ratio_and_shrinks_with_more_trajectories():
+    rng = np.random.default_rng(0)
+
+    def width(n):
+        value, low, high = ratio_interval(rng.uniform(1, 3, n), np.full(n, 4.0))
+        assert low < value < high
+        return high - low
+
+    assert width(1000) < 0.5 * width(50)
+    assert ratio_interval(np.full(4, 1.0), np.full(4, 2.0)) == (0.5, 0.5, 0.5)

@@ -1,0 +1,227 @@
+"""The page says what the home holds, fetches nothing, and never breaks on what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cli.main import app
+from reports.page.compare import build_comparison
+from reports.page.html import cell, picture, table
+from reports.page.report import build_report
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.runs import Run
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.words, self.html = [], [], html
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def read(found):
+    with open(found["page"]) as file:
+        return Page(file.read())
+
+
+@pytest.fixture
+def copy(report_home, tmp_path):
+    """A home of its own to break things in, and the names of its runs."""
+    home, runs = report_home
+    shutil.copytree(home.root, tmp_path / "copy", symlinks=True)
+    return Home(tmp_path / "copy"), {name: run.id for name, run in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def page(report_home, tmp_path_factory):
+    home, runs = report_home
+    return read(build_report(home, [runs["policy"].id], tmp_path_factory.mktemp("page") / "page.html"))
+
+
+def test_the_whole_lineage_is_on_the_page(page, report_home):
+    _, runs = report_home
+    anchors = {a.get("id") for _, a in page.tags}
+    assert {f"run-{runs[name].id}" for name in ("dynamics", "score")} <= anchors and "dataset-walks" in anchors
+    assert runs["model"].id in page.text and runs["other"].id not in page.text
+    assert "0.1 0.09 to 0.11" in page.text and "0.9 0.89 to 0.91" in page.text
+    assert "arXiv:2501.10100" in page.text and "0.91 (0.82 from simulated data alone)" in page.text
+    assert "rwm policy walks --model" in page.text and "rwm eval dynamics walks" in page.text
+    titles = [img["alt"] for img in page.all("img")]
+    assert titles == ["Error by horizon", "How it walks", "Learning curves", "Learning curves"]
+
+
+def test_everything_is_inside_the_page(page):
+    assert all(img["src"].startswith("data:image/png;base64,") for img in page.all("img"))
+    values = [value or "" for _, attributes in page.tags for value in attributes.values()]
+    assert not [value[:80] for value in values if re.match(r"\s*([a-z]+:)?//", value)]
+    assert "url(" not in page.html and "@import" not in page.html
+    links = [a["href"] for a in page.all("a")]
+    assert links and all(link.startswith("#") for link in links)
+    assert {link[1:] for link in links} <= {a.get("id") for _, a in page.tags}
+    assert [a["href"] for a in page.all("link")] == ["data:,"]
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+
+def test_hostile_text_stays_text(page):
+    assert "<script>alert" not in page.html and "&lt;script&gt;alert" in page.html
+    assert len(page.all("script")) == 1
+    assert not any("evil" in img["src"] for img in page.all("img"))
+
+
+def test_without_names_the_newest_model_or_policy_is_taken(report_home, tmp_path):
+    home, runs = report_home
+    assert build_report(home, out=tmp_path / "p.html")["policies"] == [runs["policy"].id]
+    assert not home.runs("report")
+
+
+def test_a_report_is_a_run_with_its_parents(copy):
+    home, names = copy
+    found = build_report(home, [names["model"]])
+    run = home.run("report", found["run"])
+    assert run.meta.status == "finished" and (run.path / "report.html").is_file()
+    assert run.meta.parents == {"dataset": "walks", "model": names["model"], "policy": None}
+    assert [n["command"] for n in found["missing"]] == [
+        f"rwm eval uncertainty --model {names['model']}",
+        f"rwm eval calibration --model {names['model']}",
+        f"rwm eval noise --model {names['model']}",
+        f"rwm report {names['policy']}",
+    ]
+    with pytest.raises(RwmError, match="is a report itself"):
+        build_report(home, [run.id])
+
+
+def test_an_evaluation_alone_shows_only_itself(report_home, tmp_path):
+    home, runs = report_home
+    found = build_report(home, [runs["dynamics"].id], tmp_path / "p.html")
+    assert found["evaluations"] == [runs["dynamics"].id] and found["models"] == [runs["model"].id]
+
+
+def test_what_is_gone_broken_or_newer_is_said_with_the_next_command(copy):
+    home, names = copy
+    shutil.rmtree(home.data_dir / "walks")
+    shutil.rmtree(home.runs_dir / "model" / names["model"])
+    next((home.runs_dir / "eval" / names["score"]).glob("*.png")).write_bytes(b"torn")
+    policy = home.run("policy", names["policy"])
+    policy.update(status="failed", error="RuntimeError: <b>out of memory</b>")
+    (policy.path / "metrics.jsonl").unlink()
+    old = home.run("eval", names["dynamics"])
+    old.update(parents={"policy": policy.id}, summary={**old.meta.summary, "summary_version": 99})
+    (home.runs_dir / "model" / names["other"] / "run.json").write_text("{")
+    found = build_report(home, [names["policy"]])
+    said = {n["text"]: n["command"] for n in found["missing"]}
+    expected = {
+        f"The policy {policy.id} is not finished but failed: RuntimeError": f"rwm runs resume {policy.id}",
+        f"The model {names['model']}, which policy": "rwm runs ls --kind model",
+        "The dataset 'walks' cannot be read": "rwm data ls",
+        "newer version of rwm: summary version 99": "update rwm",
+        "is not a readable run record": "rwm runs ls",
+    }
+    for start, command in expected.items():
+        assert any(start in text and said[text].startswith(command) for text in said), (start, said)
+    assert any("film.png of evaluation" in t for t in said) and any("recorded no metrics" in t for t in said)
+    page = read(found)
+    assert "<b>out of" not in page.html and "&lt;b&gt;out of memory" in page.html
+
+
+def test_an_empty_home_says_what_to_do_first(home):
+    with pytest.raises(RwmError, match="No model and no policy yet") as caught:
+        build_report(home)
+    assert caught.value.hint == "rwm demo"
+
+
+def test_a_model_that_has_only_begun_is_reported_on_too(home, tmp_path):
+    run = Run.create(home, "model", {}, {"dataset": None}, seed=0)
+    found = build_report(home, [], tmp_path / "p.html")
+    assert found["models"] == [run.id] and "is not finished but created" in found["missing"][0]["text"]
+
+
+def test_repetitions_are_listed_and_the_newest_shown(copy):
+    home, names = copy
+    again = Run.create(home, "eval", {"evaluation": "dynamics"}, {"dataset": "walks", "model": names["model"]}, 0)
+    again.finish({**home.run("eval", names["dynamics"]).meta.summary, "run": again.id})
+    found = build_report(home, [names["model"]])
+    assert found["evaluations"] == [again.id]
+    assert f"rwm report {names['dynamics']}" in read(found).text
+
+
+def test_two_runs_side_by_side(report_home, tmp_path):
+    home, runs = report_home
+    found = build_comparison(home, runs["model"].id, runs["other"].id, tmp_path / "c.html")
+    assert found["differences"] == [{"key": "lr", "a": 1e-3, "b": 2e-3}]
+    (row,) = found["scalars"]
+    assert (row["metric"], row["horizon"], row["a"], row["b"]) == ("rel_l1", 1, 0.1, 0.2)
+    assert row["difference"] == pytest.approx(0.1) and row["apart"] is True
+    page = read(found)
+    assert "+100.0 %" in page.text and "val/rel_l1_h8 0.1 0.05 −0.05" in page.text
+    titles = [img["alt"] for img in page.all("img")]
+    assert titles == ["A: Error by horizon", "B: Error by horizon", "Learning curves"]
+
+
+def test_a_comparison_says_what_is_not_alike(copy):
+    home, names = copy
+    other = home.run("eval", names["other dynamics"])
+    other.update(summary={**other.meta.summary, "windows": 9})
+    found = build_comparison(home, names["model"], names["other"])
+    assert "The dynamics evaluations are not alike: windows 4 and 9." in [n["text"] for n in found["missing"]]
+    found = build_comparison(home, names["model"], names["policy"])
+    texts = [n["text"] for n in found["missing"]]
+    assert any("they have no common curves" in t for t in texts) and found["scalars"] == []
+    with pytest.raises(RwmError, match="are the same run"):
+        build_comparison(home, names["model"], names["model"])
+
+
+def test_two_evaluations_are_compared_themselves(report_home, tmp_path):
+    home, runs = report_home
+    found = build_comparison(home, runs["dynamics"].id, runs["other dynamics"].id, tmp_path / "c.html")
+    assert len(found["scalars"]) == 1 and {d["key"] for d in found["differences"]} == {"model"}
+
+
+def test_the_command_prints_where_it_wrote_or_one_object(report_home, tmp_path):
+    home, runs = report_home
+    words = ["report", runs["policy"].id, "--home", str(home.root), "--out", str(tmp_path / "p.html")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0 and result.stdout.strip() == f"wrote {tmp_path / 'p.html'}"
+    found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert found["models"] == [runs["model"].id]
+    with pytest.raises(RwmError, match="--compare takes two runs, 1 were named"):
+        typer.main.get_command(app).main([*words, "--compare"], standalone_mode=False)
+
+
+def test_cells_sort_by_value_and_missing_ones_have_no_key():
+    assert (cell(1234567).text, cell(1234567).sort) == ("1,234,567", "1234567")
+    assert (cell(-0.25678).text, cell(-0.25678).sort) == ("−0.2568", "-0.25678")
+    assert cell(None).sort == "" and cell(None).text == "–"
+
+
+def test_a_file_that_is_no_picture_is_none(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    assert picture(tmp_path / "a.png", "", "") is None and picture(tmp_path / "b.png", "", "") is None
+
+
+def test_a_column_is_numeric_when_all_that_is_there_is_a_number():
+    shown = table("", ("a", "b", "c"), [(None, 1, None), (2.5, "x", None)])
+    assert [shown.numeric(k) for k in range(3)] == [True, False, False]

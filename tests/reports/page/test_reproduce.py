@@ -1,0 +1,151 @@
+"""A command made from a run's record leads to the same configuration when it is parsed."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import typer
+
+from cli.main import app
+from reports.evaluate.closed_loop import ClosedLoopConfig
+from reports.evaluate.policy_score import PolicyScoreConfig
+from reports.evaluate.uncertainty import UncertaintyConfig
+from reports.page.reproduce import dataset_command, recorded_command, run_command
+from rwmdata.home import Home
+from rwmdata.runs import Run
+from rwmmodel.fit_config import fit_preset
+from rwmrl.cloning import CloningConfig
+from rwmrl.export import ExportConfig
+from rwmrl.imagination_training import PolicyConfig
+from rwmrl.simulator_training import TrainConfig
+
+
+class Arrived(BaseException):
+    """Carries the configuration a command came to."""
+
+
+WORKERS = (
+    "rwmmodel.fit.fit_model",
+    "rwmrl.imagination_training.train_policy",
+    "rwmrl.simulator_training.train_in_simulator",
+    "rwmrl.cloning.clone_behaviour",
+    "reports.evaluate.uncertainty.evaluate_uncertainty",
+    "reports.evaluate.policy_score.evaluate_policy",
+    "reports.evaluate.closed_loop.evaluate_closed_loop",
+    "rwmrl.export.export_dataset",
+)
+
+
+@pytest.fixture
+def parse(home, monkeypatch):
+    """Return the configuration a command line hands to the function that does the work."""
+    some_run = made(home, "model", fit_preset("laptop"), {"dataset": "d"})
+    some_run.meta = some_run.meta.model_copy(update={"id": "m"})
+
+    def arrive(*args, **kwargs):
+        raise Arrived(next(a for a in (*args, *kwargs.values()) if hasattr(a, "model_dump")))
+
+    for worker in WORKERS:
+        monkeypatch.setattr(worker, arrive)
+    monkeypatch.setattr(Home, "dataset", lambda self, name: None)
+    monkeypatch.setattr(Home, "run", lambda self, kind, name=None: some_run)
+    monkeypatch.setattr(Home, "runs", lambda self, kind=None: [])
+
+    def to_configuration(command):
+        with pytest.raises(Arrived) as caught:
+            typer.main.get_command(app).main(shlex.split(command)[1:], standalone_mode=False)
+        return caught.value.args[0]
+
+    return to_configuration
+
+
+def made(home, kind, config, parents, **more):
+    content = config.model_dump(mode="json") if hasattr(config, "model_dump") else config
+    return Run.create(home, kind, {**more, **content}, parents, seed=content["seed"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        fit_preset("laptop"),
+        fit_preset("laptop", updates=2500, normalizer="fitted", seed=3),
+        fit_preset("smoke", shared_base=False, balance=True, patience=4, loss={"decay": 0.9, "kind": "nll"}),
+        fit_preset("laptop", late_forecast=None, mlp_hidden=(64, 32), device="cpu"),
+    ],
+)
+def test_a_fit_comes_back_from_its_command(home, parse, config):
+    command = run_command(made(home, "model", config, {"dataset": "d"}))
+    assert command.startswith("rwm fit d --preset")
+    assert parse(command) == config
+
+
+def test_what_an_older_record_does_not_say_is_the_default_of_its_field(home):
+    config = fit_preset("laptop").model_dump(mode="json")
+    del config["bounded"]
+    assert "--set bounded=false" in run_command(made(home, "model", config, {"dataset": "d"}))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PolicyConfig.preset("laptop"),
+        PolicyConfig.preset("laptop", lam=0.1, warm_start="none"),
+        PolicyConfig.preset("smoke", lam=2.0, seed=5, penalty="calibrated", hidden_dims=(64,), halt_quantile=0.99),
+        PolicyConfig.preset("demo", warm_start="m", command={"standing_share": 0.5, "resample_s": (1.0, 2.0)}),
+    ],
+)
+def test_a_policy_comes_back_from_its_command(home, parse, config):
+    command = run_command(made(home, "policy", config, {"dataset": "d", "model": "m"}))
+    assert parse(command) == config
+
+
+def test_a_clone_and_a_training_come_back_from_their_commands(home, parse):
+    clone = CloningConfig(updates=7, hidden_dims=(8,), noise=False, seed=2)
+    assert parse(run_command(made(home, "policy", clone, {"dataset": "d"}))) == clone
+    train = TrainConfig(robot="go2", iterations=5, num_envs=8, rewards={"action_rate_l2": -0.02}, seed=1)
+    assert parse(run_command(made(home, "train", train, {}))) == train
+
+
+def test_an_evaluation_comes_back_from_its_command(home, parse):
+    config = UncertaintyConfig(windows=8, steps=40, calibrated=True, seed=3)
+    run = made(home, "eval", config, {"dataset": "d", "model": "m"}, evaluation="uncertainty")
+    assert run_command(run) == "rwm eval uncertainty d --model m --windows 8 --steps 40 --calibrated --seed 3"
+    assert parse(run_command(run)) == config
+    config = ClosedLoopConfig(policy="expert", robots=5, settle=3, steps=7)
+    run = made(home, "eval", config, {"policy": "expert", "model": "m"}, evaluation="closed-loop")
+    assert parse(run_command(run)) == config
+    config = PolicyScoreConfig(policy="expert", robot="go2", episodes=5)
+    run = made(home, "eval", config, {"policy": "expert"}, evaluation="policy")
+    assert parse(run_command(run)) == config
+
+
+def test_a_dataset_says_how_it_was_made(parse):
+    config = ExportConfig(policy="expert:0.5,random:0.5", bounds_m=(4, 3), noise=False, transitions=90, name="set")
+    assert parse(dataset_command(of({"source": "simulation", "config": config.model_dump(mode="json")}))) == config
+    kept = {"source": "rwm data filter", "where": "length > 5", "datasets": [{"name": "a"}]}
+    assert dataset_command(of(kept)) == "rwm data filter 'length > 5' --dataset a --name set"
+    assert dataset_command(of({"source": "elsewhere"})) is None
+
+
+def of(provenance):
+    return SimpleNamespace(manifest=SimpleNamespace(provenance=provenance), name="set", robot="go2")
+
+
+def test_what_no_command_says_falls_back_to_how_it_was_started(home):
+    run = made(home, "policy", {"seed": 0, "odd": 1}, {})
+    run.update(command=["/x/.venv/bin/rwm", "policy", "--home", "/x", "--lam", "1", "--json", "--home=/y"])
+    assert run_command(run) == recorded_command(run) == "rwm policy --lam 1"
+
+
+def test_a_page_needs_no_simulator_and_no_reinforcement_learning_library(home, monkeypatch):
+    code = (
+        "import sys, reports.page.report, reports.page.compare; sys.exit(bool({'rsl_rl', 'mujoco'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    run = made(home, "policy", PolicyConfig.preset("smoke"), {"dataset": "d", "model": "m"})
+    monkeypatch.setitem(sys.modules, "rwmrl.imagination_training", None)
+    assert run_command(run) == recorded_command(run)

@@ -1,0 +1,101 @@
+"""LeRobot v3.0 out and in: the same numbers back, frames that follow its convention, foreign features by mapping."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from rwmdata.errors import RwmError
+from rwmdata.formats.lerobot import convert_lerobot, write_lerobot
+from rwmdata.writer import DatasetWriter
+
+
+@pytest.fixture
+def dataset(home, schema, episodes):
+    rng = np.random.default_rng(0)
+    with DatasetWriter(home.data_dir, "a", "anymal_d", schema, 50.0, {}) as writer:
+        for k, rows in enumerate(episodes(4, 30)):
+            rows[-1, -1] = k % 2
+            writer.append_episode(
+                rows, k % 2 == 0, rng.normal(size=(30, 3)).astype(np.float32), np.arange(30.0), f"b{k}"
+            )
+        return writer.commit()
+
+
+def test_there_and_back_is_the_same(home, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("rwmdata.formats.lerobot.FRAMES_PER_FILE", 50)
+    folder = write_lerobot(dataset, tmp_path / "out")
+    assert len(list(folder.rglob("data/**/*.parquet"))) == 2
+    back = convert_lerobot(home, folder, "back")
+    assert np.array_equal(back.matrix(), dataset.matrix())
+    columns = ["command_lin_vel_x", "reward", "behaviour", "episode", "step", "terminated", "truncated"]
+    first, second = (d.scan().select(columns).collect() for d in (dataset, back))
+    assert first.drop("reward").equals(second.drop("reward"))
+    assert first["reward"].to_list() == second["reward"].to_list()
+
+
+def test_frames_hold_a_state_and_the_action_taken_in_it(dataset, schema, tmp_path):
+    folder = write_lerobot(dataset, tmp_path / "out")
+    frame = pd.read_parquet(folder / "data/chunk-000/file-000.parquet")
+    rows = dataset.matrix()
+    np.testing.assert_array_equal(np.stack(frame["observation.state"]), rows[:, schema.state])
+    np.testing.assert_array_equal(np.stack(frame["action"])[:29], rows[1:30, schema.action])
+    assert not np.stack(frame["action"])[29].any()
+    assert frame["next.done"].to_numpy().nonzero()[0].tolist() == [29, 59, 89, 119]
+    assert frame["next.terminated"].to_numpy().nonzero()[0].tolist() == [59, 119]
+    assert frame["timestamp"][31] == pytest.approx(0.02) and frame["index"].tolist() == list(range(120))
+    info = json.loads((folder / "meta/info.json").read_text())
+    assert (info["codebase_version"], info["fps"], info["total_frames"]) == ("v3.0", 50, 120)
+    assert set(info["features"]) == set(frame.columns)
+    assert info["features"]["action"]["names"][0] == "action_LF_HAA"
+    episodes = pd.read_parquet(folder / "meta/episodes/chunk-000/file-000.parquet")
+    assert episodes["dataset_to_index"].tolist() == [30, 60, 90, 120]
+    tasks = pd.read_parquet(folder / "meta/tasks.parquet")
+    assert tasks.loc["follow the velocity command", "task_index"] == 0
+    stats = json.loads((folder / "meta/stats.json").read_text())
+    assert len(stats["observation.state"]["mean"]) == 45
+
+
+def test_foreign_features_need_a_mapping_and_use_it(home, dataset, schema, tmp_path):
+    folder = write_lerobot(dataset, tmp_path / "out")
+    info = json.loads((folder / "meta/info.json").read_text())
+    del info["features"]["observation.last_action"]
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(RwmError, match="not ours; a mapping must say what they hold"):
+        convert_lerobot(home, folder, "b")
+    starts = [schema.group(g) for g in schema.groups[:6]]
+    groups = {
+        g: {"path": "observation.state", "columns": [s.start, s.stop]}
+        for g, s in zip(schema.groups[:6], starts, strict=True)
+    }
+    groups["action"] = {"path": "action"}
+    mapping = tmp_path / "m.yaml"
+    mapping.write_text(yaml.safe_dump({"groups": groups, "missing": ["thigh_contact", "foot_contact", "termination"]}))
+    rows = convert_lerobot(home, folder, "b", mapping=mapping).matrix()
+    np.testing.assert_allclose(rows[:, schema.state], dataset.matrix()[:, schema.state], atol=1e-6)
+    np.testing.assert_array_equal(rows[:, schema.action], dataset.matrix()[:, schema.action])
+
+
+def test_what_is_not_readable_is_named(home, dataset, tmp_path):
+    folder = write_lerobot(dataset, tmp_path / "out")
+    with pytest.raises(RwmError, match="exists already"):
+        write_lerobot(dataset, folder)
+    with pytest.raises(RwmError, match=r"is not a LeRobot dataset: meta/info.json"):
+        convert_lerobot(home, tmp_path, "b")
+    info = json.loads((folder / "meta/info.json").read_text())
+    for change, message in (
+        ({"fps": 30}, "has 30 frames a second; ANYmal D runs at 50"),
+        ({"codebase_version": "v2.1"}, r"is a LeRobot dataset v2.1, expected v3.0"),
+    ):
+        (folder / "meta/info.json").write_text(json.dumps(info | change))
+        with pytest.raises(RwmError, match=message):
+            convert_lerobot(home, folder, "b")
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    (folder / "data/chunk-000/file-000.parquet").write_bytes(b"no")
+    with pytest.raises(RwmError, match="A file of .* cannot be read"):
+        convert_lerobot(home, folder, "b")
+    assert [d.name for d in home.datasets()] == ["a"]

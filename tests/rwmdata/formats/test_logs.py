@@ -1,0 +1,157 @@
+"""Any robot's log in: the mapping's units, signs, orders and conventions, at other rates, with every fault named."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from rwmdata.errors import RwmError
+from rwmdata.formats.logs import convert_logs, infer_mapping
+
+T = 40
+
+
+@pytest.fixture
+def log(robot):
+    """Columns of a log at 50 Hz: absolute joint positions in degrees, targets for actions, no torque, no contact."""
+    rng = np.random.default_rng(0)
+    columns = {"t": np.arange(T) * 0.02, "run": np.repeat([7, 8], T // 2), "note": ["x"] * T}
+    columns |= {f"v{a}": rng.normal(size=T) for a in "xyz"}
+    columns |= {f"gyro_{a}": rng.normal(size=T) for a in "xyz"}
+    columns |= {f"grav_{a}": np.full(T, -9.81 if a == "z" else 0.0) for a in "xyz"}
+    columns |= {f"q_{j}": rng.normal(size=T) * 30 for j in robot.joints}
+    columns |= {f"dq_{j}": rng.normal(size=T) for j in robot.joints}
+    columns |= {f"target_{j}": rng.normal(size=T) for j in robot.joints}
+    return columns
+
+
+SPEC = {
+    "groups": {
+        "base_lin_vel": ["vx", "vy", "vz"],
+        "base_ang_vel": {"columns": "gyro_{}", "scale": [1, -1, -1]},
+        "projected_gravity": "grav_{}",
+        "joint_pos": {"columns": "q_{}", "scale": float(np.pi / 180), "subtract_default": True},
+        "joint_vel": "dq_{}",
+        "action": {"columns": "target_{}", "kind": "target_position"},
+        "joint_torque": {"kind": "drive"},
+    },
+    "missing": ["thigh_contact", "foot_contact", "termination"],
+    "time": "t",
+    "episode": "run",
+}
+
+
+def spec_file(path, **changes):
+    path.write_text(yaml.safe_dump(SPEC | changes))
+    return path
+
+
+def as_file(path, columns):
+    frame = pl.DataFrame(columns)
+    frame.write_parquet(path) if path.suffix == ".parquet" else frame.write_csv(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_units_signs_defaults_targets_and_drives(home, robot, schema, log, tmp_path, suffix):
+    file = as_file(tmp_path / f"a{suffix}", log)
+    dataset = convert_logs(home, [file], "a", spec_file(tmp_path / "m.yaml"))
+    rows = dataset.matrix()
+    default = np.array(robot.default_joint_pos)
+    assert dataset.episodes.length.tolist() == [20, 20]
+    np.testing.assert_allclose(rows[:, 0], log["vx"], rtol=1e-6)
+    np.testing.assert_allclose(rows[:, 4], -log["gyro_y"], rtol=1e-6)
+    assert rows[:, schema.group("projected_gravity")].tolist() == [[0, 0, -1]] * T
+    position = np.radians(np.stack([log[f"q_{j}"] for j in robot.joints], axis=1)) - default
+    np.testing.assert_allclose(rows[:, schema.group("joint_pos")], position, atol=1e-6)
+    action = (np.stack([log[f"target_{j}"] for j in robot.joints], axis=1) - default) / 0.5
+    assert not rows[[0, 20], schema.action].any()
+    np.testing.assert_allclose(rows[1:20, schema.action], action[:19], atol=1e-5)
+    torque = 80 * (0.5 * action[4] - position[5]) - 2 * np.array([log[f"dq_{j}"][5] for j in robot.joints])
+    np.testing.assert_allclose(rows[5, schema.group("joint_torque")], torque.clip(-80, 80), atol=1e-3)
+    assert dataset.manifest.provenance["notes"][-1] == f"a{suffix}: not read: note"
+
+
+def test_additional_quantities_become_extension_columns(home, log, tmp_path):
+    log["height_m"], log["slope"] = np.full(T, 0.5), np.full(T, 2.0)
+    file = as_file(tmp_path / "a.csv", log)
+    mapping = spec_file(tmp_path / "m.yaml", extension=["height", "slope"])
+    said = yaml.safe_load(mapping.read_text())
+    said["groups"]["extension"] = {"columns": ["height_m", "slope"], "scale": [100.0, 1.0]}
+    mapping.write_text(yaml.safe_dump(said))
+    dataset = convert_logs(home, [file], "a", mapping)
+    assert dataset.rows == T and dataset.manifest.extension == ["height", "slope"]
+    assert dataset.matrix()[:, dataset.schema.extension].tolist() == [[50.0, 2.0]] * T
+
+
+def test_a_pause_and_a_step_back_in_time_begin_episodes(home, log, tmp_path):
+    log["t"] = np.concatenate((log["t"][:10], 5 + log["t"][10:25], log["t"][25:]))
+    file = as_file(tmp_path / "a.csv", log)
+    dataset = convert_logs(home, [file], "a", spec_file(tmp_path / "m.yaml", episode=None))
+    assert dataset.episodes.length.tolist() == [10, 15, 15]
+
+
+@pytest.mark.parametrize(("rate", "rows"), [(200.0, 10), (100.0, 20), (50.0, 40), (40.0, 49), (120.0, 17)])
+def test_other_rates_are_brought_to_the_robots(home, log, tmp_path, rate, rows):
+    log["vx"] = np.arange(T) / rate  # a ramp: metres a second a second
+    file = as_file(tmp_path / "a.csv", log)
+    mapping = spec_file(tmp_path / "m.yaml", episode=None, time=None, rate_hz=rate)
+    ramp = convert_logs(home, [file], "a", mapping).matrix()[:, 0]
+    assert len(ramp) == rows
+    np.testing.assert_allclose(ramp, np.arange(rows) * 0.02, atol=1e-6)
+
+
+def test_forces_become_contacts_and_orders_are_followed(home, robot, schema, log, tmp_path):
+    legs = ["RH", "RF", "LH", "LF"]
+    for k in range(4):
+        log[f"force{k}"] = np.where(np.arange(T) % 4 == k, 20.0, 0.5)
+    groups = SPEC["groups"] | {
+        "foot_contact": {"columns": [f"force{k}" for k in range(4)], "kind": "threshold"},
+    }  # fmt: skip
+    mapping = spec_file(tmp_path / "m.yaml", groups=groups, missing=["thigh_contact", "termination"], legs=legs)
+    rows = convert_logs(home, [as_file(tmp_path / "a.csv", log)], "a", mapping).matrix()
+    feet = rows[:4, schema.group("foot_contact")]
+    assert feet.tolist() == [[0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
+
+
+def test_faults_name_file_row_and_column_and_leave_nothing(home, log, tmp_path):
+    def convert(columns, **changes):
+        return convert_logs(
+            home, [as_file(tmp_path / "a.csv", columns)], "a", spec_file(tmp_path / "m.yaml", **changes)
+        )
+
+    bad = [str(v) for v in log["vy"]]
+    bad[3] = "broken"
+    cases = [
+        (log | {"vy": bad}, {}, r"a.csv, row 4, column 'vy': 'broken' is not a finite number"),
+        ({k: v for k, v in log.items() if k != "vz"}, {}, r"has no column vz; it has t, run, note, vx"),
+        (log, {"time": None, "rate_hz": 5.0}, "a row every 0.2 s is too coarse for a control step of 0.02 s"),
+        (
+            log,
+            {"groups": SPEC["groups"] | {"joint_vel": ["vx"]}},
+            r"'joint_vel' has shape \(20, 1\), expected \(20, 12",
+        ),
+        (log, {"groups": SPEC["groups"] | {"joint_vel": {"path": "x"}}}, "names no columns for 'joint_vel'"),
+    ]
+    for columns, changes, message in cases:
+        with pytest.raises(RwmError, match=message):
+            convert(columns, **changes)
+    with pytest.raises(RwmError, match="There is no file"):
+        convert_logs(home, [tmp_path / "none.csv"], "a", spec_file(tmp_path / "m.yaml"))
+    assert home.datasets() == [] and list(home.data_dir.iterdir()) == []
+
+
+def test_a_proposed_mapping_finds_the_columns_and_can_be_used(home, robot, log, tmp_path):
+    file = as_file(tmp_path / "a.csv", log)
+    text = infer_mapping(file, robot)
+    found = yaml.safe_load(text)
+    assert found["groups"]["base_lin_vel"] == ["vx", "vy", "vz"]
+    assert found["groups"]["projected_gravity"] == ["grav_x", "grav_y", "grav_z"]
+    assert found["groups"]["joint_vel"] == [f"dq_{j}" for j in robot.joints]
+    assert found["groups"]["action"] == [f"target_{j}" for j in robot.joints]
+    assert found["missing"] == ["joint_torque", "thigh_contact", "foot_contact", "termination"]
+    assert found["time"] == "t" and "# not used: run, note" in text
+    (tmp_path / "m.yaml").write_text(text)
+    assert convert_logs(home, [file], "a", tmp_path / "m.yaml").rows == T
