@@ -100,9 +100,15 @@ def progress_bar(label: str, quiet: bool = False) -> Iterator[rwm_progress.Progr
     Within the block standard output goes to standard error too: simulators print, and it is for results.
     """
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=err, disable=quiet or not FIRST,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        console=err,
+        disable=quiet or not FIRST,
+    )
     task = bar.add_task(label, total=None, numbers="", start=False)
 
     def update(done: int, total: int, numbers: dict[str, float]) -> None:

@@ -62,13 +62,23 @@ def export(
     from rwmrl.export import ExportConfig, export_dataset
 
     options: dict[str, Any] = {
-        "num_envs": num_envs, "name": name, "action_noise": action_noise, "pushes": pushes, "noise": noise,
-        "randomize": randomize, "bounds_m": parse_bounds(bounds) if bounds else None,
-    }  # fmt: skip
+        "num_envs": num_envs,
+        "name": name,
+        "action_noise": action_noise,
+        "pushes": pushes,
+        "noise": noise,
+        "randomize": randomize,
+        "bounds_m": parse_bounds(bounds) if bounds else None,
+    }
     config = ExportConfig(
-        task=task, robot=robot, backend=backend, policy=policy, transitions=transitions, seed=seed,
+        task=task,
+        robot=robot,
+        backend=backend,
+        policy=policy,
+        transitions=transitions,
+        seed=seed,
         **{k: v for k, v in options.items() if v is not None},
-    )  # fmt: skip
+    )
     with progress_bar("export", json_output) as progress:
         dataset = export_dataset(home_of(home), config, progress)
     show_result(dataset, json_output)
@@ -252,8 +262,10 @@ def stats(
     if json_output:
         print_json({"dataset": source.name, "rows": source.rows, "columns": found, "files": files})
         return
-    rows = [(s["name"], s["unit"], s["mean"], s["std"], s["min"], s["max"], s["q001"], sparkline(s["counts"]),
-             s["q999"]) for s in found]  # fmt: skip
+    rows = [
+        (s["name"], s["unit"], s["mean"], s["std"], s["min"], s["max"], s["q001"], sparkline(s["counts"]), s["q999"])
+        for s in found
+    ]
     header = ("name", "unit", "mean", "std", "min", "max", "0.1 %", "histogram", "99.9 %")
     print_table(f"columns of {source.name}, {source.rows:,} rows", header, rows)
     for file in files:
@@ -282,12 +294,16 @@ def info(dataset: DatasetArgument = None, home: HomeOption = ".", json_output: J
         print_json(source.manifest.model_dump() | {"path": source.path})
         return
     lengths = source.episodes.length
-    print_table(source.name, ("what", "value"), [
-        *facts(source).items(),
-        ("duration", f"{source.rows / source.control_hz / 60:.1f} min at {source.control_hz:g} Hz"),
-        ("episode rows", f"{lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}"),
-        *((k, v) for k, v in source.manifest.provenance.items() if not isinstance(v, dict | list)),
-    ])  # fmt: skip
+    print_table(
+        source.name,
+        ("what", "value"),
+        [
+            *facts(source).items(),
+            ("duration", f"{source.rows / source.control_hz / 60:.1f} min at {source.control_hz:g} Hz"),
+            ("episode rows", f"{lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}"),
+            *((k, v) for k, v in source.manifest.provenance.items() if not isinstance(v, dict | list)),
+        ],
+    )
     columns = [(c.name, c.unit, c.mean, c.std, c.min, c.max) for c in source.manifest.columns]
     print_table("columns", ("name", "unit", "mean", "std", "min", "max"), columns)
 

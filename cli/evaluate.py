@@ -56,9 +56,13 @@ def uncertainty(
     from reports.evaluate.uncertainty import UncertaintyConfig, evaluate_uncertainty
 
     config = UncertaintyConfig(
-        windows=windows, steps=steps, calibrated=calibrated, reference_alignment=reference_alignment, seed=seed,
+        windows=windows,
+        steps=steps,
+        calibrated=calibrated,
+        reference_alignment=reference_alignment,
+        seed=seed,
         device=device,
-    )  # fmt: skip
+    )
     evaluate_model(evaluate_uncertainty, config, home, dataset, model, json_output)
 
 

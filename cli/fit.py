@@ -79,10 +79,23 @@ def fit(
     from rwmmodel.fit_config import fit_preset, merged
 
     overrides: dict[str, Any] = given(
-        updates=updates, batch=batch, lr=lr, base=base, members=members, precision=precision,
-        patience=patience, balance=balance, fall_share=fall_share, shared_base=shared_base, rows=rows,
-        schedule=schedule, ema=ema, accumulate=accumulate, normalizer=normalizer, wandb=wandb_of(wandb),
-    )  # fmt: skip
+        updates=updates,
+        batch=batch,
+        lr=lr,
+        base=base,
+        members=members,
+        precision=precision,
+        patience=patience,
+        balance=balance,
+        fall_share=fall_share,
+        shared_base=shared_base,
+        rows=rows,
+        schedule=schedule,
+        ema=ema,
+        accumulate=accumulate,
+        normalizer=normalizer,
+        wandb=wandb_of(wandb),
+    )
     in_loss = given(kind=loss, teacher_forcing=teacher_forcing)
     overrides = merged(overrides, {"loss": in_loss} if in_loss else {}, *map(setting_of, settings or []))
     config = fit_preset(preset, seed=seed, device=device, **overrides)

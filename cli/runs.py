@@ -51,8 +51,15 @@ def show(run_id: RunArgument = None, home: HomeOption = ".", json_output: JsonOp
         print_json(run.meta.model_dump() | {"path": run.path})
         return
     meta = run.meta
-    facts = [("path", run.path), ("status", meta.status), ("created", meta.created), ("finished", meta.finished),
-             ("made from", lineage(run) or "-"), ("seed", meta.seed), ("error", meta.error)]  # fmt: skip
+    facts = [
+        ("path", run.path),
+        ("status", meta.status),
+        ("created", meta.created),
+        ("finished", meta.finished),
+        ("made from", lineage(run) or "-"),
+        ("seed", meta.seed),
+        ("error", meta.error),
+    ]
     print_table(f"{run.kind} {run.id}", ("what", "value"), [f for f in facts if f[1] is not None])
     for title, values in (("config", meta.config), ("summary", meta.summary)):
         rows = [(k, v) for k, v in values.items() if not isinstance(v, list | dict)]

@@ -56,8 +56,9 @@ def policy(
     more = merged(given(iterations=iterations), *map(setting_of, settings or []))
     configs = [
         PolicyConfig.preset(preset, lam=value, seed=seed, device=device, **more)
-        for value in weights(lam) for seed in range(seeds)
-    ]  # fmt: skip
+        for value in weights(lam)
+        for seed in range(seeds)
+    ]
     where = home_of(home)
     run = pick_run(where, "model", model, json_output)
     source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)

@@ -40,9 +40,17 @@ def train(
 
     ppo = TrainConfig().ppo.model_copy(update={"symmetry": symmetry, **given(entropy_coef=entropy)})
     config = TrainConfig(
-        task=task, robot=robot, backend=backend, iterations=iterations, num_envs=num_envs, seed=seed, ppo=ppo,
-        rewards=weights_of(rewards or []), warm_start=warm_start, **given(exploration_rad=exploration),
-    )  # fmt: skip
+        task=task,
+        robot=robot,
+        backend=backend,
+        iterations=iterations,
+        num_envs=num_envs,
+        seed=seed,
+        ppo=ppo,
+        rewards=weights_of(rewards or []),
+        warm_start=warm_start,
+        **given(exploration_rad=exploration),
+    )
     with progress_bar("train", json_output) as progress:
         run = train_in_simulator(home_of(home), config, progress)
     show_run(run, json_output, "rwm runs show " + run.id)

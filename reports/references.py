@@ -26,8 +26,16 @@ KEPT = ("return", "lin_vel_error", "yaw_rate_error", "falls_per_minute", "share_
 """Numbers a shipped policy's file states of it, per scenario."""
 SCORES = "scores.json"
 """Marks a folder of reference policies; only such a folder, or an empty one, is replaced."""
-HEADER = ("policy", "scenario", "return", "normalised", "velocity error (m/s)", "yaw rate error (rad/s)",
-          "episodes without a fall", "falls a minute")  # fmt: skip
+HEADER = (
+    "policy",
+    "scenario",
+    "return",
+    "normalised",
+    "velocity error (m/s)",
+    "yaw rate error (rad/s)",
+    "episodes without a fall",
+    "falls a minute",
+)
 EXPERT_SHARE = 0.8
 """The learning curve says when this share of the expert's return is reached."""
 
@@ -128,9 +136,15 @@ def curve_table(stages: list[Stage], returns: dict[str, float]) -> list[dict[str
     """Return for every stage its iteration, steps, minutes of training until then, return and normalised score."""
     share = normalise(returns, stages[-1].name)
     return [
-        {"iteration": s.iteration, "steps": s.steps, "minutes": s.minutes, "return": returns[s.name],
-         "normalized_score": share[s.name]} for s in stages
-    ]  # fmt: skip
+        {
+            "iteration": s.iteration,
+            "steps": s.steps,
+            "minutes": s.minutes,
+            "return": returns[s.name],
+            "normalized_score": share[s.name],
+        }
+        for s in stages
+    ]
 
 
 def describe(folder: Path, robot: RobotSpec) -> str:
@@ -191,9 +205,10 @@ def draw_curve(path: Path, title: str, table: list[dict[str, float]], random_ret
         if first:
             ax.axvline(first["minutes"], color=ORANGE, linewidth=1.2, label=f"reached after {first['minutes']:.1f} min")
         ax.set(
-            xlabel="training time (min)", ylabel="return of a 20 s episode, full reward weights",
+            xlabel="training time (min)",
+            ylabel="return of a 20 s episode, full reward weights",
             title=f"{title}: PPO in the simulator (random actions earn {random_return:.1f})",
-        )  # fmt: skip
+        )
         ax.legend(loc="lower right")
         per_minute = table[-1]["steps"] / 1e6 / table[-1]["minutes"]
         top = ax.secondary_xaxis("top", functions=(lambda x: x * per_minute, lambda x: x / per_minute))

@@ -63,11 +63,16 @@ def stages_of(run: Run) -> list[Stage]:
     own = []
     for file in files:
         k = _iteration(file)
-        own.append(Stage(
-            file, run, k, k + (start.iteration if start else 0),
-            k * config.num_envs * config.ppo.num_steps + (start.steps if start else 0),
-            float(seconds[k - 1]) / 60 + (start.minutes if start else 0.0),
-        ))  # fmt: skip
+        own.append(
+            Stage(
+                file,
+                run,
+                k,
+                k + (start.iteration if start else 0),
+                k * config.num_envs * config.ppo.num_steps + (start.steps if start else 0),
+                float(seconds[k - 1]) / 60 + (start.minutes if start else 0.0),
+            )
+        )
     return earlier + own
 
 

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 
 Status = Literal["created", "running", "finished", "failed", "interrupted"]
 KINDS = ("model", "policy", "train", "eval", "report")
-HOW_TO_MAKE = {"model": "rwm fit", "policy": "rwm policy", "train": "rwm train", "eval": "rwm eval uncertainty",
-               "report": "rwm report"}  # fmt: skip
+HOW_TO_MAKE = {
+    "model": "rwm fit",
+    "policy": "rwm policy",
+    "train": "rwm train",
+    "eval": "rwm eval uncertainty",
+    "report": "rwm report",
+}
 LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
 
 
@@ -121,9 +126,18 @@ class Run:
         run_id = f"{stamp}-{secrets.token_hex(3)}"
         machine = {"host": platform.node(), "system": platform.platform(), "cpu": platform.machine()}
         meta = RunMeta(
-            id=run_id, kind=kind, status="created", created=now(), seed=seed, parents=parents, config=config,
-            command=sys.argv, versions=versions(), machine=machine, git=git_state(),
-        )  # fmt: skip
+            id=run_id,
+            kind=kind,
+            status="created",
+            created=now(),
+            seed=seed,
+            parents=parents,
+            config=config,
+            command=sys.argv,
+            versions=versions(),
+            machine=machine,
+            git=git_state(),
+        )
         path = home.runs_dir / kind / run_id
         building = cls(temporary_name(path), meta)
         try:
@@ -159,8 +173,10 @@ class Run:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append one row per metric to ``metrics.jsonl``; non-finite values are written as null, not dropped."""
-        rows = [{"step": step, "metric": k, "value": v if v == v and abs(v) != float("inf") else None}
-                for k, v in ((k, float(v)) for k, v in metrics.items())]  # fmt: skip
+        rows = [
+            {"step": step, "metric": k, "value": v if v == v and abs(v) != float("inf") else None}
+            for k, v in ((k, float(v)) for k, v in metrics.items())
+        ]
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
         if self._wandb:

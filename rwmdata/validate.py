@@ -164,7 +164,9 @@ def _check_alignment(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
     if result is not None and not result.aligned:
         shift, share = result.best, result.explained
         yield Fault(
-            "warning", "alignment", "action columns",
+            "warning",
+            "alignment",
+            "action columns",
             f"the action {abs(shift)} row {'later' if shift > 0 else 'earlier'} explains the next state better "
             f"({share[shift]:.2f} of the variance against {share[0]:.2f}); shift the action columns by {-shift}",
-        )  # fmt: skip
+        )

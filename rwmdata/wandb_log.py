@@ -44,9 +44,14 @@ class WandbLog:
         name = f"{run.kind}-{run.id}"
         try:
             self._run = wandb.init(
-                project=project, id=name, name=name, job_type=run.kind, resume="allow", dir=str(run.path),
+                project=project,
+                id=name,
+                name=name,
+                job_type=run.kind,
+                resume="allow",
+                dir=str(run.path),
                 config={**run.meta.config, "parents": run.meta.parents},
-            )  # fmt: skip
+            )
         except Exception as exc:  # The network, the account, the settings: whatever it is, the run is not to blame.
             raise RwmError(f"Weights & Biases refuses: {' '.join(str(exc).split())}.", "WANDB_MODE=offline") from exc
 

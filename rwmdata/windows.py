@@ -67,8 +67,9 @@ def sample_windows(dataset: Dataset, count: int, length: int, split: str = "trai
     rows = gather(dataset.matrix(), drawn, length).reshape(count * length, -1)
     episode = np.searchsorted(dataset.episodes.start, drawn, side="right") - 1
     step = (drawn - dataset.episodes.start[episode])[:, None] + np.arange(length)
-    about = pl.DataFrame({"window": np.repeat(np.arange(count), length), "episode": np.repeat(episode, length),
-                          "step": step.ravel()})  # fmt: skip
+    about = pl.DataFrame(
+        {"window": np.repeat(np.arange(count), length), "episode": np.repeat(episode, length), "step": step.ravel()}
+    )
     names = pl.Series("behaviour", [dataset.episodes.behaviour[e] for e in about["episode"]], pl.String)
     return about.with_columns(names).hstack(pl.DataFrame(rows, schema=list(dataset.schema.csv_names)))
 

@@ -233,18 +233,32 @@ class DatasetWriter:
         stats = self._statistics
         columns = [
             ColumnInfo(
-                name=c.name, group=c.group, unit=c.unit, mean=float(stats.mean[i]), std=float(stats.std[i]),
-                min=float(stats.min[i]), max=float(stats.max[i]),
+                name=c.name,
+                group=c.group,
+                unit=c.unit,
+                mean=float(stats.mean[i]),
+                std=float(stats.std[i]),
+                min=float(stats.min[i]),
+                max=float(stats.max[i]),
             )
             for i, c in enumerate(self.schema.columns)
-        ]  # fmt: skip
+        ]
         extension = [c.name.removeprefix("extension_") for c in self.schema.columns if c.group == "extension"]
         return DatasetManifest(
-            name=self.path.name, robot=self.robot, joints=list(self.schema.joints), legs=list(self.schema.legs),
-            extension=extension, control_hz=self.control_hz, created=now(), rows=self._rows, columns=columns,
-            episodes=self._table, splits=split_episodes(len(self._table.start), self.seed), shards=self._shards,
+            name=self.path.name,
+            robot=self.robot,
+            joints=list(self.schema.joints),
+            legs=list(self.schema.legs),
+            extension=extension,
+            control_hz=self.control_hz,
+            created=now(),
+            rows=self._rows,
+            columns=columns,
+            episodes=self._table,
+            splits=split_episodes(len(self._table.start), self.seed),
+            shards=self._shards,
             provenance=self.provenance,
-        )  # fmt: skip
+        )
 
 
 def shard_table(schema: Schema, pending: _Pending) -> pa.Table:

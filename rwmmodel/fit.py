@@ -125,8 +125,9 @@ class _Fit:
         if c.batch < self.ranks.world * c.accumulate:
             raise RwmError(
                 f"A batch of {c.batch} windows cannot be shared between {self.ranks.world} processes and "
-                f"{c.accumulate} parts.", "--batch",
-            )  # fmt: skip
+                f"{c.accumulate} parts.",
+                "--batch",
+            )
         use_precision(c.precision, self.device)
         self.samplers = {n: self._sampler(dataset, n) for n in {c.forecast, c.last_forecast}}
         split_starts(dataset, "val", c.history + c.last_forecast)  # Refuse before the rows are read.

@@ -17,28 +17,53 @@ from rwmmodel.loss import LossConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
-        "hidden": 64, "head_hidden": 64, "members": 3, "batch": 64, "updates": 60, "val_interval": 30,
+        "hidden": 64,
+        "head_hidden": 64,
+        "members": 3,
+        "batch": 64,
+        "updates": 60,
+        "val_interval": 30,
         "val_windows": 64,
     },
     "demo": {
-        "hidden": 128, "head_hidden": 64, "updates": 500, "val_interval": 100, "checkpoint_interval": 100,
+        "hidden": 128,
+        "head_hidden": 64,
+        "updates": 500,
+        "val_interval": 100,
+        "checkpoint_interval": 100,
     },
     # Many small steps at a high rate, the rows of the history as targets too, longer forecasts in the second half while
     # the rate is still high: sized for 25 minutes on two cores.
     "laptop": {
-        "batch": 64, "updates": 2300, "lr": 4e-3, "loss": {"sequence_weight": 1.0}, "late_forecast": 16,
-        "bounded": True, "val_interval": 200, "checkpoint_interval": 100,
+        "batch": 64,
+        "updates": 2300,
+        "lr": 4e-3,
+        "loss": {"sequence_weight": 1.0},
+        "late_forecast": 16,
+        "bounded": True,
+        "val_interval": 200,
+        "checkpoint_interval": 100,
     },
     # Both: 2500 iterations of 20 mini-batches.
     "reference": {
-        "batch": 5000, "updates": 50_000, "schedule": "constant", "val_interval": 500, "checkpoint_interval": 500,
+        "batch": 5000,
+        "updates": 50_000,
+        "schedule": "constant",
+        "val_interval": 500,
+        "checkpoint_interval": 500,
         "val_windows": 1024,
     },
     "paper": {
-        "batch": 1024, "updates": 50_000, "lr": 1e-4, "schedule": "constant", "weight_decay": 1e-5, "val_interval": 500,
-        "checkpoint_interval": 500, "val_windows": 1024,
+        "batch": 1024,
+        "updates": 50_000,
+        "lr": 1e-4,
+        "schedule": "constant",
+        "weight_decay": 1e-5,
+        "val_interval": 500,
+        "checkpoint_interval": 500,
+        "val_windows": 1024,
     },
-}  # fmt: skip
+}
 
 
 LAST_LR = 0.01

@@ -28,8 +28,10 @@ STACKS = {
     "auxiliary_head.extension": "auxiliary_heads.{}.extension_layers",
 }
 """Our stacked networks, and what one member's is called there."""
-BOUNDS = {"state_head.min_log_std": "state_heads.{}.state_min_logstd",
-          "state_head.log_delta": "state_heads.{}.state_log_delta_logstd"}  # fmt: skip
+BOUNDS = {
+    "state_head.min_log_std": "state_heads.{}.state_min_logstd",
+    "state_head.log_delta": "state_heads.{}.state_log_delta_logstd",
+}
 LAYERS = {"weight_0": "0.weight", "bias_0": "0.bias", "weight_1": "2.weight", "bias_1": "2.bias"}
 REFERENCE_BASES = ("gru", "lstm", "mlp")
 """Kinds of base whose names in the reference are known."""
@@ -149,9 +151,13 @@ def config_of(weights: Mapping[str, Tensor], history: int) -> EnsembleConfig:
     contact = _of(weights, "auxiliary_heads.0.contact_layers.2.weight").shape[0]
     extension = weights.get("auxiliary_heads.0.extension_layers.2.weight")
     sizes: dict[str, Any] = {
-        "members": members, "state_dim": state, "head_hidden": head_hidden, "contact_dim": contact, "history": history,
+        "members": members,
+        "state_dim": state,
+        "head_hidden": head_hidden,
+        "contact_dim": contact,
+        "history": history,
         "extension_dim": 0 if extension is None else extension.shape[0],
-    }  # fmt: skip
+    }
     first = weights.get("state_base.memory.rnn.weight_ih_l0")
     if first is not None:
         layers = len([k for k in weights if k.startswith("state_base.memory.rnn.weight_ih_l")])
@@ -193,8 +199,11 @@ def from_reference(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) ->
     wanted = to_reference(like)
     missing, left = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
     wrong = [k for k in wanted if k in weights and weights[k].shape != wanted[k].shape]
-    faults = [f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for what, names in
-              (("missing", missing), ("not expected", left), ("of another shape", wrong)) if names]  # fmt: skip
+    faults = [
+        f"{what}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("not expected", left), ("of another shape", wrong))
+        if names
+    ]
     if faults:
         raise ValueError("; ".join(faults))
     found: dict[str, Tensor] = {}

@@ -81,9 +81,11 @@ class _Block(nn.Module):
         self.project_in = nn.Linear(hidden, 3 * hidden)
         self.project_out = nn.Linear(hidden, hidden)
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(hidden), nn.Linear(hidden, FEED_FORWARD * hidden), nn.GELU(),
+            nn.LayerNorm(hidden),
+            nn.Linear(hidden, FEED_FORWARD * hidden),
+            nn.GELU(),
             nn.Linear(FEED_FORWARD * hidden, hidden),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = self.project_in(self.attention_norm(x)).chunk(3, dim=-1)

@@ -104,9 +104,12 @@ def clone_behaviour(
 
 def _summary(dataset: Dataset, config: CloningConfig, pairs: Pairs, held_out: float) -> dict[str, Any]:
     return {
-        "robot": dataset.robot, "algo": config.algo, "updates": config.updates, "command": pairs.source,
+        "robot": dataset.robot,
+        "algo": config.algo,
+        "updates": config.updates,
+        "command": pairs.source,
         "val_action_mse": held_out,
-    }  # fmt: skip
+    }
 
 
 class Pairs:

@@ -83,9 +83,11 @@ def rsl_rl_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
     networks = {"actor": actor, "critic": critic}
     weights = {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
     return {
-        "model_state_dict": {"std": std.detach(), **weights}, "optimizer_state_dict": optimizer.state_dict(), "iter": 0,
+        "model_state_dict": {"std": std.detach(), **weights},
+        "optimizer_state_dict": optimizer.state_dict(),
+        "iter": 0,
         "infos": None,
-    }  # fmt: skip
+    }
 
 
 def description(policy: MlpPolicy, robot: RobotSpec) -> dict[str, Any]:
@@ -137,9 +139,14 @@ def _onnx(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
-                policy, (observation[:2],), dynamo=True, verbose=False, input_names=["observation"],
-                output_names=["action"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )  # fmt: skip
+                policy,
+                (observation[:2],),
+                dynamo=True,
+                verbose=False,
+                input_names=["observation"],
+                output_names=["action"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
             assert program is not None
             program.model.metadata_props["rwm"] = json.dumps(policy.info.model_dump(mode="json"))
             program.save(str(temporary))

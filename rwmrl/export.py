@@ -132,9 +132,18 @@ def collectors_of(config: ExportConfig, robot: RobotSpec, backend: str, envs: in
             setting = Setting(robot, size, torch.Generator().manual_seed(seed))
             behaviour = make_behaviour(config.policy, setting, config.action_noise)
             env = make_env(
-                backend, config.task, robot, size, seed, config.episode_length_s, config.pushes, config.noise,
-                config.randomize, config.bounds_m, threads,
-            )  # fmt: skip
+                backend,
+                config.task,
+                robot,
+                size,
+                seed,
+                config.episode_length_s,
+                config.pushes,
+                config.noise,
+                config.randomize,
+                config.bounds_m,
+                threads,
+            )
             stack.callback(env.close)
             collectors.append(Collector(env, behaviour, Recorder(env, limit)))
         yield collectors

@@ -105,10 +105,15 @@ def train_offline_rl(
                     progress(learner.done, c.updates, {k.removeprefix("val/"): v for k, v in held_out.items()})
             if learner.due(c.checkpoint_interval):
                 learner.save(run)
-        run.finish({
-            "robot": dataset.robot, "algo": c.algo, "updates": c.updates, "command": learner.data.source,
-            **{k.replace("/", "_"): v for k, v in learner.score().items()},
-        })  # fmt: skip
+        run.finish(
+            {
+                "robot": dataset.robot,
+                "algo": c.algo,
+                "updates": c.updates,
+                "command": learner.data.source,
+                **{k.replace("/", "_"): v for k, v in learner.score().items()},
+            }
+        )
     return run
 
 
@@ -159,11 +164,14 @@ class Learner:
         network = d3.models.VectorEncoderFactory(hidden_units=list(c.hidden_dims))
         networks = {k: network for k in vars(kinds[c.algo]()) if k.endswith("_encoder_factory")}
         d3_config = kinds[c.algo](
-            batch_size=c.batch, gamma=c.gamma, **networks, **own,
+            batch_size=c.batch,
+            gamma=c.gamma,
+            **networks,
+            **own,
             observation_scaler=d3.preprocessing.StandardObservationScaler(self.mean.numpy(), self.std.numpy()),
             action_scaler=d3.preprocessing.MinMaxActionScaler(self.low.numpy(), self.high.numpy()),
             reward_scaler=d3.preprocessing.MultiplyRewardScaler(1.0 / robot.control_dt_s),
-        )  # fmt: skip
+        )
         index = self.device.index or 0
         algo = d3_config.create(device=f"{self.device.type}:{index}")
         algo.create_impl((len(self.mean),), len(self.low))
@@ -180,10 +188,14 @@ class Learner:
         if generator:
             seen, seen_next = (add_noise(x, self.noise, generator) for x in (seen, seen_next))
         columns = {
-            "observations": seen, "actions": found.action, "rewards": found.reward[:, None],
-            "next_observations": seen_next, "next_actions": found.next_action,
-            "terminals": found.terminal[:, None].float(), "intervals": torch.ones(len(first), 1),
-        }  # fmt: skip
+            "observations": seen,
+            "actions": found.action,
+            "rewards": found.reward[:, None],
+            "next_observations": seen_next,
+            "next_actions": found.next_action,
+            "terminals": found.terminal[:, None].float(),
+            "intervals": torch.ones(len(first), 1),
+        }
         return library().dataset.TransitionMiniBatch(**{k: v.numpy() for k, v in columns.items()}, transitions=[])
 
     def update(self) -> dict[str, float]:

@@ -52,10 +52,15 @@ class PolicyInfo(Frozen):
     ) -> PolicyInfo:
         """Describe a policy for ``robot``."""
         return cls(
-            robot=robot.name, observations=observation_names(Schema.from_robot(robot)), joints=tuple(robot.joints),
-            action_scale=robot.action_scale, control_hz=round(1 / robot.control_dt_s, 6), hidden_dims=hidden_dims,
-            activation=activation, source=source,
-        )  # fmt: skip
+            robot=robot.name,
+            observations=observation_names(Schema.from_robot(robot)),
+            joints=tuple(robot.joints),
+            action_scale=robot.action_scale,
+            control_hz=round(1 / robot.control_dt_s, 6),
+            hidden_dims=hidden_dims,
+            activation=activation,
+            source=source,
+        )
 
 
 class MlpPolicy(nn.Module):

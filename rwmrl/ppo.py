@@ -54,25 +54,37 @@ def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]
         function = partial(with_mirror_image, mirror)
         symmetry = {"symmetry_cfg": {"use_data_augmentation": True, "data_augmentation_func": function}}
     network = {
-        "class_name": "MLPModel", "hidden_dims": list(config.hidden_dims), "activation": config.activation,
+        "class_name": "MLPModel",
+        "hidden_dims": list(config.hidden_dims),
+        "activation": config.activation,
         "obs_normalization": config.obs_normalization,
-    }  # fmt: skip
+    }
     return {
         "num_steps_per_env": config.num_steps,
         "save_interval": config.checkpoint_interval,
         "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
         "actor": {
-            **network, "distribution_cfg": {"class_name": "GaussianDistribution", "init_std": config.init_std},
+            **network,
+            "distribution_cfg": {"class_name": "GaussianDistribution", "init_std": config.init_std},
         },
         "critic": {**network},
         "algorithm": {
-            "class_name": "PPO", "num_learning_epochs": config.epochs, "num_mini_batches": config.mini_batches,
-            "clip_param": config.clip, "gamma": config.gamma, "lam": config.gae_lambda,
-            "value_loss_coef": config.value_coef, "use_clipped_value_loss": True,
-            "entropy_coef": config.entropy_coef, "learning_rate": config.lr, "schedule": config.schedule,
-            "desired_kl": config.desired_kl, "max_grad_norm": config.max_grad_norm, **symmetry,
+            "class_name": "PPO",
+            "num_learning_epochs": config.epochs,
+            "num_mini_batches": config.mini_batches,
+            "clip_param": config.clip,
+            "gamma": config.gamma,
+            "lam": config.gae_lambda,
+            "value_loss_coef": config.value_coef,
+            "use_clipped_value_loss": True,
+            "entropy_coef": config.entropy_coef,
+            "learning_rate": config.lr,
+            "schedule": config.schedule,
+            "desired_kl": config.desired_kl,
+            "max_grad_norm": config.max_grad_norm,
+            **symmetry,
         },
-    }  # fmt: skip
+    }
 
 
 def with_mirror_image(
@@ -220,10 +232,17 @@ class Runner(OnPolicyRunner):
             mirror = Mirror(robot, env.device) if config.symmetry else None
             super().__init__(RslVecEnv(env), to_rsl_rl(config, mirror), device=str(env.device))
         self.logger = RunLogger(
-            run, progress, shown, cfg=self.cfg, env_cfg=self.env.cfg, num_envs=self.env.num_envs,
-            is_distributed=self.is_distributed, gpu_world_size=self.gpu_world_size,
-            gpu_global_rank=self.gpu_global_rank, device=self.device,
-        )  # fmt: skip
+            run,
+            progress,
+            shown,
+            cfg=self.cfg,
+            env_cfg=self.env.cfg,
+            num_envs=self.env.num_envs,
+            is_distributed=self.is_distributed,
+            gpu_world_size=self.gpu_world_size,
+            gpu_global_rank=self.gpu_global_rank,
+            device=self.device,
+        )
 
     def train(self, iterations: int) -> None:
         """Train until ``iterations`` are done in all, from the last checkpoint if the run has one.

@@ -217,8 +217,13 @@ def _peak_mib() -> float:
 
 def _child(step: str, home: str, config: str) -> None:
     steps: dict[str, Callable[[Home, BenchDataConfig], dict[str, float]]] = {
-        "write": _write, "validate": _validate, "fit": _fit, "sql": _sql, "convert": _convert, "pandas": _pandas
-    }  # fmt: skip
+        "write": _write,
+        "validate": _validate,
+        "fit": _fit,
+        "sql": _sql,
+        "convert": _convert,
+        "pandas": _pandas,
+    }
     found = steps[step](Home.resolve(home), BenchDataConfig.model_validate_json(config))
     sys.stdout.write(json.dumps({**found, "peak_mib": _peak_mib()}))
 

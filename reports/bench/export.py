@@ -59,14 +59,24 @@ def bench_export(config: BenchExportConfig | None = None, progress: Progress | N
     best = {name: max(found) for name, found in speeds.items()}
     bare = best["mujoco.rollout, bare"]
     return {
-        "benchmark": "export", "robot": robot.name, "policy": config.policy, "threads": available_threads(),
-        "num_envs": config.num_envs, "transitions": config.transitions, "repeats": config.repeats,
+        "benchmark": "export",
+        "robot": robot.name,
+        "policy": config.policy,
+        "threads": available_threads(),
+        "num_envs": config.num_envs,
+        "transitions": config.transitions,
+        "repeats": config.repeats,
         "rows": [
-            {"name": name, "value": value, "unit": "rows/s" if "export" in name else "control steps/s",
-             "baseline": bare, "ratio": value / bare}
+            {
+                "name": name,
+                "value": value,
+                "unit": "rows/s" if "export" in name else "control steps/s",
+                "baseline": bare,
+                "ratio": value / bare,
+            }
             for name, value in best.items()
         ],
-    }  # fmt: skip
+    }
 
 
 def _walk(robot: RobotSpec, config: BenchExportConfig) -> tuple[float, np.ndarray, np.ndarray]:
@@ -102,9 +112,13 @@ def _bare(robot: RobotSpec, config: BenchExportConfig, start: np.ndarray, target
 def _export(config: BenchExportConfig) -> float:
     with tempfile.TemporaryDirectory() as folder:
         options = ExportConfig(
-            robot=config.robot, policy=config.policy, transitions=config.transitions, num_envs=config.num_envs,
-            seed=config.seed, name="bench",
-        )  # fmt: skip
+            robot=config.robot,
+            policy=config.policy,
+            transitions=config.transitions,
+            num_envs=config.num_envs,
+            seed=config.seed,
+            name="bench",
+        )
         begun = time.perf_counter()
         export_dataset(Home.resolve(folder), options)
         return config.transitions / (time.perf_counter() - begun)

@@ -60,8 +60,9 @@ def bench_fit(config: BenchFitConfig | None = None, progress: Progress | None = 
 
     difference = abs(float(ours().detach() / obvious().detach()) - 1)
     work: list[tuple[str, Precision, Callable[[], Tensor]]] = [
-        ("every member by itself, float32", "float32", obvious), ("ours, float32", "float32", ours)
-    ]  # fmt: skip
+        ("every member by itself, float32", "float32", obvious),
+        ("ours, float32", "float32", ours),
+    ]
     work += [(f"ours, {precision}", precision, ours) for precision in reduced_precisions(device)]
     speeds: dict[str, float] = {}
     for k, (name, precision, loss) in enumerate(work):
@@ -74,13 +75,21 @@ def bench_fit(config: BenchFitConfig | None = None, progress: Progress | None = 
     rows = [
         {"name": n, "value": v, "unit": "windows/s", "baseline": base, "ratio": v / base} for n, v in speeds.items()
     ]
-    rows.append({"name": "relative difference of the losses", "value": difference, "unit": "1", "baseline": None,
-                 "ratio": None})  # fmt: skip
+    rows.append(
+        {"name": "relative difference of the losses", "value": difference, "unit": "1", "baseline": None, "ratio": None}
+    )
     for name, precision, _ in work[1:]:
         peak = matrix_peak(device, precision)
         value = speeds[name] * update_flops(c, model)
-        rows.append({"name": f"{name}: share of the matrix peak", "value": value / 1e9, "unit": "GFLOP/s",
-                     "baseline": peak / 1e9, "ratio": value / peak})  # fmt: skip
+        rows.append(
+            {
+                "name": f"{name}: share of the matrix peak",
+                "value": value / 1e9,
+                "unit": "GFLOP/s",
+                "baseline": peak / 1e9,
+                "ratio": value / peak,
+            }
+        )
     return {"benchmark": "fit", "device": str(device), "threads": torch.get_num_threads(), "rows": rows}
 
 
@@ -147,10 +156,16 @@ def matrix_peak(device: torch.device, precision: Precision) -> float:
 def _setting(c: BenchFitConfig, device: torch.device) -> tuple[DynamicsEnsemble, Windows, Tensor, Tensor, Tensor]:
     dims = Schema.from_robot(load_robot(c.robot)).dims
     torch.manual_seed(c.seed)
-    model = DynamicsEnsemble(EnsembleConfig(
-        state_dim=dims["state"], action_dim=dims["action"], contact_dim=dims["contact"], members=c.members,
-        hidden=c.hidden, history=c.history,
-    )).to(device)  # fmt: skip
+    model = DynamicsEnsemble(
+        EnsembleConfig(
+            state_dim=dims["state"],
+            action_dim=dims["action"],
+            contact_dim=dims["contact"],
+            members=c.members,
+            hidden=c.hidden,
+            history=c.history,
+        )
+    ).to(device)
     generator = torch.Generator(device).manual_seed(c.seed)
     shape = (c.batch, c.history + c.forecast)
 

@@ -113,8 +113,9 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress |
     device = resolve_device(c.device)
     robot = load_robot(c.robot)
     ways: list[tuple[str, type[DynamicsEnsemble], Precision]] = [
-        (OBVIOUS, ObviousEnsemble, "float32"), ("ours, float32", DynamicsEnsemble, "float32")
-    ]  # fmt: skip
+        (OBVIOUS, ObviousEnsemble, "float32"),
+        ("ours, float32", DynamicsEnsemble, "float32"),
+    ]
     ways += [(f"ours, {precision}", DynamicsEnsemble, precision) for precision in reduced_precisions(device)]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -136,18 +137,36 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress |
             speeds = {name: _speeds(run, c, envs) for name, (_, run) in trainings.items()}
             for what, found in zip(("collection", "iteration"), zip(*speeds.values(), strict=True), strict=True):
                 rows += [
-                    {"name": f"{what}, {envs} environments: {name}", "value": value, "unit": "steps/s",
-                     "baseline": found[0], "ratio": value / found[0]} for name, value in zip(speeds, found, strict=True)
-                ]  # fmt: skip
+                    {
+                        "name": f"{what}, {envs} environments: {name}",
+                        "value": value,
+                        "unit": "steps/s",
+                        "baseline": found[0],
+                        "ratio": value / found[0],
+                    }
+                    for name, value in zip(speeds, found, strict=True)
+                ]
             for name, _, precision in ways[1:]:
                 value, peak = speeds[name][0] * step_flops(c, dataset), matrix_peak(device, precision)
-                rows.append({"name": f"collection, {envs} environments: {name}, share of the matrix peak",
-                             "value": value / 1e9, "unit": "GFLOP/s", "baseline": peak / 1e9,
-                             "ratio": value / peak})  # fmt: skip
+                rows.append(
+                    {
+                        "name": f"collection, {envs} environments: {name}, share of the matrix peak",
+                        "value": value / 1e9,
+                        "unit": "GFLOP/s",
+                        "baseline": peak / 1e9,
+                        "ratio": value / peak,
+                    }
+                )
         for name, kind, precision in ways[1:]:
-            rows.append({"name": f"{name}: largest relative difference of the epistemic uncertainty", "unit": "1",
-                         "value": _difference(kind, precision, c, dataset, device), "baseline": None,
-                         "ratio": None})  # fmt: skip
+            rows.append(
+                {
+                    "name": f"{name}: largest relative difference of the epistemic uncertainty",
+                    "unit": "1",
+                    "value": _difference(kind, precision, c, dataset, device),
+                    "baseline": None,
+                    "ratio": None,
+                }
+            )
     return {"benchmark": "imagine", "device": str(device), "threads": torch.get_num_threads(), "rows": rows}
 
 

@@ -61,11 +61,18 @@ def base_config(config: BenchModelsConfig, variant: str, seed: int) -> FitConfig
         raise RwmError(f"Unknown variant '{variant}'; variants: {', '.join(VARIANTS)}.", "--variant gru")
     size = {"hidden": config.hidden, "head_hidden": config.hidden // 2, "mlp_hidden": (2 * config.hidden,) * 2}
     training = {
-        "normalizer": "fitted", "batch": 64, "updates": config.updates, "lr": config.lr,
-        "loss": {"sequence_weight": None}, "late_forecast": None, "bounded": False, "val_interval": config.updates,
-        "checkpoint_interval": 200, "seed": seed,
+        "normalizer": "fitted",
+        "batch": 64,
+        "updates": config.updates,
+        "lr": config.lr,
+        "loss": {"sequence_weight": None},
+        "late_forecast": None,
+        "bounded": False,
+        "val_interval": config.updates,
+        "checkpoint_interval": 200,
+        "seed": seed,
         "device": config.device,
-    }  # fmt: skip
+    }
     return fit_preset("laptop", **merged(size, training, VARIANTS[variant]))
 
 
@@ -89,8 +96,9 @@ def bench_models(
     history = plans[0][2].history
     steps = min(c.steps, longest_rollout(dataset, history))
     held_out = held_out_windows(dataset, c.windows, history, steps, 0)
-    val = held_out_windows(dataset, c.windows, history, min(steps, longest_rollout(dataset, history, ("val",))), 0,
-                           ("val",))  # fmt: skip
+    val = held_out_windows(
+        dataset, c.windows, history, min(steps, longest_rollout(dataset, history, ("val",))), 0, ("val",)
+    )
     found: dict[tuple[str, str, int | None], list[float]] = {}
     for k, (variant, seed, plan) in enumerate(plans):
         model = load_model(fitted(home, dataset, plan).checkpoints / MODEL_FILE, plan.device)
@@ -106,9 +114,17 @@ def bench_models(
     for name, values in predictions(model, dataset, held_out, rollout, 0).items():
         if name != "model":
             rows += [
-                {"name": name, "metric": "rel_l1", "horizon": h, "seeds": None, "value": value, "low": None,
-                 "high": None} for h, value in rel_l1(values, rollout).items()
-            ]  # fmt: skip
+                {
+                    "name": name,
+                    "metric": "rel_l1",
+                    "horizon": h,
+                    "seeds": None,
+                    "value": value,
+                    "low": None,
+                    "high": None,
+                }
+                for h, value in rel_l1(values, rollout).items()
+            ]
     return {"benchmark": "models", "rows": rows}
 
 

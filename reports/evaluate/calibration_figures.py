@@ -54,10 +54,13 @@ def draw_reliability(path: Path, rollout: Rollout, stds: dict[str, np.ndarray], 
                     share = interval_coverage(rollout.error[:, h - 1], stds[spread + ending][:, h - 1], LEVELS)
                     ax.plot(100 * LEVELS, 100 * share, color=colormaps["viridis"](place), label=f"step {h}")
                 ax.set(
-                    xlim=(0, 100), ylim=(0, 100), xlabel="level of the central interval (%)",
-                    ylabel="recorded values inside (%)", aspect="equal",
+                    xlim=(0, 100),
+                    ylim=(0, 100),
+                    xlabel="level of the central interval (%)",
+                    ylabel="recorded values inside (%)",
+                    aspect="equal",
                     title=f"{spread}, {'calibrated per step' if ending else 'as it is'}",
-                )  # fmt: skip
+                )
                 ax.legend(loc="upper left", fontsize=11)
         axes[0, 0].figure.suptitle(f"{dataset.robot}: reliability on {len(rollout.error)} held-out trajectories")
 
@@ -78,9 +81,10 @@ def draw_sharpness(path: Path, rollout: Rollout, stds: dict[str, np.ndarray], da
             rmv = np.sqrt((std.astype(float) ** 2).mean(axis=(0, 2)))
             ax.plot(x, rmv, color=COLOURS[spread], linestyle=line, label=label)
         ax.set(
-            yscale="log", ylabel="standard deviation, error\n(normalised units, per column)",
+            yscale="log",
+            ylabel="standard deviation, error\n(normalised units, per column)",
             title=f"{dataset.robot}: sharpness on {len(rollout.error)} held-out trajectories",
-        )  # fmt: skip
+        )
         step_axis(ax, steps)
         low, high = ax.get_ylim()
         ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend

@@ -37,12 +37,17 @@ from rwmrl.rewards import RewardModel
 
 SECONDS = (0.02, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Times into the rollout that numbers are given for."""
-MODES = {"imagined": "the policy acts on what the model predicts",
-         "recorded_actions": "the model is given the simulator's actions",
-         "misled": "the simulator, the policy seeing the model's one-step errors",
-         "hold_last": "last state held"}  # fmt: skip
-TRACES = (("base_lin_vel", 0, "forward velocity (m/s)"), ("base_ang_vel", 2, "yaw rate (rad/s)"),
-          ("joint_pos", None, "{joint} (rad)"))  # fmt: skip
+MODES = {
+    "imagined": "the policy acts on what the model predicts",
+    "recorded_actions": "the model is given the simulator's actions",
+    "misled": "the simulator, the policy seeing the model's one-step errors",
+    "hold_last": "last state held",
+}
+TRACES = (
+    ("base_lin_vel", 0, "forward velocity (m/s)"),
+    ("base_ang_vel", 2, "yaw rate (rad/s)"),
+    ("joint_pos", None, "{joint} (rad)"),
+)
 """State group, its column (None for the one that moves most) and the axis's label."""
 
 
@@ -117,9 +122,11 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
         windows = HeldOutWindows(walks.rows, np.arange(len(walks.rows)), np.arange(len(walks.rows)), "simulated")
         given = roll_out(model, schema, windows, history, "mean", config.seed)
         predicted = {
-            "imagined": imagined, "recorded_actions": given.predicted, "misled": misled,
+            "imagined": imagined,
+            "recorded_actions": given.predicted,
+            "misled": misled,
             "hold_last": np.broadcast_to(given.last[:, None], given.recorded.shape),
-        }  # fmt: skip
+        }
         rewards = {
             "simulated": mean_reward(robot, schema, walks, history),
             "imagined": mean_reward(
@@ -130,11 +137,16 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
         commit_file(run.path / "closed_loop.parquet", table.write_parquet)
         draw(run.path / "closed_loop.png", model, robot, schema, walks, given, predicted)
         finish_evaluation(
-            run, robot.name, scalars(given, predicted, rewards, robot.control_dt_s),
+            run,
+            robot.name,
+            scalars(given, predicted, rewards, robot.control_dt_s),
             "rel_l1: share of the simulated magnitude, normalised space; reward: a step, unpenalised",
-            robots=len(walks.rows), fell=config.robots - len(walks.rows), history=history, steps=config.steps,
+            robots=len(walks.rows),
+            fell=config.robots - len(walks.rows),
+            history=history,
+            steps=config.steps,
             misled_fell=int(np.isnan(misled[:, 0, 0]).sum()),
-        )  # fmt: skip
+        )
     return run
 
 
@@ -158,8 +170,17 @@ def simulate(
         misled: What the policy sees in the last steps.
     """
     count, total = config.robots, config.settle + rows
-    env = make_env(config.backend, "Pretrain-v0", robot, count, config.seed, (total + 1) * robot.control_dt_s,
-                   pushes=False, noise=False, randomize=False)  # fmt: skip
+    env = make_env(
+        config.backend,
+        "Pretrain-v0",
+        robot,
+        count,
+        config.seed,
+        (total + 1) * robot.control_dt_s,
+        pushes=False,
+        noise=False,
+        randomize=False,
+    )
     observations, standing = env.reset(), torch.ones(count, dtype=torch.bool)
     behaviour.reset(torch.arange(count))
     found, commands = [], []
@@ -288,12 +309,20 @@ def mean_reward(robot: RobotSpec, schema: Schema, walks: Walks, history: int) ->
 def error_table(given: Rollout, predicted: dict[str, np.ndarray], control_dt_s: float) -> pl.DataFrame:
     """Return mode, step, time (s) and the relative L1 error of that step: sum |error| / sum |simulated|."""
     steps = np.arange(1, given.recorded.shape[1] + 1)
-    return pl.concat([
-        pl.DataFrame({"mode": mode, "step": steps, "time_s": steps * control_dt_s,
-                      "rel_l1": error.sum(axis=0) / recorded.sum(axis=0)})
-        for mode, (error, recorded) in ((mode, l1_of(given, values)) for mode, values in predicted.items())
-        if len(error)
-    ])  # fmt: skip
+    return pl.concat(
+        [
+            pl.DataFrame(
+                {
+                    "mode": mode,
+                    "step": steps,
+                    "time_s": steps * control_dt_s,
+                    "rel_l1": error.sum(axis=0) / recorded.sum(axis=0),
+                }
+            )
+            for mode, (error, recorded) in ((mode, l1_of(given, values)) for mode, values in predicted.items())
+            if len(error)
+        ]
+    )
 
 
 def l1_of(given: Rollout, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

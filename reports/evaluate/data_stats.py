@@ -27,10 +27,17 @@ def column_statistics(dataset: Dataset, bins: int = BINS) -> list[dict[str, Any]
         values = rows[:, j]
         low, median, high = (float(q) for q in np.quantile(values, QUANTILES))
         counts, edges = np.histogram(values, bins, (low, high) if high > low else (low - 0.5, low + 0.5))
-        found.append({
-            **column.model_dump(), "q001": low, "median": median, "q999": high,
-            "counts": counts.tolist(), "edges": edges.tolist(), "outside": int(len(values) - counts.sum()),
-        })  # fmt: skip
+        found.append(
+            {
+                **column.model_dump(),
+                "q001": low,
+                "median": median,
+                "q999": high,
+                "counts": counts.tolist(),
+                "edges": edges.tolist(),
+                "outside": int(len(values) - counts.sum()),
+            }
+        )
     return found
 
 

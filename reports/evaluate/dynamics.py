@@ -87,10 +87,18 @@ def error_table(
         error = (values.astype(np.float64) - rollout.recorded) * std
         for group in STATE_GROUPS:
             part = error[..., dataset.schema.group(group)]
-            rows.append(pl.DataFrame({
-                "predictor": name, "group": group, "step": steps, "unit": UNITS[group],
-                "rmse": np.sqrt((part**2).mean(axis=(0, 2))), "mae": np.abs(part).mean(axis=(0, 2)),
-            }))  # fmt: skip
+            rows.append(
+                pl.DataFrame(
+                    {
+                        "predictor": name,
+                        "group": group,
+                        "step": steps,
+                        "unit": UNITS[group],
+                        "rmse": np.sqrt((part**2).mean(axis=(0, 2))),
+                        "mae": np.abs(part).mean(axis=(0, 2)),
+                    }
+                )
+            )
     return pl.concat(rows)
 
 
@@ -106,9 +114,9 @@ def scalars(rollout: Rollout, predicted: dict[str, np.ndarray], table: pl.DataFr
         error = np.abs(values - rollout.recorded).sum(axis=-1)
         for h in horizons:
             value, low, high = ratio_interval(error[:, :h].sum(axis=1), recorded[:, :h].sum(axis=1))
-            found.append({"metric": "rel_l1", "mode": name, "horizon": h, "value": value, "low": low,
-                          "high": high})  # fmt: skip
+            found.append({"metric": "rel_l1", "mode": name, "horizon": h, "value": value, "low": low, "high": high})
     for row in table.filter(pl.col("step").is_in(horizons)).iter_rows(named=True):
-        found.append({"metric": f"rmse/{row['group']}", "mode": row["predictor"], "horizon": row["step"],
-                      "value": row["rmse"]})  # fmt: skip
+        found.append(
+            {"metric": f"rmse/{row['group']}", "mode": row["predictor"], "horizon": row["step"], "value": row["rmse"]}
+        )
     return found

@@ -49,9 +49,15 @@ def record(policy: str, robot: RobotSpec, command: tuple[float, float, float] = 
         lin_vel_x=(x, x), lin_vel_y=(y, y), ang_vel_z=(yaw, yaw), standing_share=0.0, resample_s=(SECONDS, SECONDS)
     )
     config = MujocoEnvConfig(
-        num_envs=1, seed=seed, noise=False, pushes=False, randomize=False, threads=0, command=held,
+        num_envs=1,
+        seed=seed,
+        noise=False,
+        pushes=False,
+        randomize=False,
+        threads=0,
+        command=held,
         episode_length_s=2 * SECONDS,
-    )  # fmt: skip
+    )
     env = MujocoEnv(robot, config)
     behaviour = make_behaviour(policy, Setting(robot, 1, torch.Generator().manual_seed(seed)))
     observations, states, rows = env.reset(), [], []

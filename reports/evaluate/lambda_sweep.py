@@ -29,8 +29,12 @@ SCENARIO: Scenario = "disturbed"
 SURE = 0.95
 """A lambda is called best when it is in so many of the resamples."""
 RESAMPLES = 10_000
-SIMULATED = {"simulated_reward": "return", "simulated_reward_undisturbed": "return",
-             "share_without_fall": "share_without_fall", "lin_vel_error": "lin_vel_error"}  # fmt: skip
+SIMULATED = {
+    "simulated_reward": "return",
+    "simulated_reward_undisturbed": "return",
+    "share_without_fall": "share_without_fall",
+    "lin_vel_error": "lin_vel_error",
+}
 """Columns of the table taken from a policy's score, and what they are called there."""
 
 
@@ -77,10 +81,15 @@ def evaluate_lambda_sweep(
         commit_file(run.path / "lambda_sweep.parquet", table.write_parquet)
         draw(run.path / "lambda_sweep.png", table, verdict, str(runs[0].meta.summary["robot"]), c.episodes)
         finish_evaluation(
-            run, str(runs[0].meta.summary["robot"]), scalars(table),
+            run,
+            str(runs[0].meta.summary["robot"]),
+            scalars(table),
             "rewards: a step; share_without_fall: of episodes; lin_vel_error: m/s; the mode is the lambda",
-            policies=[r.id for r in runs], episodes=c.episodes, scenario=SCENARIO, **verdict,
-        )  # fmt: skip
+            policies=[r.id for r in runs],
+            episodes=c.episodes,
+            scenario=SCENARIO,
+            **verdict,
+        )
     return run
 
 
@@ -95,8 +104,9 @@ def sweep_of(home: Home, model_run: Run) -> list[Run]:
         if run.meta.parents.get("model") != model_run.id or run.meta.status != "finished":
             continue
         config = PolicyConfig(**run.meta.config)
-        alike = config.model_dump(exclude={"warm_start": True, "seed": True, "device": True, "wandb": True,
-                                           "imagination": {"lam", "seed"}})  # fmt: skip
+        alike = config.model_dump(
+            exclude={"warm_start": True, "seed": True, "device": True, "wandb": True, "imagination": {"lam", "seed"}}
+        )
         alike["warm"] = config.warm_start is not None
         wanted = wanted or alike
         if alike == wanted:
@@ -107,9 +117,11 @@ def sweep_of(home: Home, model_run: Run) -> list[Run]:
 def score_of(home: Home, policy: Run, config: LambdaSweepConfig) -> EvaluationSummary:
     """Return the score of a policy: that of an earlier evaluation with the same options, else a new one."""
     wanted = PolicyScoreConfig(
-        policy=str(policy.checkpoints / POLICY_FILE), robot=str(policy.meta.summary["robot"]),
-        episodes=config.episodes, seed=config.seed,
-    )  # fmt: skip
+        policy=str(policy.checkpoints / POLICY_FILE),
+        robot=str(policy.meta.summary["robot"]),
+        episodes=config.episodes,
+        seed=config.seed,
+    )
     same = {"evaluation": "policy", "episodes": wanted.episodes, "seed": wanted.seed, "backend": wanted.backend}
     for run in home.runs("eval"):
         is_same = all(run.meta.config.get(k) == v for k, v in same.items())
@@ -130,11 +142,14 @@ def row_of(policy: Run, score: EvaluationSummary) -> dict[str, Any]:
         found[name] = None if number is None else number / (longest if metric == "return" else 1.0)
     imagined = policy.meta.summary
     return {
-        "lam": policy.meta.config["imagination"]["lam"], "seed": policy.meta.seed, "policy": policy.id,
+        "lam": policy.meta.config["imagination"]["lam"],
+        "seed": policy.meta.seed,
+        "policy": policy.id,
         "imagined_reward": imagined["imagined_reward_after"],
         "imagined_penalised_reward": imagined["penalised_reward_after"],
-        "exploitation_gap": imagined["imagined_reward_after"] - found["simulated_reward"], **found,
-    }  # fmt: skip
+        "exploitation_gap": imagined["imagined_reward_after"] - found["simulated_reward"],
+        **found,
+    }
 
 
 def best_lambda(table: pl.DataFrame, seed: int = 0) -> dict[str, Any]:
@@ -162,8 +177,13 @@ def best_lambda(table: pl.DataFrame, seed: int = 0) -> dict[str, Any]:
         words = f"lambda {best:g} earns most ({100 * share:.0f} % of resamples)"
     else:
         words = f"the sweep cannot tell: lambda {best:g} earns most in {100 * share:.0f} % of resamples only"
-    return {"best_lam": best, "best_share": share if np.isfinite(share) else None, "lam_low": float(low),
-            "lam_high": float(high), "verdict": words}  # fmt: skip
+    return {
+        "best_lam": best,
+        "best_share": share if np.isfinite(share) else None,
+        "lam_low": float(low),
+        "lam_high": float(high),
+        "verdict": words,
+    }
 
 
 def scalars(table: pl.DataFrame) -> list[dict[str, Any]]:

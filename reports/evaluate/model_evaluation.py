@@ -69,10 +69,18 @@ class Evaluation:
     def finish(self, scalars: list[dict[str, Any]], units: str, **more: Any) -> None:
         """Write ``summary.json`` and finish the run with it."""
         finish_evaluation(
-            self.run, self.dataset.robot, scalars, units, split=self.windows.split, windows=len(self.windows.start),
-            episodes=len(np.unique(self.windows.episode)), history=self.history, steps=self.steps,
-            members=self.model.config.members, **more,
-        )  # fmt: skip
+            self.run,
+            self.dataset.robot,
+            scalars,
+            units,
+            split=self.windows.split,
+            windows=len(self.windows.start),
+            episodes=len(np.unique(self.windows.episode)),
+            history=self.history,
+            steps=self.steps,
+            members=self.model.config.members,
+            **more,
+        )
 
 
 @contextmanager

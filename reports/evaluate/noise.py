@@ -65,8 +65,9 @@ def evaluate_noise(
             ev.model.config.state_dim + ev.model.config.action_dim,
         )
         noise = torch.from_numpy(np.random.default_rng(c.seed).standard_normal(shape, np.float32))
-        rollouts = {s: ev.roll_out("mean", _of_all(progress, k, len(scales)), disturbed(noise, s))
-                    for k, s in enumerate(scales)}  # fmt: skip
+        rollouts = {
+            s: ev.roll_out("mean", _of_all(progress, k, len(scales)), disturbed(noise, s)) for k, s in enumerate(scales)
+        }
         table = pl.concat([error_table(s, r, noise_of_targets(noise, s, r)) for s, r in rollouts.items()])
         commit_file(ev.run.path / "noise_error.parquet", table.write_parquet)
         draw_noise(ev.run.path / "noise_error_by_step.png", rollouts, dataset)
@@ -172,9 +173,10 @@ def draw_noise(path: Path, rollouts: dict[float, Rollout], dataset: Dataset) -> 
         held = np.abs(clean.last[:, None] - clean.recorded).sum(axis=-1) / clean.recorded_l1
         ax.plot(x, held.mean(axis=0), color=GREY, linestyle=":", label="last state held, no noise")
         ax.set(
-            ylabel="relative error of the step\nsum |error| / sum |recorded|", ylim=(0, None),
+            ylabel="relative error of the step\nsum |error| / sum |recorded|",
+            ylim=(0, None),
             title=f"{dataset.robot}: noise on what the model is fed\n{count} held-out trajectories, 95 % intervals",
-        )  # fmt: skip
+        )
         step_axis(ax, steps)
         ax.set_ylim(0, 1.35 * ax.get_ylim()[1])  # room for the legend
         ax.legend(loc="upper left", ncols=2, fontsize=11, title="standard deviation, normalised units")

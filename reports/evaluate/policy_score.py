@@ -125,8 +125,9 @@ def play(
     ``reward/<term>``, ``lin_vel_error`` and ``yaw_rate_error`` are sums over those steps.
     """
     count = config.episodes
-    env = make_env(config.backend, "Pretrain-v0", robot, count, config.seed, pushes=disturbed, noise=disturbed,
-                   randomize=disturbed)  # fmt: skip
+    env = make_env(
+        config.backend, "Pretrain-v0", robot, count, config.seed, pushes=disturbed, noise=disturbed, randomize=disturbed
+    )
     observations = env.reset()
     behaviour.reset(torch.arange(count))
     rewards = RewardModel(robot, env.schema, count, env.device)
@@ -161,5 +162,7 @@ def score(scenario: Scenario, sums: dict[str, np.ndarray], control_dt_s: float) 
     ratios["share_without_fall"] = (1 - sums["fell"], ones)
     ratios["episode_steps"] = (steps, ones)
     found = {name: ratio_interval(*parts) for name, parts in ratios.items()}
-    return [{"metric": name, "mode": scenario, "horizon": None, "value": value, "low": low, "high": high}
-            for name, (value, low, high) in found.items()]  # fmt: skip
+    return [
+        {"metric": name, "mode": scenario, "horizon": None, "value": value, "low": low, "high": high}
+        for name, (value, low, high) in found.items()
+    ]

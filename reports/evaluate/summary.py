@@ -31,10 +31,18 @@ def finish_evaluation(
         RwmError: A scalar is not finite or has an unknown field.
     """
     try:
-        summary = EvaluationSummary.model_validate({
-            "evaluation": run.meta.config["evaluation"], "run": run.id, **run.meta.parents, "robot": robot,
-            "seed": run.meta.seed, "units": units, **more, "scalars": scalars,
-        })  # fmt: skip
+        summary = EvaluationSummary.model_validate(
+            {
+                "evaluation": run.meta.config["evaluation"],
+                "run": run.id,
+                **run.meta.parents,
+                "robot": robot,
+                "seed": run.meta.seed,
+                "units": units,
+                **more,
+                "scalars": scalars,
+            }
+        )
     except ValidationError as exc:
         raise RwmError(f"The evaluation's numbers cannot be kept: {one_line(exc)}.") from exc
     content = summary.model_dump(mode="json")

@@ -158,8 +158,16 @@ def costs(rollouts: dict[str, Rollout]) -> list[dict[str, Any]]:
         late, right = rollouts[mode + STALE].l1, rollouts[mode].l1
         for h in [h for h in HORIZONS if h <= right.shape[1]]:
             value, low, high = ratio_interval(late[:, :h].sum(axis=1), right[:, :h].sum(axis=1))
-            found.append({"metric": "stale_over_aligned_error", "mode": mode, "horizon": h, "value": value, "low": low,
-                          "high": high})  # fmt: skip
+            found.append(
+                {
+                    "metric": "stale_over_aligned_error",
+                    "mode": mode,
+                    "horizon": h,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                }
+            )
     return found
 
 
@@ -174,8 +182,9 @@ def scalars(mode: str, rollout: Rollout) -> list[dict[str, Any]]:
     last = {"final_l1": error, "final_epistemic": rollout.epistemic, "final_aleatoric": rollout.aleatoric}
     for metric, values in last.items():
         value, low, high = ratio_interval(values[:, -1], np.ones(len(values)))
-        rows.append({"metric": metric, "mode": mode, "horizon": error.shape[1], "value": value, "low": low,
-                     "high": high})  # fmt: skip
+        rows.append(
+            {"metric": metric, "mode": mode, "horizon": error.shape[1], "value": value, "low": low, "high": high}
+        )
     held = np.abs(rollout.last[:, None] - rollout.recorded).sum(axis=-1)
     for h in [h for h in HORIZONS if h <= error.shape[1]]:
         for metric, l1 in (("rel_l1", error), ("hold_last_rel_l1", held)):

@@ -63,9 +63,11 @@ def build_comparison(home: Home, first: str, second: str, out: Path | None = Non
     config = {"runs": [run.id for run in chosen], "compare": True}
     differences = [{"key": key, "a": a, "b": b} for key, a, b in differing]
     content = {
-        "compared": config["runs"], "differences": differences, "scalars": scalars,
+        "compared": config["runs"],
+        "differences": differences,
+        "scalars": scalars,
         "missing": [vars(n) for n in notices],
-    }  # fmt: skip
+    }
     html = _page(chosen, lineages, found, shared, differing, notices)
     return write_page(home, config, parents, out, html, content)
 
@@ -89,10 +91,19 @@ def scalar_pairs(a: EvaluationSummary, b: EvaluationSummary) -> list[dict[str, A
     other = {(s.metric, s.mode, s.horizon): s for s in b.scalars}
     pairs = [(s, other[s.metric, s.mode, s.horizon]) for s in a.scalars if (s.metric, s.mode, s.horizon) in other]
     return [
-        {"evaluation": a.evaluation, "metric": x.metric, "mode": x.mode, "horizon": x.horizon, "group": x.group,
-         "a": x.value, "b": y.value, "difference": _difference(x.value, y.value), "apart": _apart(x, y)}
+        {
+            "evaluation": a.evaluation,
+            "metric": x.metric,
+            "mode": x.mode,
+            "horizon": x.horizon,
+            "group": x.group,
+            "a": x.value,
+            "b": y.value,
+            "difference": _difference(x.value, y.value),
+            "apart": _apart(x, y),
+        }
         for x, y in pairs
-    ]  # fmt: skip
+    ]
 
 
 def _difference(a: float | None, b: float | None) -> float | None:
@@ -136,13 +147,21 @@ def _unlike(chosen: list[Run], found: list[Found], lineages: list[Lineage]) -> l
 
 
 def _page(
-    chosen: list[Run], lineages: list[Lineage], found: list[Found], shared: list[str],
-    differing: list[tuple[str, Any, Any]], notices: list[Notice],
-) -> str:  # fmt: skip
+    chosen: list[Run],
+    lineages: list[Lineage],
+    found: list[Found],
+    shared: list[str],
+    differing: list[tuple[str, Any, Any]],
+    notices: list[Notice],
+) -> str:
     pairs = [pair_of(found[0][name], found[1][name]) for name in shared]
     curve = curve_of(chosen) if chosen[0].kind == chosen[1].kind else None
-    commands = [command for run, lineage in zip(chosen, lineages, strict=True) for command in commands_of(lineage)
-                if run.id in command.what]  # fmt: skip
+    commands = [
+        command
+        for run, lineage in zip(chosen, lineages, strict=True)
+        for command in commands_of(lineage)
+        if run.id in command.what
+    ]
     rows = [(key, _text(a), _text(b)) for key, a, b in differing]
     return render(
         "compare.html",
@@ -175,8 +194,10 @@ def pair_of(first: tuple[Run, EvaluationSummary], second: tuple[Run, EvaluationS
     figures = [{p.title: p for p in section_of(run, s).pictures} for run, s in (first, second)]
     pictures = [
         replace(side[title], title=f"{name}: {title}")
-        for title in figures[0] if title in figures[1] for name, side in zip("AB", figures, strict=True)
-    ]  # fmt: skip
+        for title in figures[0]
+        if title in figures[1]
+        for name, side in zip("AB", figures, strict=True)
+    ]
     caption = f"A {run_a.id}, B {run_b.id}; bold where the 95 % intervals lie apart"
     return Pair(
         about_evaluation(a.evaluation).title,

@@ -39,18 +39,25 @@ PANELS = {
         Panel("held-out error", "relative L1", ((r"val/rel_l1_h(\d+)", "up to {} steps"),), log=True),
     ),
     "policy": (
-        Panel("reward in imagination", "per step", (("imagined/reward", "before the penalty"),
-                                                    ("imagined/penalised_reward", "after the penalty"))),
+        Panel(
+            "reward in imagination",
+            "per step",
+            (("imagined/reward", "before the penalty"), ("imagined/penalised_reward", "after the penalty")),
+        ),
         Panel("epistemic uncertainty, per step", "sum of normalised std", (("imagined/epistemic", "epistemic"),)),
         Panel("episode length", "control steps", (("episode/length", "episode length"),)),
-        Panel("cloning error", "mean squared", (("train/action_mse", "training"), ("val/action_mse", "held out")),
-              log=True),
+        Panel(
+            "cloning error",
+            "mean squared",
+            (("train/action_mse", "training"), ("val/action_mse", "held out")),
+            log=True,
+        ),
     ),
     "train": (
         Panel("return", "per episode", (("episode/return", "return"),)),
         Panel("episode length", "control steps", (("episode/length", "episode length"),)),
     ),
-}  # fmt: skip
+}
 STEP = {"model": "update", "policy": "iteration", "train": "iteration"}
 
 
@@ -112,8 +119,15 @@ def _draw(
                 colour = colormaps["viridis"](0.9 * k / (len(lines) - 1))
             x, y = run[metric]
             values.append(y)
-            ax.plot(x, y, color=colour, marker="o" if len(x) < 20 else "", markersize=4, linewidth=1.8,
-                    label=name if len(series) > 1 else label)  # fmt: skip
+            ax.plot(
+                x,
+                y,
+                color=colour,
+                marker="o" if len(x) < 20 else "",
+                markersize=4,
+                linewidth=1.8,
+                label=name if len(series) > 1 else label,
+            )
     if panel.log and all((y[np.isfinite(y)] > 0).all() for y in values):
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -37,8 +37,9 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
     for file in sorted(run.path.glob("*.png")):
         found = picture(file, *about_figure(file.stem))
         if found is None:
-            notices.append(Notice(f"The figure {file.name} of evaluation {run.id} cannot be read.",
-                                  f"rwm runs show {run.id}"))  # fmt: skip
+            notices.append(
+                Notice(f"The figure {file.name} of evaluation {run.id} cannot be read.", f"rwm runs show {run.id}")
+            )
         else:
             pictures.append(found)
     said = summary.model_dump()

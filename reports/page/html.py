@@ -110,8 +110,11 @@ def render(template: str, **content: Any) -> str:
         content: What it shows; text is escaped.
     """
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     parts = {name: Markup((TEMPLATES / name).read_text()) for name in ("style.css", "sort.js")}
     return environment.get_template(template).render(style=parts["style.css"], script=parts["sort.js"], **content)

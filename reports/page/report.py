@@ -25,10 +25,13 @@ from rwmdata.runs import Run
 
 PAGE = "report.html"
 TILES = (
-    ("policy", "normalized_score", "undisturbed", None), ("policy", "falls_per_minute", "disturbed", None),
-    ("dynamics", "rel_l1", "model", 32), ("dynamics", "rel_l1", "model", 368),
-    ("uncertainty", "pearson_pooled", "mean", None), ("calibration", "coverage", "epistemic_calibrated", 100),
-)  # fmt: skip
+    ("policy", "normalized_score", "undisturbed", None),
+    ("policy", "falls_per_minute", "disturbed", None),
+    ("dynamics", "rel_l1", "model", 32),
+    ("dynamics", "rel_l1", "model", 368),
+    ("uncertainty", "pearson_pooled", "mean", None),
+    ("calibration", "coverage", "epistemic_calibrated", 100),
+)
 """Evaluation, metric, mode and horizon of the numbers at the top, the first ``MOST_TILES`` that were measured."""
 MOST_TILES = 4
 KINDS = {"model": "model", "policy": "policy", "train": "policy, trained in the simulator", "eval": "evaluation"}
@@ -87,20 +90,28 @@ def build_report(home: Home, names: list[str] | None = None, out: Path | None = 
     lineage.notices += [Notice(exc.message, exc.hint) for exc in broken]
     html = single_page(chosen, lineage)
     found = {
-        "models": list(lineage.models), "policies": list(lineage.policies), "datasets": list(lineage.datasets),
-        "evaluations": [e.id for e in lineage.evaluations], "missing": [vars(n) for n in lineage.notices],
-    }  # fmt: skip
+        "models": list(lineage.models),
+        "policies": list(lineage.policies),
+        "datasets": list(lineage.datasets),
+        "evaluations": [e.id for e in lineage.evaluations],
+        "missing": [vars(n) for n in lineage.notices],
+    }
     parents: dict[str, str | None] = {
-        "dataset": next(iter(lineage.datasets), None), "model": next(iter(lineage.models), None),
+        "dataset": next(iter(lineage.datasets), None),
+        "model": next(iter(lineage.models), None),
         "policy": next(iter(lineage.policies), None),
-    }  # fmt: skip
+    }
     return write_page(home, {"runs": [run.id for run in chosen], "compare": False}, parents, out, html, found)
 
 
 def write_page(
-    home: Home, config: dict[str, Any], parents: dict[str, str | None], out: Path | None, html: str,
+    home: Home,
+    config: dict[str, Any],
+    parents: dict[str, str | None],
+    out: Path | None,
+    html: str,
     found: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Write a page to a file, or into a run of its own; return what it is about and where it lies.
 
     Raises:
@@ -189,8 +200,9 @@ def facts_of(run: Run) -> str:
 
 def tiles_of(lineage: Lineage) -> list[Tile]:
     """Return the numbers at the top of the page."""
-    found = [one for run in [*lineage.policies.values(), *lineage.models.values()]
-             for one in key_numbers(lineage.of(run))]  # fmt: skip
+    found = [
+        one for run in [*lineage.policies.values(), *lineage.models.values()] for one in key_numbers(lineage.of(run))
+    ]
     tiles = []
     for wanted in TILES:
         for one in found:
@@ -239,19 +251,28 @@ def dataset_tables(dataset: Dataset) -> dict[str, Any]:
     falls = int(episodes.terminated.sum())
     splits = ", ".join(f"{name} {len(ids):,}" for name, ids in manifest.splits.items())
     facts = [
-        ("robot", dataset.robot), ("rows", dataset.rows), ("minutes of robot time", minutes),
-        ("control rate (Hz)", dataset.control_hz), ("episodes", len(episodes)), ("falls", falls),
-        ("episodes by split", splits), ("created", manifest.created[:19]),
+        ("robot", dataset.robot),
+        ("rows", dataset.rows),
+        ("minutes of robot time", minutes),
+        ("control rate (Hz)", dataset.control_hz),
+        ("episodes", len(episodes)),
+        ("falls", falls),
+        ("episodes by split", splits),
+        ("created", manifest.created[:19]),
         ("source", str(manifest.provenance.get("source", "not recorded"))),
-    ]  # fmt: skip
+    ]
     return {
         "name": dataset.name,
         "facts": table("", ("What", "Value"), facts),
-        "behaviours": table("Behaviours", ("Behaviour", "Episodes", "Rows", "Falls", "Falls a minute"),
-                            behaviour_rows(dataset)),
-        "columns": table("Columns", ("Column", "Unit", "Mean", "Std", "Min", "Max"),
-                         [(c.name, c.unit, c.mean, c.std, c.min, c.max) for c in manifest.columns]),
-    }  # fmt: skip
+        "behaviours": table(
+            "Behaviours", ("Behaviour", "Episodes", "Rows", "Falls", "Falls a minute"), behaviour_rows(dataset)
+        ),
+        "columns": table(
+            "Columns",
+            ("Column", "Unit", "Mean", "Std", "Min", "Max"),
+            [(c.name, c.unit, c.mean, c.std, c.min, c.max) for c in manifest.columns],
+        ),
+    }
 
 
 def behaviour_rows(dataset: Dataset) -> list[tuple[Any, ...]]:
@@ -273,11 +294,16 @@ def commands_of(lineage: Lineage) -> list[Command]:
         found.append(Command(f"dataset {dataset.name}", command, config=dump(origin)))
     for run in lineage.runs:
         command, recorded, evaluation = run_command(run), recorded_command(run), run.kind == "eval"
-        found.append(Command(
-            f"{lineage.summaries[run.id].evaluation if evaluation else KINDS[run.kind]} {run.id}", command,
-            "" if evaluation else f"run-{run.id}", "" if recorded == command else recorded, made_with(run),
-            dump(run.meta.config),
-        ))  # fmt: skip
+        found.append(
+            Command(
+                f"{lineage.summaries[run.id].evaluation if evaluation else KINDS[run.kind]} {run.id}",
+                command,
+                "" if evaluation else f"run-{run.id}",
+                "" if recorded == command else recorded,
+                made_with(run),
+                dump(run.meta.config),
+            )
+        )
     return found
 
 
@@ -297,6 +323,7 @@ def dump(config: dict[str, Any]) -> str:
 
 def earlier_table(lineage: Lineage) -> Table | None:
     """Return the repetitions that are not shown."""
-    rows = [(e.meta.config.get("evaluation", ""), e.id, e.meta.created[:19], f"rwm report {e.id}")
-            for e in lineage.earlier]  # fmt: skip
+    rows = [
+        (e.meta.config.get("evaluation", ""), e.id, e.meta.created[:19], f"rwm report {e.id}") for e in lineage.earlier
+    ]
     return table("", ("Evaluation", "Run", "Created (UTC)", "See it"), rows) if rows else None

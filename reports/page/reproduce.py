@@ -17,22 +17,48 @@ from rwmdata.runs import Run
 from rwmmodel.fit_config import PRESETS as FIT_PRESETS
 from rwmmodel.fit_config import FitConfig, fit_preset
 
-FIT_OPTIONS = ("updates", "batch", "lr", "base", "members", "precision", "normalizer", "schedule", "ema", "accumulate",
-               "patience", "rows")  # fmt: skip
+FIT_OPTIONS = (
+    "updates",
+    "batch",
+    "lr",
+    "base",
+    "members",
+    "precision",
+    "normalizer",
+    "schedule",
+    "ema",
+    "accumulate",
+    "patience",
+    "rows",
+)
 """Fields of a fit with an option of their own name; the others go through ``--set``."""
 SWITCHES = {"shared_base": ("--shared-base", "--independent"), "balance": ("--balance", "--no-balance")}
 NESTED = ("imagination", "ppo")
 COMMON = ("seed", "device")
-EVALUATION_OPTIONS = ("windows", "robots", "settle", "steps", "episodes", "robot", "calibrated", "reference_alignment",
-                      "film", "seed", "device")  # fmt: skip
+EVALUATION_OPTIONS = (
+    "windows",
+    "robots",
+    "settle",
+    "steps",
+    "episodes",
+    "robot",
+    "calibrated",
+    "reference_alignment",
+    "film",
+    "seed",
+    "device",
+)
 """Fields of an evaluation that its command has an option for."""
 
 
 def run_command(run: Run) -> str:
     """Return the command that makes a run again; what it was started with where no command has these settings."""
     makers: dict[str, Callable[[Run], list[str]]] = {
-        "model": model_words, "policy": policy_words, "train": train_words, "eval": evaluation_words,
-    }  # fmt: skip
+        "model": model_words,
+        "policy": policy_words,
+        "train": train_words,
+        "eval": evaluation_words,
+    }
     try:
         return shlex.join(makers[run.kind](run))
     except (KeyError, TypeError, ValueError, ImportError, RwmError):

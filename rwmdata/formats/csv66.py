@@ -69,8 +69,12 @@ def convert_csv(
     spec = load_robot(robot)
     schema, files = Schema.from_robot(spec, extension), find_csv_files(sources)
     notes: list[str] = []
-    provenance = {"source": "rwm data convert", "files": [f.name for f in files], "episode_ends": episode_ends,
-                  "notes": notes}  # fmt: skip
+    provenance = {
+        "source": "rwm data convert",
+        "files": [f.name for f in files],
+        "episode_ends": episode_ends,
+        "notes": notes,
+    }
     with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, provenance, seed) as writer:
         for i, file in enumerate(files):
             starts: list[EpisodeStart] = []
@@ -198,8 +202,9 @@ def _parse(data: bytes, lines: int, file: Path, schema: Schema, at: int) -> np.n
     for j, column in enumerate(frame.get_columns()):
         rows[:, j] = column.to_numpy()
     if len(rows) != lines or frame.null_count().sum_horizontal().item():
-        raise _faults_of_text(data, file, schema, at) or RwmError(f"{file} is no CSV: it has {lines} lines, "
-                                                                  f"but {len(rows)} rows of numbers.")  # fmt: skip
+        raise _faults_of_text(data, file, schema, at) or RwmError(
+            f"{file} is no CSV: it has {lines} lines, but {len(rows)} rows of numbers."
+        )
     binary = rows[:, schema.contact.start :]
     if not np.isfinite(rows.sum()) or ((binary != 0) & (binary != 1)).any():
         bad = ~np.isfinite(rows)

@@ -19,8 +19,12 @@ from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 
 SUFFIXES = (".hdf5", ".h5")
-SYSTEM = {"state": "obs/system_state", "action": "obs/system_action", "contact": "obs/system_contact",
-          "termination": "obs/system_termination"}  # fmt: skip
+SYSTEM = {
+    "state": "obs/system_state",
+    "action": "obs/system_action",
+    "contact": "obs/system_contact",
+    "termination": "obs/system_termination",
+}
 ROBOT_STATES = "articulation/robot"
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 """What h5py raises when the inside of a file is damaged: any of these, whatever the damage."""
@@ -68,9 +72,10 @@ def convert_hdf5(
             if progress:
                 progress(i + 1, len(sources), {"rows": float(writer.rows)})
         provenance |= {
-            "missing_groups": sorted(reader.missing), "computed_groups": sorted(reader.computed),
+            "missing_groups": sorted(reader.missing),
+            "computed_groups": sorted(reader.computed),
             "notes": notes(reader.missing, reader.computed),
-        }  # fmt: skip
+        }
         return writer.commit()
 
 
@@ -123,8 +128,12 @@ class DemoReader:
     def _recorded(self, demo: Any, where: str) -> np.ndarray:
         """Return rows from the stock recorder: a start state, then states after and actions of every step."""
         actions = _shaped(_get(demo, "actions", where), (None, len(self.robot.joints)), "actions", where)
-        sizes = {"root_pose": 7, "root_velocity": 6, "joint_position": actions.shape[1],
-                 "joint_velocity": actions.shape[1]}  # fmt: skip
+        sizes = {
+            "root_pose": 7,
+            "root_velocity": 6,
+            "joint_position": actions.shape[1],
+            "joint_velocity": actions.shape[1],
+        }
         parts = {}
         for key, width in sizes.items():
             first, later = f"initial_state/{ROBOT_STATES}/{key}", f"states/{ROBOT_STATES}/{key}"

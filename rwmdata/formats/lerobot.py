@@ -70,21 +70,38 @@ def _write(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
         command = e.command if e.command is not None else np.zeros((count, 3), np.float32)
         reward = e.reward if e.reward is not None else np.zeros(count, np.float32)
         last = np.arange(count) == count - 1
-        tables.append(pa.table({
-            STATE: _lists(rows[:, schema.state]), LAST_ACTION: _lists(rows[:, schema.action]),
-            **({EXTENSION: _lists(rows[:, schema.extension])} if schema.dims["extension"] else {}),
-            CONTACT: _lists(rows[:, schema.contact]), COMMAND: _lists(command), "action": _lists(action),
-            "next.reward": pa.array(np.concatenate((reward[1:], reward[:1] * 0)), pa.float32()),
-            "next.done": last, "next.terminated": last & (not e.truncated),
-            "timestamp": pa.array(np.arange(count) / hz, pa.float32()), "frame_index": np.arange(count),
-            "episode_index": np.full(count, e.number), "index": frames + np.arange(count),
-            "task_index": np.zeros(count, np.int64),
-        }))  # fmt: skip
-        episodes.append({
-            "episode_index": e.number, "tasks": [TASK], "length": count, "data/chunk_index": files // 1000,
-            "data/file_index": files % 1000, "dataset_from_index": frames, "dataset_to_index": frames + count,
-            "behaviour": e.behaviour,
-        })  # fmt: skip
+        tables.append(
+            pa.table(
+                {
+                    STATE: _lists(rows[:, schema.state]),
+                    LAST_ACTION: _lists(rows[:, schema.action]),
+                    **({EXTENSION: _lists(rows[:, schema.extension])} if schema.dims["extension"] else {}),
+                    CONTACT: _lists(rows[:, schema.contact]),
+                    COMMAND: _lists(command),
+                    "action": _lists(action),
+                    "next.reward": pa.array(np.concatenate((reward[1:], reward[:1] * 0)), pa.float32()),
+                    "next.done": last,
+                    "next.terminated": last & (not e.truncated),
+                    "timestamp": pa.array(np.arange(count) / hz, pa.float32()),
+                    "frame_index": np.arange(count),
+                    "episode_index": np.full(count, e.number),
+                    "index": frames + np.arange(count),
+                    "task_index": np.zeros(count, np.int64),
+                }
+            )
+        )
+        episodes.append(
+            {
+                "episode_index": e.number,
+                "tasks": [TASK],
+                "length": count,
+                "data/chunk_index": files // 1000,
+                "data/file_index": files % 1000,
+                "dataset_from_index": frames,
+                "dataset_to_index": frames + count,
+                "behaviour": e.behaviour,
+            }
+        )
         frames += count
         if frames - written >= FRAMES_PER_FILE or frames == dataset.rows:
             path = folder / DATA_PATH.format(chunk_index=files // 1000, file_index=files % 1000)
@@ -110,23 +127,42 @@ def _tasks() -> pa.Table:
     """Return the table of tasks; its text is the index of a pandas frame, as LeRobot reads it."""
     table = pa.table({"task_index": pa.array([0]), "task": pa.array([TASK])})
     index = {
-        "index_columns": ["task"], "column_indexes": [], "pandas_version": "2.0.0",
-        "columns": [{"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64",
-                     "metadata": None},
-                    {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object",
-                     "metadata": None}],
-    }  # fmt: skip
+        "index_columns": ["task"],
+        "column_indexes": [],
+        "pandas_version": "2.0.0",
+        "columns": [
+            {
+                "name": "task_index",
+                "field_name": "task_index",
+                "pandas_type": "int64",
+                "numpy_type": "int64",
+                "metadata": None,
+            },
+            {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
+        ],
+    }
     return table.replace_schema_metadata({"pandas": json.dumps(index)})
 
 
 def _features(dataset: Dataset) -> dict[str, Any]:
     names, schema = dataset.schema.names, dataset.schema
     vectors = {
-        STATE: names[schema.state], LAST_ACTION: names[schema.action], CONTACT: names[schema.contact],
-        COMMAND: COMMAND_COLUMNS, "action": names[schema.action],
-    }  # fmt: skip
-    scalars = {"next.reward": "float32", "next.done": "bool", "next.terminated": "bool", "timestamp": "float32",
-               "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}  # fmt: skip
+        STATE: names[schema.state],
+        LAST_ACTION: names[schema.action],
+        CONTACT: names[schema.contact],
+        COMMAND: COMMAND_COLUMNS,
+        "action": names[schema.action],
+    }
+    scalars = {
+        "next.reward": "float32",
+        "next.done": "bool",
+        "next.terminated": "bool",
+        "timestamp": "float32",
+        "frame_index": "int64",
+        "episode_index": "int64",
+        "index": "int64",
+        "task_index": "int64",
+    }
     if schema.dims["extension"]:
         vectors[EXTENSION] = names[schema.extension]
     found: dict[str, Any] = {k: {"dtype": "float32", "shape": [len(v)], "names": list(v)} for k, v in vectors.items()}
@@ -135,11 +171,20 @@ def _features(dataset: Dataset) -> dict[str, Any]:
 
 def _info(dataset: Dataset, episodes: int) -> dict[str, Any]:
     return {
-        "codebase_version": VERSION, "robot_type": dataset.robot, "total_episodes": episodes,
-        "total_frames": dataset.rows, "total_tasks": 1, "chunks_size": 1000, "data_files_size_in_mb": 100,
-        "video_files_size_in_mb": 200, "fps": round(dataset.control_hz), "splits": {"train": f"0:{episodes}"},
-        "data_path": DATA_PATH, "video_path": None, "features": _features(dataset),
-    }  # fmt: skip
+        "codebase_version": VERSION,
+        "robot_type": dataset.robot,
+        "total_episodes": episodes,
+        "total_frames": dataset.rows,
+        "total_tasks": 1,
+        "chunks_size": 1000,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": round(dataset.control_hz),
+        "splits": {"train": f"0:{episodes}"},
+        "data_path": DATA_PATH,
+        "video_path": None,
+        "features": _features(dataset),
+    }
 
 
 def _statistics(dataset: Dataset) -> dict[str, Any]:
@@ -185,9 +230,13 @@ def convert_lerobot(
         )
     missing, computed = (assembler.missing, assembler.computed) if assembler else (set[str](), set[str]())
     origin: dict[str, Any] = {
-        "source": "rwm data convert", "files": [folder.name], "lerobot": {k: info[k] for k in ("robot_type", "fps")},
-        "missing_groups": sorted(missing), "computed_groups": sorted(computed), "notes": notes(missing, computed),
-    }  # fmt: skip
+        "source": "rwm data convert",
+        "files": [folder.name],
+        "lerobot": {k: info[k] for k in ("robot_type", "fps")},
+        "missing_groups": sorted(missing),
+        "computed_groups": sorted(computed),
+        "notes": notes(missing, computed),
+    }
     episodes = _read_table(folder, sorted((folder / EPISODES).rglob("*.parquet"))).to_pylist()
     with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, origin, seed) as writer:
         for file, members in _by_file(folder, info, episodes).items():

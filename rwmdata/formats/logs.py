@@ -62,10 +62,13 @@ def convert_logs(
     assembler = Assembler(spec, schema, said)
     used = {g: source_columns(g, s, spec, said, mapping) for g, s in said.groups.items() if s.kind != "drive"}
     provenance: dict[str, Any] = {
-        "source": "rwm data convert", "files": [f.name for f in sources], "mapping": said.model_dump(mode="json"),
-        "missing_groups": sorted(assembler.missing), "computed_groups": sorted(assembler.computed),
+        "source": "rwm data convert",
+        "files": [f.name for f in sources],
+        "mapping": said.model_dump(mode="json"),
+        "missing_groups": sorted(assembler.missing),
+        "computed_groups": sorted(assembler.computed),
         "notes": notes(assembler.missing, assembler.computed),
-    }  # fmt: skip
+    }
     with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, provenance, seed) as writer:
         for i, file in enumerate(sources):
             names = list(dict.fromkeys(c for columns in used.values() for c in columns))

@@ -112,8 +112,11 @@ class Assembler:
         said = [*mapping.groups, *mapping.missing]
         unknown = [g for g in said if g not in schema.groups]
         unsaid = [g for g in schema.groups if g not in said]
-        faults = [f"{what} {', '.join(names)}" for what, names in
-                  (("does not know", unknown), ("says nothing of", unsaid)) if names]  # fmt: skip
+        faults = [
+            f"{what} {', '.join(names)}"
+            for what, names in (("does not know", unknown), ("says nothing of", unsaid))
+            if names
+        ]
         if faults or not mapping.groups:
             raise RwmError(
                 f"The mapping {'; '.join(faults) or 'has no groups'}.",

@@ -106,11 +106,16 @@ def _buffers(dataset: Dataset) -> Iterator[tuple[list[Any], int]]:
             steps = len(e.rows) - 1
             last = np.arange(steps) == steps - 1
             reward = e.reward if e.reward is not None else np.zeros(len(e.rows), np.float32)
-            waiting.append(EpisodeBuffer(
-                id=count, observations=_observations(e, dataset), actions=e.rows[1:, dataset.schema.action],
-                rewards=list(reward[1:]), terminations=list(last & (not e.truncated)),
-                truncations=list(last & e.truncated),
-            ))  # fmt: skip
+            waiting.append(
+                EpisodeBuffer(
+                    id=count,
+                    observations=_observations(e, dataset),
+                    actions=e.rows[1:, dataset.schema.action],
+                    rewards=list(reward[1:]),
+                    terminations=list(last & (not e.truncated)),
+                    truncations=list(last & e.truncated),
+                )
+            )
             count += 1
         if len(waiting) == EPISODES_AT_ONCE:
             yield waiting, rows

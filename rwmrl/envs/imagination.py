@@ -310,9 +310,8 @@ def _refuse_mismatch(model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec
     c, schema = model.config, dataset.schema
     sizes = {"state": c.state_dim, "action": c.action_dim, "extension": c.extension_dim, "contact": c.contact_dim}
     faults = [
-        f"the dataset has {schema.dims[k]} {k} columns, the model {n}"
-        for k, n in sizes.items() if schema.dims[k] != n
-    ]  # fmt: skip
+        f"the dataset has {schema.dims[k]} {k} columns, the model {n}" for k, n in sizes.items() if schema.dims[k] != n
+    ]
     if not faults and model.info is not None and model.info.columns != schema.csv_names:
         faults.append("the model's columns have other names than the dataset's")
     if schema.joints != tuple(robot.joints) or schema.legs != tuple(robot.legs):

@@ -140,9 +140,11 @@ class ManagerBasedEnv(VecEnv):
         terminated &= sound
         truncated = (timed_out | ~sound) & ~terminated
         reward, terms = self._rewards.compute(
-            transition[:, self.schema.state], transition[:, self.schema.contact], transition[:, self.schema.action],
+            transition[:, self.schema.state],
+            transition[:, self.schema.contact],
+            transition[:, self.schema.action],
             command,
-        )  # fmt: skip
+        )
         log: dict[str, float | Tensor] = {f"reward/{name}": value.mean() for name, value in terms.items()}
         log["unstable"] = (~sound).float()
         self._rows = rows
@@ -178,16 +180,24 @@ class ManagerBasedEnv(VecEnv):
     def _group(self, name: str) -> Tensor:
         if name in self._own_groups:
             found = self._env.observation_manager.compute_group(name)
-            wanted = {"system_state": self.schema.state, "system_action": self.schema.action,
-                      "system_contact": self.schema.contact, "system_termination": slice(0, 1)}[name]  # fmt: skip
+            wanted = {
+                "system_state": self.schema.state,
+                "system_action": self.schema.action,
+                "system_contact": self.schema.contact,
+                "system_termination": slice(0, 1),
+            }[name]
             if found.shape != (self.num_envs, wanted.stop - wanted.start):
                 raise RwmError(
                     f"The task's group '{name}' has shape {tuple(found.shape)}; robot '{self.robot.name}' needs "
                     f"({self.num_envs}, {wanted.stop - wanted.start})."
                 )
             return found
-        made = {"system_state": self._state, "system_action": self._action, "system_contact": self._contact,
-                "system_termination": lambda: torch.zeros(self.num_envs, 1, device=self.device)}  # fmt: skip
+        made = {
+            "system_state": self._state,
+            "system_action": self._action,
+            "system_contact": self._contact,
+            "system_termination": lambda: torch.zeros(self.num_envs, 1, device=self.device),
+        }
         return made[name]()
 
     def _state(self) -> Tensor:

@@ -98,9 +98,13 @@ def _set_options(spec: mujoco.MjSpec, physics_dt_s: float) -> None:
 
 def _add_ground(spec: mujoco.MjSpec, friction: float) -> None:
     spec.worldbody.add_geom(
-        name=GROUND, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], contype=1, conaffinity=0,
+        name=GROUND,
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[0, 0, 1],
+        contype=1,
+        conaffinity=0,
         rgba=[0.7, 0.72, 0.7, 1],
-    )  # fmt: skip
+    )
     spec.worldbody.add_light(pos=[0, 0, 4], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
     for geom in spec.geoms:
         geom.solref = CONTACT_SOFTNESS
@@ -110,9 +114,14 @@ def _add_ground(spec: mujoco.MjSpec, friction: float) -> None:
 def _light(spec: mujoco.MjSpec) -> None:
     """Make it look like a bright room: for pictures only."""
     spec.add_texture(
-        name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
-        rgb1=[0.75, 0.85, 0.95], rgb2=[1, 1, 1], width=64, height=64,
-    )  # fmt: skip
+        name="sky",
+        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=[0.75, 0.85, 0.95],
+        rgb2=[1, 1, 1],
+        width=64,
+        height=64,
+    )
     spec.visual.headlight.ambient = [0.5, 0.5, 0.5]
     spec.visual.headlight.diffuse = [0.5, 0.5, 0.5]
 
@@ -151,9 +160,14 @@ def _add_sensors(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
     net_force = [1 << mujoco.mjtConDataField.mjCONDATA_FORCE.value, 3, 1]
     for body in (*robot.thigh_bodies, *robot.foot_bodies, robot.base_body):
         spec.add_sensor(
-            name=f"contact_{body}", type=kind.mjSENS_CONTACT, objtype=obj.mjOBJ_BODY, objname=body,
-            reftype=obj.mjOBJ_GEOM, refname=GROUND, intprm=net_force,
-        )  # fmt: skip
+            name=f"contact_{body}",
+            type=kind.mjSENS_CONTACT,
+            objtype=obj.mjOBJ_BODY,
+            objname=body,
+            reftype=obj.mjOBJ_GEOM,
+            refname=GROUND,
+            intprm=net_force,
+        )
     for body in robot.foot_bodies:
         spec.add_sensor(name=f"position_{body}", type=kind.mjSENS_FRAMEPOS, objtype=obj.mjOBJ_XBODY, objname=body)
 

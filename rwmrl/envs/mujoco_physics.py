@@ -121,9 +121,15 @@ class BatchPhysics:
     ) -> None:
         # The contact solver starts cold at each control step: measured, a warm start saves it nothing.
         self._rollout.rollout(
-            models, self._data, states, targets, nstep=targets.shape[1], state=out_states, sensordata=out_sensors,
+            models,
+            self._data,
+            states,
+            targets,
+            nstep=targets.shape[1],
+            state=out_states,
+            sensordata=out_sensors,
             skip_checks=True,
-        )  # fmt: skip
+        )
 
 
 def _ignore(_: str) -> None:

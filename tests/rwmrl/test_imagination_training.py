@@ -11,6 +11,7 @@ from rwmdata.runs import Run
 from rwmmodel import checkpoint
 from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
+from rwmrl import imagination_training
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.imagination_training import PolicyConfig, train_policy
