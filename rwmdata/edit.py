@@ -5,58 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rwmdata.atomic import sync_folder, temporary_name, write_text
 from rwmdata.catalog import Dataset
+from rwmdata.episodes import read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, split_episodes
 from rwmdata.progress import Progress
 from rwmdata.runs import now
-from rwmdata.schema import COMMAND_COLUMNS
 from rwmdata.views import open_views
 from rwmdata.writer import NAME_PATTERN, DatasetWriter
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode as it is at rest; ``command`` and ``reward`` are None where unknown."""
-
-    number: int
-    rows: np.ndarray
-    truncated: bool
-    command: np.ndarray | None
-    reward: np.ndarray | None
-    behaviour: str | None
-    parameters: dict[str, float]
-
-
-def read_episodes(dataset: Dataset, wanted: set[int] | None = None) -> Iterator[Episode]:
-    """Give the episodes of a dataset in order, one shard in memory at a time.
-
-    Raises:
-        RwmError: A shard cannot be read.
-    """
-    table = dataset.manifest.episodes
-    number, base = 0, 0
-    for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
-        numbers = []
-        while number < len(table.start) and table.start[number] < base + shard.rows:
-            numbers.append(number)
-            number += 1
-        if wanted is None or wanted & set(numbers):
-            columns = _read(dataset, path)
-            for e in numbers:
-                if wanted is None or e in wanted:
-                    at = slice(table.start[e] - base, table.start[e] - base + table.length[e])
-                    yield _episode(dataset, e, columns, at)
-        base += shard.rows
 
 
 def merge(
@@ -194,37 +154,12 @@ def _rewrite(
     progress: Progress | None,
 ) -> Dataset:
     with DatasetWriter(home.data_dir, name, like.robot, like.schema, like.control_hz, origin, seed) as writer:
-        for dataset, wanted in parts:
-            for e in read_episodes(dataset, wanted):
-                writer.append_episode(e.rows, e.truncated, e.command, e.reward, e.behaviour, e.parameters)
+        for dataset, numbers in parts:
+            for episode in read_episodes(dataset, numbers):
+                writer.append(episode)
                 if progress:
                     progress(writer.rows, rows, {})
         return writer.commit()
-
-
-def _read(dataset: Dataset, path: Any) -> dict[str, np.ndarray]:
-    names = [*dataset.schema.csv_names, "truncated", *COMMAND_COLUMNS, "reward"]
-    try:
-        table = pq.read_table(path, columns=names)
-        return {name: table.column(name).to_numpy() for name in names}
-    except (pa.ArrowException, KeyError, OSError) as exc:
-        raise RwmError(f"Shard {path} cannot be read: {exc}.", f"rwm data validate {dataset.name}") from exc
-
-
-def _episode(dataset: Dataset, number: int, columns: dict[str, np.ndarray], at: slice) -> Episode:
-    table = dataset.manifest.episodes
-    command = np.stack([columns[name][at] for name in COMMAND_COLUMNS], axis=1)
-    reward = columns["reward"][at]
-    drawn = {key: values[number] for key, values in table.parameters.items()}
-    return Episode(
-        number,
-        np.stack([columns[name][at] for name in dataset.schema.csv_names], axis=1).astype(np.float32),
-        bool(columns["truncated"][at][-1]),
-        None if np.isnan(command).any() else command,
-        None if np.isnan(reward).any() else reward,
-        table.behaviour[number],
-        {key: value for key, value in drawn.items() if value is not None},
-    )
 
 
 def _share_file(source: Any, target: Any) -> None:

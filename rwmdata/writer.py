@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from rwmdata.atomic import commit_file, remove_leftovers, sync_folder, temporary_name, write_text
 from rwmdata.catalog import Dataset, checksum
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive
 from rwmdata.manifest import (
@@ -40,19 +40,6 @@ SHARDS_AT_ONCE = 2
 SHARDS_WAITING = 4
 """Shards held in memory until they are written; making rows waits when there are more."""
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass
-class _Pending:
-    """Episodes waiting to be written as one shard."""
-
-    first: int
-    """Number of the first of them."""
-    rows: list[np.ndarray]
-    truncated: list[bool]
-    command: list[np.ndarray | None]
-    reward: list[np.ndarray | None]
-    behaviour: list[str | None]
 
 
 class DatasetWriter:
@@ -98,7 +85,7 @@ class DatasetWriter:
         self._table = EpisodeTable(start=[], length=[], terminated=[], behaviour=[])
         self._statistics = RunningStatistics(schema.width)
         self._rows = self._pending_rows = 0
-        self._pending = _Pending(0, [], [], [], [], [])
+        self._pending: list[Episode] = []
         # Shards are compressed beside whatever makes the next rows.
         self._workers = ThreadPoolExecutor(SHARDS_AT_ONCE, "shard")
         self._writing: list[Future[ShardInfo]] = []
@@ -141,68 +128,45 @@ class DatasetWriter:
         """Whether each episode taken so far ended in a terminal state."""
         return self._table.terminated
 
-    def append_episode(
-        self,
-        rows: np.ndarray,
-        truncated: bool,
-        command: np.ndarray | None = None,
-        reward: np.ndarray | None = None,
-        behaviour: str | None = None,
-        parameters: Mapping[str, float] | None = None,
-    ) -> None:
+    def append(self, episode: Episode) -> None:
         """Add one whole episode.
-
-        Args:
-            rows: ``(n, width)``, schema columns in order with termination last; finite.
-            truncated: The episode was cut by a time limit or the end of the recording.
-            command: ``(n, 3)`` commanded x, y velocity (m/s) and yaw rate (rad/s), where known.
-            reward: ``(n,)``, where known.
-            behaviour: Name of the behaviour policy, where known.
-            parameters: What domain randomisation drew for this episode, by name.
 
         Raises:
             RwmError: The shape is wrong or a value is not finite (episode, row and column are named).
         """
-        rows = np.asarray(rows, np.float32)
-        episode = len(self._table.start)
+        rows = np.asarray(episode.rows, np.float32)
+        number = len(self._table.start)
         if rows.ndim != 2 or rows.shape[1] != self.schema.width or len(rows) == 0:
-            raise RwmError(f"Episode {episode} has shape {rows.shape}, expected (n > 0, {self.schema.width}).")
-        # One sum tells; what is wrong where is looked for only then.
+            raise RwmError(f"Episode {number} has shape {rows.shape}, expected (n > 0, {self.schema.width}).")
+        # The sum is a quick test; the faulty value is searched for only when it fails.
         if not np.isfinite(rows.sum()) and not (finite := np.isfinite(rows)).all():
             row, column = np.argwhere(~finite)[0]
             name = self.schema.csv_names[column]
-            raise RwmError(f"Episode {episode}, row {row}, column '{name}' is {rows[row, column]}, expected a number.")
+            raise RwmError(f"Episode {number}, row {row}, column '{name}' is {rows[row, column]}, expected a number.")
         self._statistics.update(rows)
         self._table.start.append(self._rows)
         self._table.length.append(len(rows))
         self._table.terminated.append(bool(rows[-1, -1] > 0.5))
-        self._table.behaviour.append(behaviour)
-        for key in {**self._table.parameters, **(parameters or {})}:
-            values = self._table.parameters.setdefault(key, [None] * episode)
-            values.append(parameters.get(key) if parameters else None)
-        pending = self._pending
-        pending.rows.append(rows)
-        pending.truncated.append(truncated)
-        pending.command.append(command)
-        pending.reward.append(reward)
-        pending.behaviour.append(behaviour)
+        self._table.behaviour.append(episode.behaviour)
+        for key in {**self._table.parameters, **episode.parameters}:
+            self._table.parameters.setdefault(key, [None] * number).append(episode.parameters.get(key))
+        self._pending.append(replace(episode, rows=rows))
         self._rows += len(rows)
         self._pending_rows += len(rows)
         if self._pending_rows >= self.rows_per_shard:
             self._flush()
 
     def _flush(self) -> None:
-        """Hand the pending episodes to a worker; what went wrong with a shard before is reported here."""
-        if self._pending_rows:
-            number = len(self._writing)
-            self._writing.append(self._workers.submit(self._write_shard, self._pending, number))
-        self._pending = _Pending(len(self._table.start), [], [], [], [], [])
-        self._pending_rows = 0
+        """Hand the pending episodes to a worker thread; an error of an earlier shard is raised here."""
+        if self._pending:
+            shard, first = len(self._writing), len(self._table.start) - len(self._pending)
+            self._writing.append(self._workers.submit(self._write_shard, shard, self._pending, first))
+        self._pending, self._pending_rows = [], 0
         if len(self._writing) > SHARDS_WAITING:
             self._writing[-1 - SHARDS_WAITING].result()
 
-    def _write_shard(self, pending: _Pending, number: int) -> ShardInfo:
-        table = shard_table(self.schema, pending)
+    def _write_shard(self, number: int, episodes: list[Episode], first: int) -> ShardInfo:
+        table = shard_table(self.schema, episodes, first)
         path = self._temporary / f"shard-{number:05d}.parquet"
         options: dict[str, Any] = {"use_dictionary": ["behaviour"], "row_group_size": ROW_GROUP_ROWS}
         commit_file(path, lambda p: pq.write_table(table, p, compression="lz4", **options))
@@ -261,29 +225,33 @@ class DatasetWriter:
         )
 
 
-def shard_table(schema: Schema, pending: _Pending) -> pa.Table:
+def shard_table(schema: Schema, episodes: list[Episode], first: int) -> pa.Table:
     """Return the Arrow table of one shard: schema columns, then the columns about the episode.
 
     ``pa.array`` is avoided: where pandas is installed it imports it, which takes longer than the rest.
+
+    Args:
+        schema: The column layout.
+        episodes: Episodes of the shard.
+        first: Number of the first of them in the dataset.
     """
-    lengths = [len(r) for r in pending.rows]
-    values = _transposed(pending.rows, schema.width)
+    lengths = [len(e.rows) for e in episodes]
+    values = _transposed([e.rows for e in episodes], schema.width)
     truncated = np.zeros(values.shape[1], bool)
-    truncated[np.cumsum(lengths) - 1] = pending.truncated
-    first = np.arange(pending.first, pending.first + len(lengths), dtype=np.int32)
-    command, reward = _joined(pending.command, lengths, 3), _joined(pending.reward, lengths, 1)
+    truncated[np.cumsum(lengths) - 1] = [e.truncated for e in episodes]
+    number = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    command = _joined([e.command for e in episodes], lengths, 3)
+    (reward,) = _joined([e.reward for e in episodes], lengths, 1)
     columns = {name: _zero_copy(values[j]) for j, name in enumerate(schema.names)}
     about = pl.DataFrame(
         {
-            "episode": np.repeat(first, lengths),
+            "episode": number + np.int32(first),
             "step": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
             "terminated": values[-1] > 0.5,
             "truncated": truncated,
             **dict(zip(COMMAND_COLUMNS, command, strict=True)),
-            "reward": reward[0],
-            "behaviour": pl.Series(pending.behaviour, dtype=pl.String).gather(
-                np.repeat(first - pending.first, lengths)
-            ),
+            "reward": reward,
+            "behaviour": pl.Series([e.behaviour for e in episodes], dtype=pl.String).gather(number),
         }
     ).to_arrow()
     columns.update(zip(about.column_names, about.columns, strict=True))

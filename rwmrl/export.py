@@ -16,6 +16,7 @@ from pydantic import Field
 
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
+from rwmdata.episodes import Episode, is_truncated
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.progress import Progress
@@ -39,9 +40,6 @@ GROUPS, MIN_GROUP = 2, 64
 """Robots are simulated in so many groups side by side, when each has at least so many."""
 GROUP_SEED = 1_000_003
 """Groups have seeds this far apart."""
-
-Episode = tuple[np.ndarray, bool, np.ndarray, np.ndarray, str, dict[str, float]]
-"""What :meth:`DatasetWriter.append_episode` takes."""
 
 
 class ExportConfig(Frozen):
@@ -99,7 +97,7 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress | None =
         started, reported = time.perf_counter(), 0.0
         for episodes in interleave([c.run() for c in collectors]):
             for episode in episodes:
-                writer.append_episode(*episode)
+                writer.append(episode)
             now = time.perf_counter()
             if progress and now - reported > PROGRESS_INTERVAL_S:
                 reported, rows = now, sum(c.recorder.rows for c in collectors)
@@ -268,9 +266,8 @@ class Recorder:
         if length == 0:
             return
         rows, command, reward = (buffer[env_id, :length].copy() for buffer in self._buffers)
-        ended_by_time = bool(rows[-1, -1] < 0.5)
         about = self._names[env_id], self._parameters[env_id]
-        self._finished.append((rows, ended_by_time, command, reward[:, 0], *about))
+        self._finished.append(Episode(rows, is_truncated(rows), command, reward[:, 0], *about))
         self._length[env_id] = 0
 
 

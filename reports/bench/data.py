@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from rwmdata.config import Frozen
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
@@ -117,7 +118,7 @@ def _write(home: Home, config: BenchDataConfig) -> dict[str, float]:
     started = time.perf_counter()
     with DatasetWriter(home.data_dir, NAME, robot.name, schema, 50.0, {"source": "bench"}) as writer:
         for k in range(config.rows // EPISODE):
-            writer.append_episode(parts[k % 20] + np.float32(0), truncated=True, behaviour="bench")
+            writer.append(Episode(parts[k % 20] + np.float32(0), truncated=True, behaviour="bench"))
         writer.commit()
     return {"seconds": time.perf_counter() - started}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from reports.bench.fit import matrix_peak, member_output
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
+from rwmdata.episodes import Episode
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.robots import RobotSpec, load_robot
@@ -207,7 +208,7 @@ def _random_rows(home: Home, robot: RobotSpec, seed: int) -> Dataset:
             rows[:, schema.state] = 0.1 * rng.normal(size=(80, schema.dims["state"]))
             rows[:, schema.group("projected_gravity")] = (0.0, 0.0, -1.0)
             rows[:, schema.action] = 0.5 * rng.normal(size=(80, schema.dims["action"]))
-            writer.append_episode(rows, truncated=True)
+            writer.append(Episode(rows, truncated=True))
         return writer.commit()
 
 

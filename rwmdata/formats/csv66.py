@@ -18,6 +18,7 @@ from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
 from rwmdata.episode_ends import EpisodeStart, find_episode_starts
+from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
@@ -79,7 +80,7 @@ def convert_csv(
         for i, file in enumerate(files):
             starts: list[EpisodeStart] = []
             for rows in _episodes(file, schema, spec.control_dt_s, episode_ends, starts):
-                writer.append_episode(rows, truncated=bool(rows[-1, -1] < 0.5))
+                writer.append(Episode(rows, is_truncated(rows)))
             notes += _notes(file, starts)
             if progress:
                 progress(i + 1, len(files), {"rows": float(writer.rows)})

@@ -10,6 +10,7 @@ import numpy as np
 
 from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
+from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.mapping import PER_LEG, Assembler, Mapping, Source, check_finite, drive_torque, load_mapping, notes
 from rwmdata.home import Home
@@ -66,7 +67,7 @@ def convert_hdf5(
                 with h5py.File(path, "r") as file, np.errstate(over="ignore"):
                     for demo in demos_of(file, path):
                         rows = reader.read(file["data"][demo], f"{path}, {demo}")
-                        writer.append_episode(rows, truncated=bool(rows[-1, -1] < 0.5))
+                        writer.append(Episode(rows, is_truncated(rows)))
             except DAMAGE as exc:
                 raise RwmError(f"{path} cannot be read as HDF5: {one_line(exc)}.") from exc
             if progress:

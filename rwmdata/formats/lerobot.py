@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from rwmdata.atomic import temporary_name, write_json
 from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
-from rwmdata.edit import read_episodes
+from rwmdata.episodes import Episode, is_truncated, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.formats.mapping import Assembler, Source, check_finite, load_mapping, notes
 from rwmdata.home import Home
@@ -64,7 +64,7 @@ def _write(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
     tables: list[pa.Table] = []
     episodes: list[dict[str, Any]] = []
     frames = written = files = 0
-    for e in read_episodes(dataset):
+    for number, e in enumerate(read_episodes(dataset)):
         count, rows = len(e.rows), e.rows
         action = np.concatenate((rows[1:, schema.action], np.zeros_like(rows[:1, schema.action])))
         command = e.command if e.command is not None else np.zeros((count, 3), np.float32)
@@ -84,7 +84,7 @@ def _write(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
                     "next.terminated": last & (not e.truncated),
                     "timestamp": pa.array(np.arange(count) / hz, pa.float32()),
                     "frame_index": np.arange(count),
-                    "episode_index": np.full(count, e.number),
+                    "episode_index": np.full(count, number),
                     "index": frames + np.arange(count),
                     "task_index": np.zeros(count, np.int64),
                 }
@@ -92,7 +92,7 @@ def _write(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
         )
         episodes.append(
             {
-                "episode_index": e.number,
+                "episode_index": number,
                 "tasks": [TASK],
                 "length": count,
                 "data/chunk_index": files // 1000,
@@ -249,7 +249,7 @@ def convert_lerobot(
                     command = reward = None
                 else:
                     rows, command, reward = _own(part, schema, where)
-                writer.append_episode(rows, bool(rows[-1, -1] < 0.5), command, reward, m.get("behaviour"))
+                writer.append(Episode(rows, is_truncated(rows), command, reward, m.get("behaviour")))
                 if progress:
                     progress(writer.rows, info["total_frames"], {})
         return writer.commit()

@@ -12,6 +12,7 @@ import polars as pl
 import yaml
 
 from rwmdata.catalog import Dataset
+from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.mapping import PER_LEG, Assembler, Mapping, Source, load_mapping, notes, suffixes
 from rwmdata.home import Home
@@ -79,7 +80,7 @@ def convert_logs(
                 where = f"{file}, episode {k}"
                 at_rate = resample(part, said, spec.control_dt_s, _held(used), where)
                 rows = assembler.rows(partial(_fetch, at_rate, used), where)
-                writer.append_episode(rows, truncated=bool(rows[-1, -1] < 0.5))
+                writer.append(Episode(rows, is_truncated(rows)))
             if progress:
                 progress(i + 1, len(sources), {"rows": float(writer.rows)})
         return writer.commit()

@@ -15,7 +15,7 @@ import numpy as np
 
 from rwmdata.atomic import temporary_name
 from rwmdata.catalog import Dataset
-from rwmdata.edit import Episode, read_episodes
+from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.writer import DatasetWriter
 
 
@@ -99,7 +100,7 @@ def make_tiny_dataset(home, schema):
         rows[:, 8] = -1
         with DatasetWriter(home.data_dir, "tiny", "anymal_d", schema, 50.0, {}) as writer:
             for _ in range(4):
-                writer.append_episode(rows, truncated=True)
+                writer.append(Episode(rows, truncated=True))
             return writer.commit()
 
     return make

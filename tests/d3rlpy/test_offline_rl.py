@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.runs import continue_run
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
 from rwmrl.offline_rl import Learner, OfflineRLConfig, train_offline_rl
@@ -41,7 +42,7 @@ def dataset(home, schema):
             rows[:, schema.group("foot_contact")] = 1
             rows[-1, -1] = k % 4 == 0
             command = rng.uniform(-1, 1, (40, 3)).astype(np.float32)
-            writer.append_episode(rows, truncated=k % 4 != 0, command=command)
+            writer.append(Episode(rows, truncated=k % 4 != 0, command=command))
         return writer.commit()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from rwmdata.episodes import Episode
 from rwmdata.formats.lerobot import convert_lerobot, write_lerobot
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
@@ -60,7 +61,7 @@ def test_lerobot_reads_every_frame_we_write(lerobot_dataset, schema, rows, tmp_p
     home = Home(tmp_path)
     with DatasetWriter(home.data_dir, "a", "anymal_d", schema, 50.0, {}) as writer:
         for episode in rows:
-            writer.append_episode(episode, truncated=not episode[-1, -1], command=episode[:, :3])
+            writer.append(Episode(episode, truncated=not episode[-1, -1], command=episode[:, :3]))
         dataset = writer.commit()
     read = lerobot_dataset("local/a", root=write_lerobot(dataset, tmp_path / "out"))
     assert (len(read), read.num_episodes, read.fps) == (3 * FRAMES, 3, 50)

@@ -7,6 +7,7 @@ import pytest
 
 from reports.evaluate.summary import finish_evaluation
 from reports.figures import BLUE, figure
+from rwmdata.episodes import Episode
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
@@ -53,7 +54,7 @@ def report_home(tmp_path_factory):
         for seed in range(4):
             rows = np.random.default_rng(seed).normal(size=(30, schema.width)).astype(np.float32)
             rows[:, schema.width - 9 :] = 0
-            writer.append_episode(rows, truncated=True, behaviour=HOSTILE)
+            writer.append(Episode(rows, truncated=True, behaviour=HOSTILE))
         writer.commit()
     first, second = add_model(home, "walks"), add_model(home, "walks", lr=2e-3, factor=0.5)
     of = {"dataset": "walks", "model": first.id}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rwmdata.episodes import Episode
 from rwmdata.writer import DatasetWriter
 
 
@@ -46,7 +47,7 @@ def make_dataset(home, schema):
     def make(parts, name="set", behaviour="synthetic"):
         with DatasetWriter(home.data_dir, name, "anymal_d", schema, 50.0, {"source": "test"}) as writer:
             for rows in parts:
-                writer.append_episode(rows, truncated=bool(rows[-1, -1] < 0.5), behaviour=behaviour)
+                writer.append(Episode(rows, truncated=bool(rows[-1, -1] < 0.5), behaviour=behaviour))
             return writer.commit()
 
     return make

@@ -11,6 +11,7 @@ import pytest
 
 from rwmdata import writer as writer_module
 from rwmdata.catalog import Dataset, checksum
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.manifest import RunningStatistics, split_episodes
@@ -38,9 +39,9 @@ def rows(schema):
 @pytest.fixture
 def dataset(home, schema, rows):
     with writer_of(home, schema, rows_per_shard=40) as writer:
-        writer.append_episode(rows[:30], truncated=False, command=np.ones((30, 3)), behaviour="trot")
-        writer.append_episode(rows[30:90], truncated=True, reward=np.arange(60))
-        writer.append_episode(rows[90:], truncated=True, behaviour="random")
+        writer.append(Episode(rows[:30], truncated=False, command=np.ones((30, 3)), behaviour="trot"))
+        writer.append(Episode(rows[30:90], truncated=True, reward=np.arange(60)))
+        writer.append(Episode(rows[90:], truncated=True, behaviour="random"))
         return writer.commit()
 
 
@@ -86,7 +87,7 @@ def test_running_statistics_of_uneven_parts_equal_one_pass():
 def test_fitted_normalizer_never_divides_by_zero(home, schema, rows):
     rows[:, 3] = 7.0
     with writer_of(home, schema) as writer:
-        writer.append_episode(rows, truncated=True)
+        writer.append(Episode(rows, truncated=True))
         dataset = writer.commit()
     mean, std = dataset.normalizer("fitted")
     assert mean[3] == 7.0 and std[3] == 1.0
@@ -103,7 +104,7 @@ def test_splits_are_whole_disjoint_episodes(count, sizes):
 
 def test_an_uncommitted_dataset_is_invisible_and_leaves_nothing(home, schema, rows):
     with pytest.raises(ZeroDivisionError), writer_of(home, schema, rows_per_shard=10) as writer:
-        writer.append_episode(rows, truncated=True)
+        writer.append(Episode(rows, truncated=True))
         raise ZeroDivisionError
     assert home.datasets() == []
     assert list(home.data_dir.iterdir()) == []
@@ -116,11 +117,11 @@ def test_a_taken_name_is_refused(home, schema, dataset):
 
 def test_a_name_that_is_being_written_is_refused_until_its_writer_is_done(home, schema, rows):
     with writer_of(home, schema) as first:
-        first.append_episode(rows[:10], truncated=True)
+        first.append(Episode(rows[:10], truncated=True))
         with pytest.raises(RwmError, match=rf"'set' is being written by another process \(number {os.getpid()}\)"):
             writer_of(home, schema).__enter__()
     with writer_of(home, schema) as second:
-        second.append_episode(rows, truncated=True)
+        second.append(Episode(rows, truncated=True))
         second.commit()
     assert home.dataset("set").rows == len(rows)
     assert [p.name for p in home.data_dir.iterdir()] == ["set"]
@@ -131,8 +132,8 @@ def test_without_locks_the_first_to_commit_wins(home, schema, rows, monkeypatch)
     with writer_of(home, schema) as first, writer_of(home, schema) as second:
         second._temporary = second._temporary.with_name(".tmp-0-set")
         second._temporary.mkdir()
-        first.append_episode(rows[:10], truncated=True)
-        second.append_episode(rows, truncated=True)
+        first.append(Episode(rows[:10], truncated=True))
+        second.append(Episode(rows, truncated=True))
         first.commit()
         with pytest.raises(RwmError, match="exists already"):
             second.commit()
@@ -144,7 +145,7 @@ def write_after(gate, answers, root, schema, rows, number):
     try:
         with writer_of(Home(root), schema, rows_per_shard=10) as writer:
             for part in np.split(rows + np.float32(number), 10):
-                writer.append_episode(part, truncated=True)
+                writer.append(Episode(part, truncated=True))
             writer.commit()
         answers.put((number, "won"))
     except RwmError as exc:
@@ -175,7 +176,7 @@ def test_of_many_processes_one_writes_a_name_and_readers_see_it_whole_or_not_at_
 
 def write_and_die(home, schema, rows):
     with writer_of(home, schema, "doomed", rows_per_shard=10) as writer:
-        writer.append_episode(rows, truncated=True)
+        writer.append(Episode(rows, truncated=True))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -194,7 +195,7 @@ def test_non_finite_rows_are_refused_with_their_place(home, schema, rows):
         writer_of(home, schema) as writer,
         pytest.raises(RwmError, match="Episode 0, row 4, column 'joint_pos_RF_HAA'"),
     ):
-        writer.append_episode(rows, truncated=True)
+        writer.append(Episode(rows, truncated=True))
 
 
 def test_half_written_shard_is_named(dataset):
@@ -235,7 +236,7 @@ def test_rows_of_any_memory_order_and_length_are_the_same_at_rest(home, schema, 
     whole = np.asarray(rows, order=order)
     with writer_of(home, schema, "any") as writer:
         for end, length in zip(np.cumsum(lengths), lengths, strict=True):
-            writer.append_episode(whole[end - length : end], truncated=True)
+            writer.append(Episode(whole[end - length : end], truncated=True))
         dataset = writer.commit()
     np.testing.assert_array_equal(dataset.matrix(), rows[: sum(lengths)])
 
@@ -245,6 +246,6 @@ def test_a_writer_clears_what_a_dead_one_left_of_its_own_name_only(home, schema,
     for name in ("set", "other-set"):
         (home.data_dir / f".tmp-{gone}-{name}").mkdir(parents=True)
     with writer_of(home, schema) as writer:
-        writer.append_episode(rows, truncated=True)
+        writer.append(Episode(rows, truncated=True))
         writer.commit()
     assert sorted(p.name for p in home.data_dir.iterdir()) == [f".tmp-{gone}-other-set", "set"]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rwmdata.catalog import checksum
-from rwmdata.edit import filter_episodes, merge, read_episodes, remove, split_anew
+from rwmdata.edit import filter_episodes, merge, remove, split_anew
+from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.manifest import split_episodes
 from rwmdata.runs import Run
@@ -27,10 +28,10 @@ def make(home, schema):
                 rows[:, -1] = 0
                 rows[-1, -1] = k % 2
                 extra = {"command": np.full((length, 3), 0.5), "reward": np.arange(length)} if k % 3 else {}
-                writer.append_episode(
-                    rows, truncated=k % 2 == 0, behaviour=f"b{k % 2}", parameters={"mass": float(k)} if k else None,
+                writer.append(Episode(
+                    rows, truncated=k % 2 == 0, behaviour=f"b{k % 2}", parameters={"mass": float(k)} if k else {},
                     **extra,
-                )  # fmt: skip
+                ))  # fmt: skip
             return writer.commit()
 
     return make
@@ -45,7 +46,7 @@ def test_episodes_come_back_with_everything_known_of_them(make):
     assert [e.command is None for e in found] == [True, False, False, True]
     assert found[1].reward.tolist() == list(range(30)) and found[2].behaviour == "b0"
     assert [e.parameters for e in found] == [{}, {"mass": 1.0}, {"mass": 2.0}, {"mass": 3.0}]
-    assert [e.number for e in read_episodes(dataset, {1, 3})] == [1, 3]
+    assert [e.parameters["mass"] for e in read_episodes(dataset, {1, 3})] == [1.0, 3.0]
 
 
 def test_merging_keeps_rows_order_and_origin(home, make):

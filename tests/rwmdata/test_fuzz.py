@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from rwmdata.catalog import Dataset
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.formats.csv66 import convert_csv
 from rwmdata.formats.hdf5 import convert_hdf5
@@ -191,7 +192,7 @@ class ManifestCase:
         self.rows = some_rows(schema)
         with DatasetWriter(self.home.data_dir, "x", "anymal_d", schema, 50.0, {}, rows_per_shard=5) as w:
             for k in range(0, ROWS, 3):
-                w.append_episode(self.rows[k : k + 3], True, behaviour=f"b{k}")
+                w.append(Episode(self.rows[k : k + 3], True, behaviour=f"b{k}"))
             self.dataset = w.commit()
         self.good = (self.dataset.path / "dataset.json").read_bytes()
 

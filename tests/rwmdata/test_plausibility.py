@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rwmdata.episodes import Episode
 from rwmdata.plausibility import implausible
 from rwmdata.validate import validate
 from rwmdata.writer import DatasetWriter
@@ -20,7 +21,7 @@ def found(home, schema, episodes):
         change(rows)
         with DatasetWriter(home.data_dir, "set", "anymal_d", schema, 50.0, provenance or {}, **options) as writer:
             for part in (rows[:120], rows[120:]):
-                writer.append_episode(part, truncated=True)
+                writer.append(Episode(part, truncated=True))
             dataset = writer.commit()
         return list(implausible(dataset, dataset.matrix())), dataset
 

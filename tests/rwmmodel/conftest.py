@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 from rwmmodel.data import Windows
@@ -66,5 +67,5 @@ def linear_dataset(tmp_path_factory):
     rng, schema = np.random.default_rng(1), Schema.build(["joint"], ["leg"])
     with DatasetWriter(tmp_path_factory.mktemp("data"), "linear", "toy", schema, 50.0, {}) as writer:
         for _ in range(200):
-            writer.append_episode(linear_episode(rng, 60), truncated=True)
+            writer.append(Episode(linear_episode(rng, 60), truncated=True))
         return writer.commit()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.writer import DatasetWriter
@@ -44,7 +45,7 @@ def dataset(home, schema):
         for _ in range(40):
             rows = np.zeros((40, schema.width), np.float32)
             rows[:, :57] = rng.normal(size=(40, 57))
-            writer.append_episode(rows, truncated=True)
+            writer.append(Episode(rows, truncated=True))
         return writer.commit()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Run
@@ -250,7 +251,7 @@ def test_episodes_shorter_than_a_window_are_named(home, linear_dataset):
 
 def test_a_dataset_without_held_out_episodes_is_refused(home, linear_dataset):
     with DatasetWriter(home.data_dir, "single", "toy", linear_dataset.schema, 50.0, {}) as writer:
-        writer.append_episode(linear_dataset.matrix()[:60], truncated=True)
+        writer.append(Episode(linear_dataset.matrix()[:60], truncated=True))
         dataset = writer.commit()
     with pytest.raises(RwmError, match="No episode in the val split of 'single'"):
         fit_model(home, dataset, tiny())
@@ -300,7 +301,7 @@ def test_windows_that_end_in_a_fall_are_drawn_as_often_as_asked(home, schema):
         for k in range(40):
             rows = np.zeros((60, schema.width), np.float32)
             rows[-1, -1] = k % 2
-            writer.append_episode(rows, truncated=k % 2 == 0)
+            writer.append(Episode(rows, truncated=k % 2 == 0))
         dataset = writer.commit()
     settings = {"hidden": 4, "head_hidden": 4, "history": 4, "forecast": 2, "device": "cpu"}
 

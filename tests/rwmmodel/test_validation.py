@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 from rwmmodel import validation
@@ -27,7 +28,7 @@ def dataset(tmp_path):
             rows[:, 13:15] = (1, 0)
             rows[:, 15] = 0
             rows[-1, 15] = 1
-            writer.append_episode(rows, truncated=False)
+            writer.append(Episode(rows, truncated=False))
         return writer.commit()
 
 

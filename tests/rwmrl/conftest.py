@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.runs import Run
 from rwmdata.writer import DatasetWriter
 from rwmmodel.checkpoint import save_model
@@ -27,7 +28,7 @@ def dataset(home, schema):
             rows[:, schema.group("projected_gravity")] = (0, 0, -1)
             rows[1:, schema.action] = rng.normal(0, 0.3, (39, 12))
             rows[:, schema.group("foot_contact")] = 1
-            writer.append_episode(rows, truncated=True)
+            writer.append(Episode(rows, truncated=True))
         return writer.commit()
 
 

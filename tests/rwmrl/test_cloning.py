@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
 from rwmrl.cloning import CloningConfig, Pairs, clone_behaviour, hindsight_commands
@@ -26,7 +27,7 @@ def write(home, schema, name="cloned", commands=True):
                 last, told = torch.from_numpy(rows[t - 1 : t]), torch.from_numpy(command[t : t + 1])
                 saw = policy_observation(last[:, schema.state], told, last[:, schema.action], schema)
                 rows[t, schema.action] = (saw @ GAIN).numpy()[0]
-            writer.append_episode(rows, truncated=True, command=command if commands else None)
+            writer.append(Episode(rows, truncated=True, command=command if commands else None))
         return writer.commit()
 
 

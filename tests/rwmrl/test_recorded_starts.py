@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.writer import DatasetWriter
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 
@@ -104,7 +105,7 @@ def test_no_episode_starts_with_a_fall(home, schema, make_model, robot):
         for _ in range(10):
             rows = np.zeros((10, schema.width), np.float32)
             rows[9, -1] = 1
-            writer.append_episode(rows, truncated=False)
+            writer.append(Episode(rows, truncated=False))
         fallen = writer.commit()
     env = ImaginationEnv(make_model(), fallen, robot, ImaginationConfig(num_envs=2))
     assert sorted({int(s) % 10 for s in env.starts.anywhere}) == [0, 1, 2, 3]

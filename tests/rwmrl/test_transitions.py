@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from rwmdata.episodes import Episode
 from rwmdata.writer import DatasetWriter
 from rwmrl.export import ExportConfig, export_dataset
 from rwmrl.observations import policy_observation
@@ -27,7 +28,7 @@ def uneven(home, schema):
             rows[:, -1] = 0
             rows[-1, -1] = falls
             command = rng.uniform(-1, 1, (length, 3)).astype(np.float32)
-            writer.append_episode(rows, truncated=not falls, command=command)
+            writer.append(Episode(rows, truncated=not falls, command=command))
         return writer.commit()
 
 

@@ -8,6 +8,7 @@ import pytest
 from cli.bench import by_metric
 from reports.bench.models import VARIANTS, BenchModelsConfig, base_config, bench_models
 from reports.evaluate.statistics import seeds_interval
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
 
@@ -19,7 +20,7 @@ def dataset(home, schema):
         for _ in range(40):
             rows = np.zeros((60, 66), np.float32)
             rows[:, :57] = rng.normal(size=(60, 57)).cumsum(axis=0)
-            writer.append_episode(rows, truncated=True)
+            writer.append(Episode(rows, truncated=True))
         return writer.commit()
 
 

@@ -19,6 +19,7 @@ from reports.evaluate.calibration import (
 )
 from reports.evaluate.rollouts import Rollout
 from reports.evaluate.uncertainty import UncertaintyConfig, evaluate_uncertainty
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
 from rwmmodel.calibration_factors import Calibration, coverage, step_factors
@@ -48,7 +49,7 @@ def dataset(home, schema):
             rows[0, :45] = rng.normal(size=45)
             for k in range(1, 40):
                 rows[k, :45] = 0.9 * rows[k - 1, :45] + 0.4 * rng.normal(size=45)
-            writer.append_episode(rows, truncated=True)
+            writer.append(Episode(rows, truncated=True))
         return writer.commit()
 
 

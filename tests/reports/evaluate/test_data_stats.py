@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from reports.evaluate.data_stats import column_statistics, draw_histograms, sparkline
+from rwmdata.episodes import Episode
 from rwmdata.writer import DatasetWriter
 
 
@@ -14,7 +15,7 @@ def dataset(home, schema):
     rows[0, 0] = 1e6
     rows[:, schema.contact.start :] = 0
     with DatasetWriter(home.data_dir, "set", "anymal_d", schema, 50.0, {}) as writer:
-        writer.append_episode(rows, truncated=True)
+        writer.append(Episode(rows, truncated=True))
         return writer.commit()
 
 

@@ -9,6 +9,7 @@ import pytest
 from reports.evaluate.dynamics import DynamicsConfig, error_table, evaluate_dynamics, scalars
 from reports.evaluate.linear_model import RidgeModel, ridge
 from reports.evaluate.rollouts import Rollout
+from rwmdata.episodes import Episode
 from rwmdata.writer import DatasetWriter
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig
 from rwmmodel.fit import fit_model
@@ -28,7 +29,7 @@ def linear_dataset(home, schema):
             for k in range(1, 60):
                 rows[k, schema.action] = rng.normal(size=12)
                 rows[k, :45] = rows[k - 1, :45] + np.concatenate((rows[k - 1, :45], rows[k, 45:57], [1])) @ weights
-            writer.append_episode(rows, truncated=True)
+            writer.append(Episode(rows, truncated=True))
         return writer.commit()
 
 

@@ -11,6 +11,7 @@ import torch
 
 from reports.evaluate import model_evaluation
 from reports.evaluate.noise import NoiseConfig, evaluate_noise
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmdata.writer import DatasetWriter
@@ -47,7 +48,7 @@ def evaluated(home, schema, monkeypatch):
             rows[:, schema.action] = rng.normal(size=(34, 12))
             rows[:, :12] = rows[:, schema.action].cumsum(axis=0)
             rows[:, 12:45] = rng.normal(size=(1, 33))
-            writer.append_episode(rows, truncated=True)
+            writer.append(Episode(rows, truncated=True))
         dataset = writer.commit()
     run = Run.create(home, "model", {}, {"dataset": dataset.name}, seed=0)
     run.finish({})

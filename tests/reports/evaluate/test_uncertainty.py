@@ -15,6 +15,7 @@ import reports.evaluate.uncertainty as uncertainty
 import reports.evaluate.uncertainty_figures as uncertainty_figures
 from reports.evaluate.rollouts import held_out_windows, roll_out, stale_actions
 from reports.evaluate.uncertainty import UncertaintyConfig, evaluate_uncertainty, near_fall
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmdata.writer import DatasetWriter
@@ -71,7 +72,7 @@ def dataset(home, schema):
             rows[1:, schema.action] = rng.normal(size=(59, 12))
             rows[:, :12] = rows[:, schema.action].cumsum(axis=0)
             rows[:, 12:44] = rng.normal(size=(1, 32))
-            writer.append_episode(rows, truncated=True)
+            writer.append(Episode(rows, truncated=True))
         return writer.commit()
 
 
@@ -209,7 +210,7 @@ def test_a_splice_shows_as_a_jump_of_the_error_where_two_episodes_meet(home, dat
     halves = dataset.matrix().reshape(20, 60, -1)
     with DatasetWriter(home.data_dir, "spliced", "anymal_d", schema, 50.0, {}) as writer:
         for k in range(20):
-            writer.append_episode(np.concatenate((halves[k, :30], halves[k - 1, 30:])), truncated=True)
+            writer.append(Episode(np.concatenate((halves[k, :30], halves[k - 1, 30:])), truncated=True))
         spliced = writer.commit()
     windows = held_out_windows(spliced, 8, HISTORY, 20, seed=0)
     rollout = roll_out(KnownModel(), spliced.schema, windows, HISTORY, "mean", seed=0)
@@ -226,7 +227,7 @@ def test_rows_near_a_fall_are_the_last_25_of_an_episode_that_ends_in_one(home, s
             rows = np.random.default_rng(0).normal(size=(60, schema.width)).astype(np.float32)
             rows[:, -1] = 0
             rows[-1, -1] = fall
-            writer.append_episode(rows, truncated=not fall)
+            writer.append(Episode(rows, truncated=not fall))
         falls = writer.commit()
     found = near_fall(falls, np.array([0, 20, 60]), history=10, steps=30)
     # Row 35 of 60 is the first of the last 25: step 25 of a forecast from row 10, step 5 of one from row 30.

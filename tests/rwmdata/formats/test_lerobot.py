@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.formats.lerobot import convert_lerobot, write_lerobot
 from rwmdata.writer import DatasetWriter
@@ -20,8 +21,8 @@ def dataset(home, schema, episodes):
     with DatasetWriter(home.data_dir, "a", "anymal_d", schema, 50.0, {}) as writer:
         for k, rows in enumerate(episodes(4, 30)):
             rows[-1, -1] = k % 2
-            writer.append_episode(
-                rows, k % 2 == 0, rng.normal(size=(30, 3)).astype(np.float32), np.arange(30.0), f"b{k}"
+            writer.append(
+                Episode(rows, k % 2 == 0, rng.normal(size=(30, 3)).astype(np.float32), np.arange(30.0), f"b{k}")
             )
         return writer.commit()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.formats import minari as minari_format
 from rwmdata.formats.minari import datasets_root, write_minari
@@ -18,8 +19,8 @@ def dataset(home, schema, episodes):
     with DatasetWriter(home.data_dir, "a.b", "anymal_d", schema, 50.0, {}) as writer:
         for k, rows in enumerate(episodes(4, 20)):
             rows[-1, -1] = k % 2
-            writer.append_episode(rows, k % 2 == 0, rows[:, :3], np.arange(20.0), "expert")
-        writer.append_episode(rows[:1], True)
+            writer.append(Episode(rows, k % 2 == 0, rows[:, :3], np.arange(20.0), "expert"))
+        writer.append(Episode(rows[:1], True))
         return writer.commit()
 
 

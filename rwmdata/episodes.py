@@ -1,0 +1,88 @@
+"""An episode: what exporters and foreign formats hand to the writer, and what is read back from a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.schema import COMMAND_COLUMNS
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Consecutive rows of one robot, from a start to a fall or a cut; optional fields are None where unknown."""
+
+    rows: np.ndarray
+    """``(n, width)``, the schema's columns in order with termination last."""
+    truncated: bool
+    """The episode was cut off by a time limit or the end of the recording."""
+    command: np.ndarray | None = None
+    """``(n, 3)`` commanded x, y velocity (m/s) and yaw rate (rad/s)."""
+    reward: np.ndarray | None = None
+    """``(n,)``"""
+    behaviour: str | None = None
+    """Name of the policy that acted."""
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    """Values that domain randomisation drew for this episode, by name."""
+
+
+def is_truncated(rows: np.ndarray) -> bool:
+    """Return whether recorded rows ``(n, width)`` were cut off: their last one is not terminal."""
+    return bool(rows[-1, -1] < 0.5)
+
+
+def read_episodes(dataset: Dataset, numbers: set[int] | None = None) -> Iterator[Episode]:
+    """Yield the episodes of a dataset in order, with one shard in memory at a time.
+
+    Args:
+        dataset: The dataset.
+        numbers: Episodes to read; all when None.
+
+    Raises:
+        RwmError: A shard cannot be read.
+    """
+    table = dataset.manifest.episodes
+    number, base = 0, 0
+    for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
+        in_shard = []
+        while number < len(table.start) and table.start[number] < base + shard.rows:
+            if numbers is None or number in numbers:
+                in_shard.append(number)
+            number += 1
+        if in_shard:
+            columns = _read_columns(dataset, path)
+            for k in in_shard:
+                start = table.start[k] - base
+                yield _episode(dataset, k, {name: c[start : start + table.length[k]] for name, c in columns.items()})
+        base += shard.rows
+
+
+def _read_columns(dataset: Dataset, path: Path) -> dict[str, np.ndarray]:
+    names = [*dataset.schema.csv_names, "truncated", *COMMAND_COLUMNS, "reward"]
+    try:
+        table = pq.read_table(path, columns=names)
+        return {name: table.column(name).to_numpy() for name in names}
+    except (pa.ArrowException, KeyError, OSError) as exc:
+        raise RwmError(f"Shard {path} cannot be read: {exc}.", f"rwm data validate {dataset.name}") from exc
+
+
+def _episode(dataset: Dataset, number: int, columns: dict[str, np.ndarray]) -> Episode:
+    """Return an episode from its part of a shard's columns."""
+    table = dataset.manifest.episodes
+    command, reward = np.stack([columns[name] for name in COMMAND_COLUMNS], axis=1), columns["reward"]
+    drawn = {key: values[number] for key, values in table.parameters.items()}
+    return Episode(
+        rows=np.stack([columns[name] for name in dataset.schema.csv_names], axis=1).astype(np.float32),
+        truncated=bool(columns["truncated"][-1]),
+        command=None if np.isnan(command).any() else command,
+        reward=None if np.isnan(reward).any() else reward,
+        behaviour=table.behaviour[number],
+        parameters={key: value for key, value in drawn.items() if value is not None},
+    )
