@@ -227,7 +227,7 @@ def pick_policy(home: Home, name: str | None, quiet: bool) -> str:
     if name is not None and not named:
         return name
     run = named[0] if named else pick_run(home, "policy", None, quiet)
-    return str(run.checkpoints / "policy.safetensors")
+    return str(run.policy_file)
 
 
 def show_scalars(run: Run, json_output: bool) -> None:

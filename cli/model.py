@@ -39,16 +39,15 @@ def import_(
     """Read the world model of a reference checkpoint as a model run."""
     from rwmdata.runs import Run
     from rwmmodel.checkpoint import save_model
-    from rwmmodel.fit import MODEL_FILE
     from rwmmodel.reference_checkpoint import import_reference
 
     model = import_reference(file, robot, history)
     config = {"imported": file.name, **model.config.model_dump(mode="json")}
     run = Run.create(home_of(home), "model", config, {"dataset": None}, 0)
     with run.running():
-        save_model(model, run.checkpoints / MODEL_FILE)
+        save_model(model, run.model_file)
         run.finish({"parameters": model.parameter_count})
-    facts = facts_of(run.checkpoints / MODEL_FILE)
+    facts = facts_of(run.model_file)
     if json_output:
         print_json({"run": run.id, "path": run.path, **facts})
         return
@@ -107,7 +106,7 @@ def calibrate(
     shown = [h for h in (1, 8, 32, 100, 200, 368) if h <= found.steps]
     rows = [(h, found.epistemic[h - 1], found.total[h - 1]) for h in shown]
     print_table(f"factors of {run.id}", ("step", "epistemic std", "total std"), rows)
-    out.print(f"wrote {run.checkpoints / 'model.safetensors'}", highlight=False)
+    out.print(f"wrote {run.model_file}", highlight=False)
     say("next: rwm eval calibration, or rwm eval uncertainty --calibrated")
 
 
@@ -123,11 +122,9 @@ def info(model: ModelArgument = None, home: HomeOption = ".", json_output: JsonO
 
 def file_of(home: str, model: str | None, quiet: bool) -> Path:
     """Return the file of a model named by run, by file, or the newest."""
-    from rwmmodel.fit import MODEL_FILE
-
     if model is not None and Path(model).is_file():
         return Path(model)
-    return pick_run(home_of(home), "model", model, quiet).checkpoints / MODEL_FILE
+    return pick_run(home_of(home), "model", model, quiet).model_file
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Stage:
         before = parent(self.run)
         if before:
             first = TrainConfig(**before.meta.config)
-            made["warm_start"] = f"{command_of(first)}, after {_iteration(stage_files(before)[-1])} iterations"
+            made["warm_start"] = f"{command_of(first)}, after {_iteration(before.stage_files()[-1])} iterations"
         return {**made, "config": config.model_dump(mode="json")}
 
 
@@ -49,7 +49,7 @@ def stages_of(run: Run) -> list[Stage]:
     Raises:
         RwmError: The run is not a train run or has no stages.
     """
-    files = stage_files(run)
+    files = run.stage_files()
     if run.kind != "train" or not files:
         raise RwmError(f"Run {run.id} has no training stages.", "rwm train --task Init-v0")
     before = parent(run)
@@ -80,11 +80,6 @@ def parent(run: Run) -> Run | None:
     """Return the train run whose networks a run began with."""
     before = run.meta.parents.get("policy")
     return Run.open(run.path.with_name(before)) if before else None
-
-
-def stage_files(run: Run) -> list[Path]:
-    """Return the policies a run kept, in order."""
-    return sorted(run.checkpoints.glob("policy-*.safetensors"))
 
 
 def command_of(config: TrainConfig) -> str:

@@ -115,6 +115,29 @@ class Run:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def model_file(self) -> Path:
+        """The model a fit keeps: the weights of lowest held-out loss."""
+        return self.checkpoints / "model.safetensors"
+
+    @property
+    def policy_file(self) -> Path:
+        """The newest policy of a training."""
+        return self.checkpoints / "policy.safetensors"
+
+    @property
+    def state_file(self) -> Path:
+        """What a resumed run continues from: newest weights, optimizer and counters."""
+        return self.checkpoints / "state.pt"
+
+    def stage_file(self, iteration: int) -> Path:
+        """Return the file of the policy after ``iteration`` iterations; all are kept, so that they can be replayed."""
+        return self.checkpoints / f"policy-{iteration:06d}.safetensors"
+
+    def stage_files(self) -> list[Path]:
+        """Return the policies a training kept on its way, earliest first."""
+        return sorted(self.checkpoints.glob("policy-*.safetensors"))
+
     @classmethod
     def create(cls, home: Home, kind: str, config: dict[str, Any], parents: dict[str, str | None], seed: int) -> Run:
         """Make a new run folder with its resolved config.

@@ -30,15 +30,11 @@ from rwmmodel.loss import LossTerms, draw_bootstrap, draw_noise, ensemble_loss
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.validation import Validator
 
-MODEL_FILE = "model.safetensors"
-"""Weights with the lowest held-out loss."""
 SHOWN = ("val/total", "val/rel_l1_h32")
 """Held-out numbers the progress shows."""
 BAD_BATCH_FILE = "bad_batch.json"
 AVERAGED = "averaged."
 """Before the keys of the averaged weights in the state file."""
-STATE_FILE = "state.pt"
-"""Newest weights, optimiser and counters: what a resumed fit starts from."""
 
 
 def fit_model(
@@ -283,18 +279,18 @@ class _Fit:
             raise RwmError(f"After update {s.step} the held-out loss is {loss}.", "a lower --lr, and rwm data validate")
         if not s.best or loss < s.best["val/total"]:
             if self.ranks.main:
-                save_model(kept, run.checkpoints / MODEL_FILE)
+                save_model(kept, run.model_file)
             s.best, s.best_step, s.stale, s.validated = self.newest, s.step, 0, s.step
         else:
             s.stale, s.validated = s.stale + 1, s.step
 
     def _save(self, run: Run) -> None:
         weights = self.model.state_dict() | ({} if self.averaged is None else _prefixed(self.averaged.state_dict()))
-        save_fit_state(run.checkpoints / STATE_FILE, self.state, weights, self.optimizer.state_dict())
+        save_fit_state(run.state_file, self.state, weights, self.optimizer.state_dict())
         self.saved = self.state.step
 
     def _restore(self, run: Run) -> None:
-        file = run.checkpoints / STATE_FILE
+        file = run.state_file
         if file.exists():
             self.state, weights, optimizer = load_fit_state(file, self.device)
             averaged = {k.removeprefix(AVERAGED): weights.pop(k) for k in [*weights] if k.startswith(AVERAGED)}

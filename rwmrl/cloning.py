@@ -23,7 +23,6 @@ from rwmmodel.devices import resolve_device
 from rwmrl.observations import add_noise, noise_scale, policy_observation
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
-POLICY_FILE = "policy.safetensors"
 HINDSIGHT_STEPS = 50
 """Rows over which the velocity is averaged that a robot is taken to have been told to move at."""
 LEAST_SCALE = 1e-2
@@ -97,7 +96,7 @@ def clone_behaviour(
                 run.log(update, {"train/action_mse": float(loss.detach()), "val/action_mse": float(held_out)})
                 if progress:
                     progress(update, c.updates, {"action mse": float(held_out)})
-        save_policy(policy, run.checkpoints / POLICY_FILE)
+        save_policy(policy, run.policy_file)
         run.finish(_summary(dataset, c, pairs, float(held_out)))
     return run
 

@@ -119,7 +119,7 @@ def train_policy(
     require_precision(config.precision, device)
     with ranks.joined(device):
         config = ranks.share(with_clone(home, dataset, config, progress) if ranks.main else config)
-        model = load_model(model_run.checkpoints / "model.safetensors", device)
+        model = load_model(model_run.model_file, device)
         if model.info is not None and model.info.robot != dataset.robot:
             raise RwmError(
                 f"Model {model_run.id} was fitted on '{model.info.robot}', dataset '{dataset.name}' is of "

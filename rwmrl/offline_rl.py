@@ -25,7 +25,6 @@ from rwmrl.observations import add_noise, noise_scale
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 from rwmrl.transitions import Transitions
 
-POLICY_FILE, STATE_FILE = "policy.safetensors", "state.pt"
 UPDATES = {"cql": 6_000, "iql": 20_000}
 """Updates by default: minutes on a laptop, a hundredth of what the papers train for."""
 DEFAULTS: dict[str, dict[str, float]] = {"cql": {"alpha_learning_rate": 0.0, "n_action_samples": 4}, "iql": {}}
@@ -241,9 +240,9 @@ class Learner:
 
     def save(self, run: Run) -> None:
         """Write the newest policy, then what a resumed run starts from."""
-        save_policy(self.policy(f"policy {run.id}"), run.checkpoints / POLICY_FILE)
+        save_policy(self.policy(f"policy {run.id}"), run.policy_file)
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        save_state(run.checkpoints / STATE_FILE, {"completed": self.done, "parts": parts})
+        save_state(run.state_file, {"completed": self.done, "parts": parts})
 
     def restore(self, run: Run) -> None:
         """Go back to the run's last checkpoint, if it has one.
@@ -251,7 +250,7 @@ class Learner:
         Raises:
             RwmError: It cannot be read, or is of another network.
         """
-        path = run.checkpoints / STATE_FILE
+        path = run.state_file
         if not path.exists():
             return
         state = load_state(path, self.device)

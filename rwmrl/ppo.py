@@ -33,13 +33,8 @@ except ImportError as exc:
         f"PPO needs the package rsl-rl-lib 5.4 or newer: {exc}.", "pip install 'rwm[rl]', or rwm doctor"
     ) from exc
 
-STATE_FILE = "state.pt"
-"""Networks, optimiser and iteration: what a resumed run starts from."""
-POLICY_FILE = "policy.safetensors"
 WARM_COUNT = 1_000_000
 """Observations a policy's normaliser counts as when a training begins with it: new ones move it slowly."""
-STAGE_FILE = "policy-{:06d}.safetensors"
-"""The policy after so many iterations: small, and all kept, so that a run's stages can be replayed."""
 
 
 def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]:
@@ -298,10 +293,10 @@ class Runner(OnPolicyRunner):
         """Write the newest state and policy; ``path`` is rsl_rl's own choice and not used."""
         self.completed = self.current_learning_iteration + 1
         policy = self.policy()
-        save_policy(policy, self.run.checkpoints / STAGE_FILE.format(self.completed))
-        save_policy(policy, self.run.checkpoints / POLICY_FILE)
+        save_policy(policy, self.run.stage_file(self.completed))
+        save_policy(policy, self.run.policy_file)
         # Last: what a resumed run goes on from must not be ahead of the policies it does not write again.
-        save_state(self.run.checkpoints / STATE_FILE, {**self.alg.save(), "completed": self.completed})
+        save_state(self.run.state_file, {**self.alg.save(), "completed": self.completed})
 
     def policy(self) -> MlpPolicy:
         """Return the current mean policy, its normaliser included."""
@@ -328,9 +323,9 @@ class Runner(OnPolicyRunner):
         Raises:
             RwmError: The other run has neither, or its networks are of another shape.
         """
-        path = source.checkpoints / STATE_FILE
-        if not path.exists() and (source.checkpoints / POLICY_FILE).exists():
-            self._begin_with(load_policy(source.checkpoints / POLICY_FILE), source.id)
+        path = source.state_file
+        if not path.exists() and (source.policy_file).exists():
+            self._begin_with(load_policy(source.policy_file), source.id)
             return
         if not path.exists():
             raise RwmError(f"Run {source.id} has no checkpoint to start from.", "rwm runs ls")
@@ -366,7 +361,7 @@ class Runner(OnPolicyRunner):
             normalizer.load_state_dict(state)
 
     def _restore(self) -> None:
-        path = self.run.checkpoints / STATE_FILE
+        path = self.run.state_file
         if not path.exists():
             return
         state = self._load(path)

@@ -171,7 +171,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights_and_numbers(undisturbed, tmp_p
             finish(fit, root)
         (run,) = here.runs("model")
         assert run.meta.status == "finished" and run.metrics() == whole.metrics()
-        weights, expected = (r.checkpoints / "model.safetensors" for r in (run, whole))
+        weights, expected = (r.model_file for r in (run, whole))
         assert weights.read_bytes() == expected.read_bytes()
     assert caught > 0 or KILLS < MANY
 
@@ -212,12 +212,12 @@ def test_a_policy_run_killed_again_and_again_ends_with_every_iteration_once(undi
         (run,) = here.runs("policy")
         assert run.meta.status == "finished" and numbers(run) == numbers(whole)
         assert {p.name for p in run.checkpoints.iterdir()} == {p.name for p in whole.checkpoints.iterdir()}
-        weights, expected = (load_file(r.checkpoints / "policy.safetensors") for r in (run, whole))
+        weights, expected = (load_file(r.policy_file) for r in (run, whole))
         if exact:
             assert run.metrics() == whole.metrics()
             assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
             continue
-        state = torch.load(run.checkpoints / "state.pt", weights_only=True)
+        state = torch.load(run.state_file, weights_only=True)
         assert state["completed"] == ITERATIONS
         assert torch.equal(weights["mlp.0.weight"], state["actor_state_dict"]["mlp.0.weight"])
     assert caught > 0

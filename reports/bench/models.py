@@ -19,7 +19,7 @@ from rwmdata.progress import Progress
 from rwmdata.runs import Run
 from rwmmodel.calibration_factors import coverage, step_factors
 from rwmmodel.checkpoint import load_model
-from rwmmodel.fit import MODEL_FILE, fit_model
+from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig, fit_preset, merged
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -101,7 +101,7 @@ def bench_models(
     )
     found: dict[tuple[str, str, int | None], list[float]] = {}
     for k, (variant, seed, plan) in enumerate(plans):
-        model = load_model(fitted(home, dataset, plan).checkpoints / MODEL_FILE, plan.device)
+        model = load_model(fitted(home, dataset, plan).model_file, plan.device)
         rollout = roll_out(model, dataset.schema, held_out, history, "mean", 0)
         calibrating = roll_out(model, dataset.schema, val, history, "mean", 0)
         for key, value in scores(rollout, calibrating).items():

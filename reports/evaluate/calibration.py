@@ -51,7 +51,7 @@ def calibrate(
         RwmError: The dataset does not fit the model or has no long enough val episode, or the model has one member.
     """
     c = config or CalibrationConfig()
-    path = model_run.checkpoints / "model.safetensors"
+    path = model_run.model_file
     model = load_model(path, resolve_device(c.device))
     refuse_mismatch(dataset, model_run, model)
     if model.config.members == 1:

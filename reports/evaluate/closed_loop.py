@@ -100,7 +100,7 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
     Raises:
         RwmError: Unknown backend or policy, fewer than two robots walked to the end, or a prediction is not finite.
     """
-    model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
+    model = load_model(model_run.model_file, resolve_device(config.device))
     if model.info is None:
         raise RwmError(f"Model {model_run.id} does not say of which robot it is.", "rwm fit")
     robot = load_robot(model.info.robot)

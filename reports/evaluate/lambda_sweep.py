@@ -22,7 +22,6 @@ from rwmdata.progress import Progress
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmrl.imagination_training import PolicyConfig
-from rwmrl.ppo import POLICY_FILE
 
 SCENARIO: Scenario = "disturbed"
 """The simulator's scenario that imagination is compared with: it has pushes and observation noise too."""
@@ -117,7 +116,7 @@ def sweep_of(home: Home, model_run: Run) -> list[Run]:
 def score_of(home: Home, policy: Run, config: LambdaSweepConfig) -> EvaluationSummary:
     """Return the score of a policy: that of an earlier evaluation with the same options, else a new one."""
     wanted = PolicyScoreConfig(
-        policy=str(policy.checkpoints / POLICY_FILE),
+        policy=str(policy.policy_file),
         robot=str(policy.meta.summary["robot"]),
         episodes=config.episodes,
         seed=config.seed,

@@ -100,7 +100,7 @@ def model_evaluation(
     Raises:
         RwmError: The dataset or the model's normaliser does not fit, or no held-out episode is long enough.
     """
-    model = load_model(model_run.checkpoints / "model.safetensors", resolve_device(config.device))
+    model = load_model(model_run.model_file, resolve_device(config.device))
     refuse_mismatch(dataset, model_run, model)
     steps = min(config.steps, longest_rollout(dataset, model.config.history)) if shorten else config.steps
     windows = held_out_windows(dataset, config.windows, model.config.history, steps, config.seed)

@@ -67,7 +67,7 @@ def test_the_right_action_predicts_seen_rows_better_than_its_neighbours(home, tm
         "smoke", base="mlp", mlp_hidden=(256,), history=3, forecast=1, members=1, batch=512, updates=600, lr=2e-3,
         val_interval=600,
     )  # fmt: skip
-    model = load_model(fit_model(runs, dataset, config).checkpoints / "model.safetensors")
+    model = load_model(fit_model(runs, dataset, config).model_file)
     starts = window_starts(dataset.episodes.start, dataset.episodes.length, 6, dataset.split("train"))
     windows = RowStore(dataset, model.normalizer, torch.device("cpu")).windows(starts[::4], 6)
     error = {}

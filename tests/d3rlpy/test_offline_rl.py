@@ -52,7 +52,7 @@ def test_it_trains_and_the_run_is_a_policy_run_like_any_other(home, dataset, alg
     assert run.meta.status == "finished" and run.meta.parents == {"dataset": "steered"}
     assert run.meta.summary["algo"] == algo and run.meta.summary["command"] == "recorded"
     assert [m["step"] for m in run.metrics() if m["metric"] == "val/action_mse"] == [4, 8, 12]
-    policy = load_policy(run.checkpoints / "policy.safetensors", "anymal_d")
+    policy = load_policy(run.policy_file, "anymal_d")
     assert policy(torch.zeros(3, 48)).shape == (3, 12)
 
 
@@ -81,9 +81,9 @@ def test_a_broken_run_is_resumed_to_the_same_weights_and_numbers(home, dataset, 
     assert broken.meta.status == "interrupted"
     again = continue_run(home, broken, lambda *_: None)
     assert again.id == broken.id and again.meta.status == "finished" and again.metrics() == whole.metrics()
-    weights, expected = (load_file(r.checkpoints / "policy.safetensors") for r in (again, whole))
+    weights, expected = (load_file(r.policy_file) for r in (again, whole))
     assert all(torch.equal(weights[k], expected[k]) for k in expected)
-    states = [torch.load(r.checkpoints / "state.pt", weights_only=True)["parts"]["q_funcs"] for r in (again, whole)]
+    states = [torch.load(r.state_file, weights_only=True)["parts"]["q_funcs"] for r in (again, whole)]
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[1])
 
 
@@ -155,7 +155,7 @@ def test_code_in_a_checkpoint_is_never_run(home, dataset, tmp_path):
             return open, (str(marker), "w")
 
     run = train_offline_rl(home, dataset, OfflineRLConfig.of("iql", **SMALL))
-    torch.save({"parts": Evil(), "completed": 3}, run.checkpoints / "state.pt")
+    torch.save({"parts": Evil(), "completed": 3}, run.state_file)
     with pytest.raises(RwmError, match="cannot be read"):
         train_offline_rl(home, dataset, OfflineRLConfig.of("iql", **SMALL), resume=run)
     assert not marker.exists()

@@ -14,7 +14,7 @@ from rwmdata.home import Home
 from rwmdata.writer import DatasetWriter
 from rwmmodel.checkpoint import load_model
 from rwmmodel.distributed import Ranks
-from rwmmodel.fit import MODEL_FILE, fit_model
+from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig
 
 SCRIPT = """
@@ -56,7 +56,7 @@ def test_two_processes_fit_what_one_fits(on_two_processes, tmp_path, home, datas
     (run,) = home.runs("model")
     assert said == [f"{run.id} finished"] * 2
     alone = fit_model(Home(tmp_path / "alone"), dataset, config)
-    two, one = (load_model(r.checkpoints / MODEL_FILE).state_dict() for r in (run, alone))
+    two, one = (load_model(r.model_file).state_dict() for r in (run, alone))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
     losses = [[m["value"] for m in r.metrics() if m["metric"] == "train/total"] for r in (run, alone)]

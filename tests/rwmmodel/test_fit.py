@@ -20,7 +20,7 @@ from rwmmodel import fit as fit_module
 from rwmmodel.checkpoint import load_model
 from rwmmodel.data import RowStore
 from rwmmodel.distributed import Ranks
-from rwmmodel.fit import MODEL_FILE, STATE_FILE, fit_model, resume_fit
+from rwmmodel.fit import fit_model, resume_fit
 from rwmmodel.fit_config import FitConfig, fit_preset
 from rwmmodel.loss import LossConfig
 
@@ -35,7 +35,7 @@ def tiny(**changes) -> FitConfig:
 
 
 def weights_of(run: Run) -> dict[str, torch.Tensor]:
-    return torch.load(run.checkpoints / STATE_FILE, weights_only=True)["model"]
+    return torch.load(run.state_file, weights_only=True)["model"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def fitted(linear_dataset, tmp_path_factory):
                   val_interval=50, checkpoint_interval=250, val_windows=200)  # fmt: skip
     home = Home(tmp_path_factory.mktemp("home"))
     run = fit_model(home, linear_dataset, config)
-    return run, load_model(run.checkpoints / MODEL_FILE)
+    return run, load_model(run.model_file)
 
 
 def one_step_error(model, dataset, shift: int = 0) -> float:
@@ -112,7 +112,7 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(home, linear_dataset, at
     assert resumed.meta.status == "finished" and resumed.id == run.id
     expected, got = weights_of(undisturbed), weights_of(resumed)
     assert all(torch.equal(expected[name], got[name]) for name in expected)
-    best = [(r.checkpoints / MODEL_FILE).read_bytes() for r in (undisturbed, resumed)]
+    best = [r.model_file.read_bytes() for r in (undisturbed, resumed)]
     assert best[0] == best[1]
     assert resumed.metrics() == undisturbed.metrics()
 
@@ -161,7 +161,7 @@ def test_a_half_made_update_is_not_saved(home, linear_dataset, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit_model(home, linear_dataset, tiny())
     run = home.runs("model")[0]
-    assert torch.load(run.checkpoints / STATE_FILE, weights_only=True)["fit"]["step"] == 3
+    assert torch.load(run.state_file, weights_only=True)["fit"]["step"] == 3
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit_and_keeps_the_last_state(home, linear_dataset, monkeypatch):
@@ -225,10 +225,10 @@ def test_averaged_weights_are_the_running_mean_and_survive_a_resume(home, linear
     expected = plain[0]["state_head.mean.weight_0"]
     for weights in plain[1:]:
         expected = decay * expected + (1 - decay) * weights["state_head.mean.weight_0"]
-    kept = load_model(same.checkpoints / MODEL_FILE).state_head.mean.weight_0
+    kept = load_model(same.model_file).state_head.mean.weight_0
     torch.testing.assert_close(kept.detach(), expected)
     undisturbed = fit_model(home, linear_dataset, tiny(updates=4, ema=decay, val_interval=4))
-    files = [(r.checkpoints / MODEL_FILE).read_bytes() for r in (run, undisturbed)]
+    files = [r.model_file.read_bytes() for r in (run, undisturbed)]
     assert files[0] == files[1]
 
 
@@ -283,7 +283,7 @@ def test_the_second_half_of_the_updates_may_look_further(home, linear_dataset):
 
 def test_a_bounded_model_knows_the_range_of_its_training_rows(home, linear_dataset):
     run = fit_model(home, linear_dataset, tiny(updates=2, bounded=True))
-    model = load_model(run.checkpoints / MODEL_FILE)
+    model = load_model(run.model_file)
     episodes = linear_dataset.episodes
     rows = np.concatenate([
         linear_dataset.matrix()[episodes.start[e] : episodes.start[e] + episodes.length[e]]

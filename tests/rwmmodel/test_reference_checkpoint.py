@@ -218,7 +218,7 @@ def test_the_command_line_imports_shows_and_exports(home, tmp_path):
     rwm("export", "--out", tmp_path / "b.pt")
     written = torch.load(tmp_path / "b.pt", weights_only=True)["system_dynamics_state_dict"]
     assert all(torch.equal(written[k], v) for k, v in slow.state_dict().items())
-    model = load_model(home.run("model").checkpoints / "model.safetensors")
+    model = load_model(home.run("model").model_file)
     save_model(model, tmp_path / "c.safetensors")
     assert rwm("info", tmp_path / "c.safetensors")["parameters"] == model.parameter_count
 

@@ -77,7 +77,7 @@ def steerable_model(dataset):
 @pytest.fixture
 def model_run(home, dataset, make_model):
     run = Run.create(home, "model", {}, {"dataset": dataset.name}, seed=0)
-    save_model(make_model(), run.checkpoints / "model.safetensors")
+    save_model(make_model(), run.model_file)
     run.finish({})
     return run
 

@@ -38,7 +38,7 @@ def test_it_finds_the_policy_that_acted(home, schema):
     assert run.meta.summary["command"] == "recorded" and run.meta.status == "finished"
     pairs = Pairs(dataset, "auto", torch.device("cpu"))
     assert run.meta.summary["val_action_mse"] < 0.1 * float(pairs.actions(np.arange(58)).var())
-    policy = load_policy(run.checkpoints / "policy.safetensors", "anymal_d")
+    policy = load_policy(run.policy_file, "anymal_d")
     held_out = dataset.episodes.start[dataset.split("test")]
     with torch.no_grad():
         error = policy(pairs.observations(held_out)) - pairs.actions(held_out)

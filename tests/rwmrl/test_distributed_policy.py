@@ -38,7 +38,7 @@ def config():
 
 
 def parameters(run):
-    return load_policy(run.checkpoints / "policy.safetensors", "anymal_d").state_dict()
+    return load_policy(run.policy_file, "anymal_d").state_dict()
 
 
 def test_two_processes_that_imagine_the_same_learn_what_one_learns(on_two_processes, home, dataset, model_run, config):

@@ -44,7 +44,7 @@ def test_a_policy_run_keeps_parents_config_metrics_and_policy(home, dataset, mod
     assert meta.status == "finished" and meta.parents == {"dataset": "small", "model": model_run.id}
     assert meta.config["imagination"]["lam"] == meta.summary["lam"] == 2.0
     assert meta.summary["epistemic"] > 0 and meta.summary["unsound_predictions"] == 0
-    policy = load_policy(run.checkpoints / "policy.safetensors", "anymal_d")
+    policy = load_policy(run.policy_file, "anymal_d")
     assert policy(torch.zeros(2, 48)).shape == (2, 12)
     assert list((run.path / "tensorboard").iterdir())
 
@@ -61,7 +61,7 @@ def test_reported_rewards_differ_by_lambda_epistemic_dt(home, dataset, model_run
 
 def test_a_few_iterations_raise_the_imagined_reward(home, dataset, model_run, steerable_model):
     """Velocities become what three of the actions say, so there is something to learn at once."""
-    save_model(steerable_model, model_run.checkpoints / "model.safetensors")
+    save_model(steerable_model, model_run.model_file)
     config = small(
         iterations=15, num_envs=64, num_steps=12, hidden_dims=(32,), noise=False, push_velocity=0.0, gamma=0.5,
         lr=3e-3, schedule="fixed", entropy_coef=0.0, obs_normalization=False,
@@ -89,7 +89,7 @@ def test_the_model_computes_in_the_precision_asked_for(home, dataset, model_run,
 
 def test_how_often_checkpoints_are_written_does_not_change_what_is_learnt(home, dataset, model_run):
     often, once = (train_policy(home, dataset, model_run, small(checkpoint_interval=n)) for n in (1, 100))
-    weights = [load_policy(run.checkpoints / "policy.safetensors", "anymal_d").state_dict() for run in (often, once)]
+    weights = [load_policy(run.policy_file, "anymal_d").state_dict() for run in (often, once)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -101,7 +101,7 @@ def test_an_interrupted_policy_run_is_resumed_to_its_end(home, dataset, model_ru
     with pytest.raises(KeyboardInterrupt):
         train_policy(home, dataset, model_run, small(iterations=4), interrupt)
     (broken,) = home.runs("policy")
-    assert broken.meta.status == "interrupted" and (broken.checkpoints / "policy.safetensors").exists()
+    assert broken.meta.status == "interrupted" and broken.policy_file.exists()
     resumed = train_policy(home, dataset, model_run, resume=broken)
     steps = [m["step"] for m in resumed.metrics() if m["metric"] == "imagined/reward"]
     assert resumed.meta.status == "finished" and steps == [1, 2, 3, 4]
@@ -110,7 +110,7 @@ def test_an_interrupted_policy_run_is_resumed_to_its_end(home, dataset, model_ru
 def test_a_model_of_another_robot_is_refused(home, dataset, model_run, make_model):
     model = make_model()
     model.info = ModelInfo("go2", dataset.schema.csv_names, 50.0, "other")
-    save_model(model, model_run.checkpoints / "model.safetensors")
+    save_model(model, model_run.model_file)
     with pytest.raises(RwmError, match="was fitted on 'go2', dataset 'small' is of 'anymal_d'"):
         train_policy(home, dataset, model_run, small())
 
@@ -121,14 +121,12 @@ def test_a_policy_begins_with_a_clone(home, dataset, model_run, normalised):
     config = small(iterations=1, warm_start=clone.id, obs_normalization=normalised)
     run = train_policy(home, dataset, model_run, config)
     assert run.meta.parents == {"dataset": "small", "model": model_run.id, "policy": clone.id}
-    env = ImaginationEnv(load_model(model_run.checkpoints / "model.safetensors"), dataset, load_robot("anymal_d"),
+    env = ImaginationEnv(load_model(model_run.model_file), dataset, load_robot("anymal_d"),
                          config.imagination)  # fmt: skip
     runner = Runner(env, config.ppo, Run.create(home, "policy", {}, {}, 0), load_robot("anymal_d"), 0)
     runner.warm_start(clone)
     x = torch.randn(7, 48)
-    torch.testing.assert_close(
-        runner.policy()(x), load_policy(clone.checkpoints / "policy.safetensors")(x), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(runner.policy()(x), load_policy(clone.policy_file)(x), rtol=1e-4, atol=1e-5)
     wider = small(hidden_dims=(8,), warm_start=clone.id)
     with pytest.raises(RwmError, match="do not fit ours: its layers are 16 x 12"):
         train_policy(home, dataset, model_run, wider)

@@ -102,7 +102,7 @@ def test_ppo_learns_and_the_saved_policy_acts_as_rsl_rls(schema, robot, run):
     runner.train(12)
     reward = values(run, "task/reward")
     assert len(reward) == 12 and reward[-1] > reward[0] + 0.05
-    policy = load_policy(run.checkpoints / "policy.safetensors", "anymal_d")
+    policy = load_policy(run.policy_file, "anymal_d")
     observation = torch.rand(5, 48) * 4
     runner.alg.eval_mode()
     expected = runner.alg.get_policy()(runner.env._pack({"policy": torch.zeros(64, 48).index_copy(
@@ -161,7 +161,7 @@ def test_a_crash_while_saving_leaves_no_policy_out(schema, robot, run, monkeypat
     monkeypatch.setattr(rwmrl.ppo, "save_policy", save)
     Runner(Target(schema), SMALL, run, robot, 0).train(3)
     newest, stage = (load_file(run.checkpoints / f) for f in ("policy.safetensors", "policy-000003.safetensors"))
-    trained = torch.load(run.checkpoints / "state.pt", weights_only=True)
+    trained = torch.load(run.state_file, weights_only=True)
     assert trained["completed"] == 3
     for weights in (newest, stage):
         assert torch.equal(weights["mlp.0.weight"], trained["actor_state_dict"]["mlp.0.weight"])
@@ -175,7 +175,7 @@ class Evil:
 def test_a_malicious_checkpoint_is_refused_and_not_executed(schema, robot, run, tmp_path):
     marker = tmp_path / "executed"
     Evil.__reduce__ = lambda self: (open, (str(marker), "w"))
-    torch.save({"actor_state_dict": Evil()}, run.checkpoints / "state.pt")
+    torch.save({"actor_state_dict": Evil()}, run.state_file)
     with pytest.raises(RwmError, match="cannot be read"):
         Runner(Target(schema), SMALL, run, robot, 0).train(2)
     assert not marker.exists()
@@ -194,7 +194,7 @@ def test_a_diverged_run_fails_says_so_and_keeps_its_last_sound_checkpoint(schema
     with pytest.raises(RwmError, match="PPO diverged: "), run.running():
         Runner(env, SMALL, run, robot, seed=0).train(4)
     assert Run.open(run.path).meta.status == "failed"
-    state = torch.load(run.checkpoints / "state.pt", weights_only=True)
+    state = torch.load(run.state_file, weights_only=True)
     assert state["completed"] == 1 and all(torch.isfinite(v).all() for v in state["actor_state_dict"].values())
 
 

@@ -26,7 +26,7 @@ def test_a_run_in_the_simulator_leaves_a_policy_and_can_be_taken_further(home):
     run = train_in_simulator(home, resume=broken)
     assert run.meta.status == "finished" and run.meta.summary["steps"] == 2 * 4 * 4
     assert len(series(run)["reward/track_lin_vel_xy_exp"]) == 2
-    assert load_policy(run.checkpoints / "policy.safetensors", "anymal_d").info.source == f"train {run.id}"
+    assert load_policy(run.policy_file, "anymal_d").info.source == f"train {run.id}"
 
 
 @pytest.mark.parametrize(("change", "message"), [({"task": "Run-v0"}, "Run-v0"), ({"backend": "gazebo"}, "gazebo")])
@@ -41,7 +41,7 @@ def test_a_warm_start_takes_networks_and_normalisers_but_its_own_exploration(hom
     changes = {"warm_start": first.id, "iterations": 1, "exploration_rad": 0.1}
     ppo = TINY.ppo.model_copy(update={"lr": 1e-12, "schedule": "fixed"})
     second = train_in_simulator(home, TINY.model_copy(update={**changes, "ppo": ppo}))
-    old, new = (load_policy(run.checkpoints / "policy.safetensors", "anymal_d") for run in (first, second))
+    old, new = (load_policy(run.policy_file, "anymal_d") for run in (first, second))
     for a, b in zip(old.mlp.parameters(), new.mlp.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-8, rtol=0)
     assert series(second)["policy/std"][0] == pytest.approx(0.2, abs=1e-3)

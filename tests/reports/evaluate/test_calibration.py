@@ -24,7 +24,7 @@ from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
 from rwmmodel.calibration_factors import Calibration, coverage, step_factors
 from rwmmodel.checkpoint import load_model
-from rwmmodel.fit import MODEL_FILE, fit_model
+from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig
 
 FIT = FitConfig(hidden=8, head_hidden=8, members=3, history=4, forecast=2, batch=32, updates=30, device="cpu")
@@ -96,12 +96,12 @@ def test_members_that_agree_exactly_cannot_be_calibrated():
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_fitted_model_covers_what_it_has_not_seen(home, dataset, shared, monkeypatch):
     run = fit_model(home, dataset, FIT.model_copy(update={"shared_base": shared}))
-    weights = load_model(run.checkpoints / MODEL_FILE).state_dict()
+    weights = load_model(run.model_file).state_dict()
     with pytest.raises(RwmError, match="never calibrated"):
         evaluate_uncertainty(home, dataset, run, UncertaintyConfig(windows=8, steps=10, calibrated=True))
     config = CalibrationConfig(windows=200, resamples=20)
     found = calibrate(dataset, run, config)
-    model = load_model(run.checkpoints / MODEL_FILE)
+    model = load_model(run.model_file)
     assert model.calibration == found and found.steps == 36 and found.split == "val"
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
     result = evaluate_calibration(home, dataset, run, config)

@@ -167,7 +167,7 @@ def constant(tmp_path, robot):
 @pytest.fixture
 def model_run(home, model):
     run = Run.create(home, "model", {}, {}, 0)
-    save_model(model, run.checkpoints / "model.safetensors")
+    save_model(model, run.model_file)
     return run
 
 

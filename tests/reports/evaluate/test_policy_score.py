@@ -68,7 +68,7 @@ def test_a_policy_file_is_scored_and_kept_as_a_run(home, robot, tmp_path):
 
 def test_a_run_s_policy_is_traced_to_the_run_and_what_it_was_made_from(home, robot):
     run = Run.create(home, "policy", {}, {"dataset": "d", "model": "m"}, seed=0)
-    file = run.checkpoints / "policy.safetensors"
+    file = run.policy_file
     save_policy(MlpPolicy(PolicyInfo.of(robot, (8,))), file)
     assert parents_of(str(file)) == {"dataset": "d", "model": "m", "policy": run.id}
     assert parents_of("expert") == {"policy": "expert"}
