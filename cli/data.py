@@ -122,10 +122,8 @@ def convert(
     json_output: JsonOption = False,
 ) -> None:
     """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), Isaac Lab's HDF5, any log."""
-    from rwmdata.formats.csv66 import convert_csv
-    from rwmdata.formats.hdf5 import SUFFIXES, convert_hdf5
-    from rwmdata.formats.lerobot import convert_lerobot
-    from rwmdata.formats.logs import convert_logs, infer_mapping
+    from rwmdata.formats.convert import convert as convert_sources
+    from rwmdata.formats.logs import infer_mapping
     from rwmdata.robots import load_robot
 
     if infer:
@@ -133,22 +131,9 @@ def convert(
         return
     if name is None:
         raise RwmError("The new dataset needs a name.", "--name NAME")
-    if len(sources) == 1 and (sources[0] / "meta" / "info.json").is_file():
-        with progress_bar("convert", json_output) as progress:
-            dataset = convert_lerobot(home_of(home), sources[0], name, robot, mapping, seed, progress)
-        show_result(dataset, json_output)
-        return
-    hdf5 = [source.suffix in SUFFIXES for source in sources]
-    if any(hdf5) != all(hdf5):
-        raise RwmError("CSV and HDF5 files cannot be mixed in one dataset.", "convert them separately, then merge")
-    where = home_of(home)
+    names = names_of(extension)
     with progress_bar("convert", json_output) as progress:
-        if all(hdf5):
-            dataset = convert_hdf5(where, sources, name, robot, mapping, seed, progress)
-        elif mapping:
-            dataset = convert_logs(where, sources, name, mapping, robot, seed, progress)
-        else:
-            dataset = convert_csv(where, sources, name, robot, episode_ends, seed, progress, names_of(extension))
+        dataset = convert_sources(home_of(home), sources, name, robot, mapping, episode_ends, names, seed, progress)
     show_result(dataset, json_output)
 
 

@@ -1,9 +1,11 @@
 """Transitions at rest: schema, catalog, conversion, validation, windows, runs, queries."""
 
 from rwmdata.catalog import Dataset
+from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary, read_summary
-from rwmdata.formats.csv66 import convert_csv, write_csv
+from rwmdata.formats.convert import convert
+from rwmdata.formats.csv66 import write_csv
 from rwmdata.home import Home
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
@@ -16,6 +18,7 @@ from rwmdata.writer import DatasetWriter
 __all__ = [
     "Dataset",
     "DatasetWriter",
+    "Episode",
     "EvaluationSummary",
     "Fault",
     "Home",
@@ -24,10 +27,11 @@ __all__ = [
     "RwmError",
     "Schema",
     "WindowSampler",
-    "convert_csv",
+    "convert",
     "gather",
     "load_robot",
     "open_views",
+    "read_episodes",
     "read_summary",
     "run_sql",
     "validate",

@@ -192,11 +192,11 @@ def _csv(home: Home, config: BenchDataConfig) -> Path:
 
 
 def _convert(home: Home, config: BenchDataConfig) -> dict[str, float]:
-    from rwmdata.formats.csv66 import convert_csv
+    from rwmdata.formats.convert import convert
 
     file = _csv(home, config)
     started = time.perf_counter()
-    convert_csv(home, [file], "converted", config.robot)
+    convert(home, [file], "converted", config.robot)
     seconds = time.perf_counter() - started
     return {"mb_per_s": file.stat().st_size / 1e6 / seconds}
 

@@ -1,4 +1,4 @@
-"""The published file format in and out: ``state_action_data_N.csv``, 66 columns, no header, one recording a file."""
+"""The published CSV format, read and written: ``state_action_data_N.csv``, 66 columns, no header."""
 
 from __future__ import annotations
 
@@ -20,88 +20,70 @@ from rwmdata.config import one_line
 from rwmdata.episode_ends import EpisodeStart, find_episode_starts
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
-from rwmdata.home import Home
+from rwmdata.formats.base import Format, Request
 from rwmdata.machine import available_threads
-from rwmdata.progress import Progress
-from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
-from rwmdata.writer import DatasetWriter
 
 FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz)?$")
 EPISODE_ENDS = ("auto", "file", "none")
 SHOWN_FAULTS = 5
 BLOCK_BYTES = 8 << 20
-"""How much of a file is parsed at a time."""
+"""Part of a file that is parsed at a time."""
 LONGEST_LINE = 64 << 20
 LONGEST_WORD = 40
-"""More of a cell is not shown in an error."""
+"""Longer cells are cut in error messages."""
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
-def convert_csv(
-    home: Home,
-    sources: list[Path],
-    name: str,
-    robot: str = "anymal_d",
-    episode_ends: str = "auto",
-    seed: int = 0,
-    progress: Progress | None = None,
-    extension: Sequence[str] = (),
-) -> Dataset:
-    """Turn CSV recordings into a dataset; every file is a recording of its own.
+class CsvFormat(Format):
+    """66-column CSV files (also .gz), or folders of ``state_action_data_N.csv``; no episode spans two files."""
 
-    Args:
-        home: Where the dataset goes.
-        sources: Files (also .gz), or folders that hold ``state_action_data_N.csv``.
-        name: Name of the new dataset.
-        robot: Whose columns they are.
-        episode_ends: ``auto`` takes marked ends and those physics implies, ``file`` marked ones only, ``none`` makes
-            every file one episode.
-        seed: Seed of the split.
-        progress: Told after each file.
-        extension: Names of the extension columns, which lie between action and contact.
+    label = "CSV"
 
-    Raises:
-        RwmError: A file is missing, empty, of other width, or holds a cell that is not a finite number or not 0 or 1
-            where it must be. File, row and column are named and nothing is written.
-    """
-    if episode_ends not in EPISODE_ENDS:
-        raise RwmError(f"Unknown --episode-ends '{episode_ends}'; choices: {', '.join(EPISODE_ENDS)}.")
-    spec = load_robot(robot)
-    schema, files = Schema.from_robot(spec, extension), find_csv_files(sources)
-    notes: list[str] = []
-    provenance = {
-        "source": "rwm data convert",
-        "files": [f.name for f in files],
-        "episode_ends": episode_ends,
-        "notes": notes,
-    }
-    with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, provenance, seed) as writer:
-        for i, file in enumerate(files):
-            starts: list[EpisodeStart] = []
-            for rows in _episodes(file, schema, spec.control_dt_s, episode_ends, starts):
-                writer.append(Episode(rows, is_truncated(rows)))
-            notes += _notes(file, starts)
-            if progress:
-                progress(i + 1, len(files), {"rows": float(writer.rows)})
-        return writer.commit()
+    def __init__(self, request: Request) -> None:
+        if request.episode_ends not in EPISODE_ENDS:
+            choices = ", ".join(EPISODE_ENDS)
+            raise RwmError(f"Unknown --episode-ends '{request.episode_ends}'; choices: {choices}.")
+        super().__init__(request)
+        self.files, self.episode_ends = find_csv_files(request.sources), request.episode_ends
+
+    @classmethod
+    def sniff(cls, source: Path, mapped: bool) -> bool:
+        """Return true: what is no CSV is reported by :meth:`read`."""
+        return True
+
+    def read(self, file: Path) -> Iterator[Episode]:
+        """Yield the episodes of a file.
+
+        Raises:
+            RwmError: It is empty, of other width, or holds a cell that is not a finite number or not 0 or 1 where it
+                must be. File, row and column are named.
+        """
+        starts: list[EpisodeStart] = []
+        for rows in _episodes(file, self.schema, self.robot.control_dt_s, self.episode_ends, starts):
+            yield Episode(rows, is_truncated(rows))
+        self.notes += _notes(file, starts)
+
+    def provenance(self) -> dict[str, object]:
+        """Return what the manifest keeps about the conversion."""
+        return {"files": [f.name for f in self.files], "episode_ends": self.episode_ends, "notes": self.notes}
 
 
 def _episodes(
-    file: Path, schema: Schema, control_dt_s: float, ends: str, found: list[EpisodeStart]
+    file: Path, schema: Schema, control_dt_s: float, ends: str, all_starts: list[EpisodeStart]
 ) -> Iterator[np.ndarray]:
-    """Give a recording's episodes, ``(n, width)`` each; their starts but the first are added to ``found``."""
+    """Yield a recording's episodes, ``(n, width)`` each; add the starts of all but the first to ``all_starts``."""
     pieces: list[np.ndarray] = []
     at = 0
     for block in read_blocks(file, schema):
         starts = []
         if ends != "none":
-            # Whether an episode begins shows in a row and the one before it, which may be in the block before.
+            # Whether an episode starts shows in a row and the one before it, which may be in the previous block.
             last = pieces[-1][-1:] if pieces else block[:0]
             joined = np.concatenate((last, block)) if len(last) else block
             starts = find_episode_starts(joined, schema, control_dt_s)
             starts = [replace(s, row=s.row - len(last)) for s in starts if ends == "auto" or s.marked]
-        found += [replace(s, row=at + s.row) for s in starts]
+        all_starts += [replace(s, row=at + s.row) for s in starts]
         bounds = [0, *(s.row for s in starts), len(block)]
         for k, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
             if k and pieces:
@@ -122,8 +104,8 @@ def _notes(file: Path, starts: list[EpisodeStart]) -> list[str]:
     return [f"{file.name}: {len(unmarked)} unmarked episode ends found ({shown}{more})"]
 
 
-def find_csv_files(sources: list[Path]) -> list[Path]:
-    """Return the CSV files that ``sources`` stand for; those of a folder in the order of their number.
+def find_csv_files(sources: Sequence[Path]) -> list[Path]:
+    """Return the CSV files of ``sources``, those in a folder in the order of their numbers.
 
     Raises:
         RwmError: A source does not exist, or a folder holds no ``state_action_data_N.csv``.
@@ -134,22 +116,22 @@ def find_csv_files(sources: list[Path]) -> list[Path]:
             files.append(source)
         elif source.is_dir():
             numbered = {f: FILE_PATTERN.search(f.name) for f in source.iterdir()}
-            found = sorted((int(m[1]), f) for f, m in numbered.items() if m)
-            if not found:
+            in_order = sorted((int(m[1]), f) for f, m in numbered.items() if m)
+            if not in_order:
                 raise RwmError(f"Folder {source} holds no state_action_data_N.csv.", "name the CSV files themselves")
-            files += [f for _, f in found]
+            files += [f for _, f in in_order]
         else:
             raise RwmError(f"There is no file or folder {source}.", "rwm data convert FILE... --name NAME")
     return files
 
 
 def read_blocks(file: Path, schema: Schema) -> Iterator[np.ndarray]:
-    """Read one recording a piece at a time, ``(n, width)`` float32, columns contiguous.
+    """Read one recording a block at a time, ``(n, width)`` float32, columns contiguous.
 
-    Pieces are parsed beside each other; memory does not grow with the file.
+    Blocks are parsed in parallel; memory does not grow with the file.
 
     Raises:
-        RwmError: See :func:`convert_csv`.
+        RwmError: See :meth:`CsvFormat.read`.
     """
     workers = available_threads()
     parsed: deque[Future[np.ndarray]] = deque()
@@ -171,10 +153,10 @@ def read_blocks(file: Path, schema: Schema) -> Iterator[np.ndarray]:
 
 
 def _raw_blocks(file: Path) -> Iterator[bytes]:
-    """Read a file in pieces of whole lines.
+    """Read a file in blocks of whole lines.
 
     Raises:
-        RwmError: It cannot be read or unpacked, or a line does not end.
+        RwmError: It cannot be read or decompressed, or a line is too long.
     """
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
@@ -188,14 +170,14 @@ def _raw_blocks(file: Path) -> Iterator[bytes]:
 
 
 def _parse(data: bytes, lines: int, file: Path, schema: Schema, at: int) -> np.ndarray:
-    """Turn ``lines`` whole lines, the first of them row ``at``, into numbers ``(lines, width)``.
+    """Parse ``lines`` whole lines, the first of them row ``at``, as numbers ``(lines, width)``.
 
     Raises:
-        RwmError: See :func:`convert_csv`.
+        RwmError: See :meth:`CsvFormat.read`.
     """
     names = schema.csv_names
     try:
-        # Polars reads float64 faster than float32, the rounding included.
+        # Polars reads float64 and rounds it faster than it reads float32.
         frame = pl.read_csv(data, has_header=False, schema=dict.fromkeys(names, pl.Float64), quote_char=None)
     except pl.exceptions.PolarsError as exc:
         raise _faults_of_text(data, file, schema, at) or RwmError(f"{file} is no CSV: {one_line(exc)}.") from exc
@@ -216,7 +198,7 @@ def _parse(data: bytes, lines: int, file: Path, schema: Schema, at: int) -> np.n
 
 
 def _faults_of_text(data: bytes, file: Path, schema: Schema, at: int) -> RwmError | None:
-    """Look at lines that did not parse one by one, and say what is wrong where."""
+    """Return what is wrong in lines that did not parse, and where; None if nothing is found."""
     cells: list[tuple[int, int, str]] = []
     for row, line in enumerate(data.decode(errors="replace").removesuffix("\n").split("\n"), start=at):
         words = line.rstrip("\r").split(",")
@@ -251,7 +233,7 @@ def _faults(file: Path, schema: Schema, cells: list[tuple[int, int, str]]) -> Rw
 def write_csv(dataset: Dataset, folder: Path, rows_per_file: int = 10_000) -> list[Path]:
     """Write a dataset as ``state_action_data_N.csv``; reading them back gives the same float32 numbers.
 
-    A file holds whole episodes, as many as it takes to reach ``rows_per_file``.
+    A file holds as many whole episodes as it takes to reach ``rows_per_file`` rows.
 
     Returns:
         The files, in order.

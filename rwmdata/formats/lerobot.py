@@ -1,9 +1,11 @@
-"""LeRobot datasets (format v3.0) out and in: Parquet files of frames, and metadata beside them."""
+"""LeRobot datasets (format v3.0), read and written: Parquet files of frames, and metadata beside them."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,10 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
 from rwmdata.episodes import Episode, is_truncated, read_episodes
 from rwmdata.errors import RwmError
-from rwmdata.formats.mapping import Assembler, Source, check_finite, load_mapping, notes
-from rwmdata.home import Home
+from rwmdata.formats.base import Format, Request
+from rwmdata.formats.mapping import Source, check_finite
 from rwmdata.progress import Progress
-from rwmdata.robots import load_robot
 from rwmdata.schema import COMMAND_COLUMNS, Schema
-from rwmdata.writer import DatasetWriter
 
 VERSION = "v3.0"
 INFO, EPISODES, TASKS = "meta/info.json", "meta/episodes", "meta/tasks.parquet"
@@ -39,7 +39,7 @@ def write_lerobot(dataset: Dataset, folder: Path, progress: Progress | None = No
 
     A LeRobot frame holds a state and the action taken in it; a row here holds a state and the action that led to it.
     So ``action`` of a frame is that of the next row (zero in the last frame), and ``observation.last_action`` keeps
-    the row's own, which makes the way back exact.
+    the row's own, so that reading it back is exact.
 
     Raises:
         RwmError: The folder exists, or cannot be written.
@@ -165,8 +165,10 @@ def _features(dataset: Dataset) -> dict[str, Any]:
     }
     if schema.dims["extension"]:
         vectors[EXTENSION] = names[schema.extension]
-    found: dict[str, Any] = {k: {"dtype": "float32", "shape": [len(v)], "names": list(v)} for k, v in vectors.items()}
-    return found | {k: {"dtype": kind, "shape": [1], "names": None} for k, kind in scalars.items()}
+    return {
+        **{name: {"dtype": "float32", "shape": [len(v)], "names": list(v)} for name, v in vectors.items()},
+        **{name: {"dtype": kind, "shape": [1], "names": None} for name, kind in scalars.items()},
+    }
 
 
 def _info(dataset: Dataset, episodes: int) -> dict[str, Any]:
@@ -198,61 +200,66 @@ def _statistics(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def convert_lerobot(
-    home: Home,
-    folder: Path,
-    name: str,
-    robot: str = "anymal_d",
-    mapping: Path | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Turn a LeRobot dataset (v3.0) into a dataset; every episode stays one.
+class LeRobotFormat(Format):
+    """A LeRobot dataset (v3.0); every episode stays one.
 
     What :func:`write_lerobot` wrote needs no mapping. For others the mapping's ``path`` is a feature,
-    ``observation.state``, and ``columns`` its part, ``[0, 12]``.
+    ``observation.state``, and ``columns`` a range of its elements, ``[0, 12]``.
 
     Raises:
-        RwmError: It is not a v3.0 dataset, its rate is not the robot's, a feature is missing or of another size.
+        RwmError: There are several sources, it is not a v3.0 dataset, its rate is not the robot's, or its features are
+            not ours and there is no mapping.
     """
-    spec, info = load_robot(robot), _read_info(folder)
-    said = load_mapping(mapping) if mapping else None
-    ours = info["features"].get(EXTENSION, {}).get("names", [])
-    extension = said.extension if said else [name.removeprefix("extension_") for name in ours]
-    schema = Schema.from_robot(spec, extension)
-    if abs(info["fps"] * spec.control_dt_s - 1) > 0.01:
-        raise RwmError(f"{folder} has {info['fps']} frames a second; {spec.title} runs at {1 / spec.control_dt_s:g}.")
-    assembler = Assembler(spec, schema, said) if said else None
-    if assembler is None and not {STATE, LAST_ACTION, CONTACT} <= info["features"].keys():
-        raise RwmError(
-            f"{folder} has the features {', '.join(info['features'])}, not ours; a mapping must say what they hold.",
-            "--mapping FILE.yaml with {path: observation.state, columns: [0, 12]}",
-        )
-    missing, computed = (assembler.missing, assembler.computed) if assembler else (set[str](), set[str]())
-    origin: dict[str, Any] = {
-        "source": "rwm data convert",
-        "files": [folder.name],
-        "lerobot": {k: info[k] for k in ("robot_type", "fps")},
-        "missing_groups": sorted(missing),
-        "computed_groups": sorted(computed),
-        "notes": notes(missing, computed),
-    }
-    episodes = _read_table(folder, sorted((folder / EPISODES).rglob("*.parquet"))).to_pylist()
-    with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, origin, seed) as writer:
-        for file, members in _by_file(folder, info, episodes).items():
-            table, base = _read_table(folder, [file]), min(m["dataset_from_index"] for m in members)
-            for m in members:
-                part = table.slice(m["dataset_from_index"] - base, m["length"])
-                where = f"{file}, episode {m['episode_index']}"
-                if assembler:
-                    rows = assembler.rows(partial(_mapped, part, where), where)
-                    command = reward = None
-                else:
-                    rows, command, reward = _own(part, schema, where)
-                writer.append(Episode(rows, is_truncated(rows), command, reward, m.get("behaviour")))
-                if progress:
-                    progress(writer.rows, info["total_frames"], {})
-        return writer.commit()
+
+    label = "LeRobot"
+
+    def __init__(self, request: Request) -> None:
+        if len(request.sources) != 1:
+            raise RwmError("LeRobot datasets are converted one at a time.", "convert them separately, then merge")
+        (self.folder,) = request.sources
+        self._info = info = _read_info(self.folder)
+        ours = info["features"].get(EXTENSION, {}).get("names", [])
+        super().__init__(replace(request, extension=[name.removeprefix("extension_") for name in ours]))
+        hz = 1 / self.robot.control_dt_s
+        if abs(info["fps"] / hz - 1) > 0.01:
+            raise RwmError(f"{self.folder} has {info['fps']} frames a second; {self.robot.title} runs at {hz:g}.")
+        if self.assembler is None and not {STATE, LAST_ACTION, CONTACT} <= info["features"].keys():
+            raise RwmError(
+                f"{self.folder} has the features {', '.join(info['features'])}, not ours; a mapping must say what they "
+                "hold.",
+                "--mapping FILE.yaml with {path: observation.state, columns: [0, 12]}",
+            )
+        episodes = _read_table(self.folder, sorted((self.folder / EPISODES).rglob("*.parquet"))).to_pylist()
+        self._episodes = _by_file(self.folder, info, episodes)
+        self.files = list(self._episodes)
+
+    @classmethod
+    def sniff(cls, source: Path, mapped: bool) -> bool:
+        """Return whether it is a folder with LeRobot's metadata."""
+        return (source / INFO).is_file()
+
+    def read(self, file: Path) -> Iterator[Episode]:
+        """Yield the episodes of a data file.
+
+        Raises:
+            RwmError: It cannot be read, or a feature is missing or of another size.
+        """
+        table, episodes = _read_table(self.folder, [file]), self._episodes[file]
+        base = min(e["dataset_from_index"] for e in episodes)
+        for e in episodes:
+            part = table.slice(e["dataset_from_index"] - base, e["length"])
+            where = f"{file}, episode {e['episode_index']}"
+            if self.assembler:
+                rows = self.assembler.rows(partial(_mapped, part, where), where)
+                command = reward = None
+            else:
+                rows, command, reward = _own(part, self.schema, where)
+            yield Episode(rows, is_truncated(rows), command, reward, e.get("behaviour"))
+
+    def provenance(self) -> dict[str, object]:
+        """Return what the manifest keeps about the conversion."""
+        about = {key: self._info[key] for key in ("robot_type", "fps")}
+        return {**super().provenance(), "files": [self.folder.name], "lerobot": about}
 
 
 def _own(part: pa.Table, schema: Schema, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -273,12 +280,7 @@ def _own(part: pa.Table, schema: Schema, where: str) -> tuple[np.ndarray, np.nda
 
 
 def _mapped(part: pa.Table, where: str, _: str, source: Source) -> np.ndarray:
-    values = _vectors(part, source.path, where)
-    if source.columns is None:
-        return values
-    if not isinstance(source.columns, tuple):
-        raise RwmError(f"Columns of '{source.path}' are {source.columns}; a feature needs [first, behind last].")
-    return values[:, slice(*source.columns)]
+    return source.select(_vectors(part, source.path, where))
 
 
 def _vectors(part: pa.Table, feature: str, where: str) -> np.ndarray:
@@ -291,11 +293,11 @@ def _vectors(part: pa.Table, feature: str, where: str) -> np.ndarray:
 
 
 def _by_file(folder: Path, info: dict[str, Any], episodes: list[dict[str, Any]]) -> dict[Path, list[dict[str, Any]]]:
-    found: dict[Path, list[dict[str, Any]]] = {}
-    for e in sorted(episodes, key=lambda m: m["episode_index"]):
+    by_file: dict[Path, list[dict[str, Any]]] = {}
+    for e in sorted(episodes, key=lambda e: e["episode_index"]):
         keys = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
-        found.setdefault(folder / info["data_path"].format(**keys), []).append(e)
-    return found
+        by_file.setdefault(folder / info["data_path"].format(**keys), []).append(e)
+    return by_file
 
 
 def _read_info(folder: Path) -> dict[str, Any]:

@@ -1,28 +1,25 @@
-"""Any robot's log in: CSV or Parquet with named columns, read through a mapping file, at any rate."""
+"""Logs of any robot, read: CSV or Parquet with named columns, through a mapping file, at any rate."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import yaml
 
-from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
-from rwmdata.formats.mapping import PER_LEG, Assembler, Mapping, Source, load_mapping, notes, suffixes
-from rwmdata.home import Home
-from rwmdata.progress import Progress
-from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.formats.base import Format, Request
+from rwmdata.formats.mapping import PER_LEG, Mapping, Source, suffixes
+from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
-from rwmdata.writer import DatasetWriter
 
 GAP = 1.5
-"""A pause of more than so many sample intervals begins a new episode."""
+"""A pause longer than this many sample intervals starts a new episode."""
 SYNONYMS = {
     "base_lin_vel": ("lin_vel", "linvel", "linear_velocity", "velocity", "vel", "v"),
     "base_ang_vel": ("ang_vel", "angvel", "angular_velocity", "gyro", "omega", "w"),
@@ -35,77 +32,81 @@ SYNONYMS = {
     "foot_contact": ("foot_contact", "foot_force", "foot", "contact"),
     "termination": ("termination", "terminated", "done", "fall", "fell"),
 }
-"""Words columns of a group are recognised by, the most telling first."""
+"""Words in the names of a group's columns, the most specific first."""
 
 
-def convert_logs(
-    home: Home,
-    sources: list[Path],
-    name: str,
-    mapping: Path,
-    robot: str = "anymal_d",
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Turn logs into a dataset.
+class LogFormat(Format):
+    """Logs with named columns, read through a mapping.
 
-    Every file, and within it every change of the episode column and every pause, begins an episode. A log at another
-    rate than the robot's control rate is brought to it: by taking every k-th row where that fits, otherwise by linear
-    interpolation (contacts, termination and actions: the last value).
+    Every file, and within it every change of the episode column and every pause, starts an episode. A log at another
+    rate than the robot's control rate is resampled: every k-th row where that fits, otherwise linear interpolation
+    (contacts, termination and actions keep their last value).
 
     Raises:
-        RwmError: A file is missing or unreadable, lacks a column, holds an empty or non-numeric cell, or the mapping
-            does not fit the robot. File, row and column are named and nothing is written.
+        RwmError: There is no mapping, it does not fit the robot, or it names no columns for a group.
     """
-    spec = load_robot(robot)
-    said = load_mapping(mapping)
-    schema = Schema.from_robot(spec, said.extension)
-    assembler = Assembler(spec, schema, said)
-    used = {g: source_columns(g, s, spec, said, mapping) for g, s in said.groups.items() if s.kind != "drive"}
-    provenance: dict[str, Any] = {
-        "source": "rwm data convert",
-        "files": [f.name for f in sources],
-        "mapping": said.model_dump(mode="json"),
-        "missing_groups": sorted(assembler.missing),
-        "computed_groups": sorted(assembler.computed),
-        "notes": notes(assembler.missing, assembler.computed),
-    }
-    with DatasetWriter(home.data_dir, name, spec.name, schema, 1 / spec.control_dt_s, provenance, seed) as writer:
-        for i, file in enumerate(sources):
-            names = list(dict.fromkeys(c for columns in used.values() for c in columns))
-            frame = read_log(file, names, said)
-            unread = [c for c in frame.columns if c not in {*names, said.time, said.episode}]
-            provenance["notes"] += [f"{file.name}: not read: {', '.join(unread)}"] if unread else []
-            for k, part in enumerate(episodes_of(frame, said)):
-                where = f"{file}, episode {k}"
-                at_rate = resample(part, said, spec.control_dt_s, _held(used), where)
-                rows = assembler.rows(partial(_fetch, at_rate, used), where)
-                writer.append(Episode(rows, is_truncated(rows)))
-            if progress:
-                progress(i + 1, len(sources), {"rows": float(writer.rows)})
-        return writer.commit()
+
+    label = "log"
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        if self.assembler is None:
+            raise RwmError("A log with named columns needs a mapping.", "--mapping FILE.yaml")
+        self.mapping, self._build_rows = self.assembler.mapping, self.assembler.rows
+        recorded = {group: source for group, source in self.mapping.groups.items() if source.kind != "drive"}
+        self._columns = {g: source_columns(g, s, self.robot, self.mapping.extension) for g, s in recorded.items()}
+
+    @classmethod
+    def sniff(cls, source: Path, mapped: bool) -> bool:
+        """Return whether there is a mapping: without one nothing can be told from a log."""
+        return mapped
+
+    def read(self, file: Path) -> Iterator[Episode]:
+        """Yield the episodes of a log.
+
+        Raises:
+            RwmError: It is missing or unreadable, lacks a column, or holds an empty or non-numeric cell. File, row and
+                column are named.
+        """
+        mapping, names = self.mapping, list(dict.fromkeys(c for columns in self._columns.values() for c in columns))
+        frame = read_log(file, names, mapping)
+        unread = [c for c in frame.columns if c not in {*names, mapping.time, mapping.episode}]
+        self.notes += [f"{file.name}: not read: {', '.join(unread)}"] if unread else []
+        held = {c for g in (*PER_LEG, "termination", "action") for c in self._columns.get(g, [])}
+        for k, part in enumerate(episodes_of(frame, mapping)):
+            where = f"{file}, episode {k}"
+            at_rate = resample(part, mapping, self.robot.control_dt_s, held, where)
+            rows = self._build_rows(partial(self._fetch, at_rate), where)
+            yield Episode(rows, is_truncated(rows))
+
+    def _fetch(self, frame: pl.DataFrame, group: str, _: Source) -> np.ndarray:
+        return frame.select(self._columns[group]).to_numpy().astype(np.float64)
+
+    def provenance(self) -> dict[str, object]:
+        """Return what the manifest keeps about the conversion."""
+        return {**super().provenance(), "mapping": self.mapping.model_dump(mode="json")}
 
 
-def source_columns(group: str, source: Source, robot: RobotSpec, mapping: Mapping, file: Path) -> list[str]:
+def source_columns(group: str, source: Source, robot: RobotSpec, extension: list[str]) -> list[str]:
     """Return a source's columns by name.
 
     Raises:
         RwmError: The mapping names none.
     """
     if isinstance(source.columns, str) and "{}" in source.columns:
-        return [source.columns.replace("{}", s) for s in suffixes(group, robot, mapping.extension)]
+        return [source.columns.replace("{}", s) for s in suffixes(group, robot, extension)]
     if isinstance(source.columns, str):
         return [source.columns]
     if isinstance(source.columns, list):
         return source.columns
-    raise RwmError(f"{file} names no columns for '{group}'.", f"{group}: [column, ...], or a name with {{}} in it")
+    raise RwmError(f"The mapping names no columns for '{group}'.", f"{group}: [column, ...], or a name with {{}} in it")
 
 
 def read_log(file: Path, names: list[str], mapping: Mapping) -> pl.DataFrame:
     """Read a log; the columns ``names`` as float64.
 
     Raises:
-        RwmError: See :func:`convert_logs`.
+        RwmError: See :meth:`LogFormat.read`.
     """
     if not file.is_file():
         raise RwmError(f"There is no file {file}.", "rwm data convert FILE... --name NAME --mapping FILE.yaml")
@@ -131,7 +132,7 @@ def read_log(file: Path, names: list[str], mapping: Mapping) -> pl.DataFrame:
 
 
 def episodes_of(frame: pl.DataFrame, mapping: Mapping) -> list[pl.DataFrame]:
-    """Cut a log where its episode column changes and where its time jumps."""
+    """Split a log where its episode column changes and where its time jumps."""
     starts = np.zeros(frame.height, bool)
     if mapping.episode:
         column = frame[mapping.episode]
@@ -145,13 +146,13 @@ def episodes_of(frame: pl.DataFrame, mapping: Mapping) -> list[pl.DataFrame]:
 
 
 def resample(frame: pl.DataFrame, mapping: Mapping, dt: float, held: set[str], where: str) -> pl.DataFrame:
-    """Bring an episode to one row every ``dt`` seconds.
+    """Resample an episode to one row every ``dt`` seconds.
 
     Args:
         frame: The episode.
-        mapping: Says the rate or the time column.
-        dt: Wanted interval, s.
-        held: Columns that keep their last value between samples; the others are interpolated.
+        mapping: Gives the rate or the time column.
+        dt: New interval, s.
+        held: Columns that hold their last value between samples; the others are interpolated.
         where: Names the episode in errors.
 
     Raises:
@@ -179,7 +180,7 @@ def resample(frame: pl.DataFrame, mapping: Mapping, dt: float, held: set[str], w
 
 
 def infer_mapping(file: Path, robot: RobotSpec) -> str:
-    """Return a proposed mapping file for a log, YAML with a comment where a guess should be looked at.
+    """Return a proposed mapping file for a log, as YAML with comments on what to check.
 
     Raises:
         RwmError: The file cannot be read.
@@ -188,10 +189,10 @@ def infer_mapping(file: Path, robot: RobotSpec) -> str:
     groups: dict[str, list[str]] = {}
     taken: set[str] = set()
     for group in Schema.from_robot(robot).groups:
-        found = _guess(group, [c for c in frame.columns if c not in taken], robot)
-        if found:
-            groups[group] = found
-            taken |= set(found)
+        columns = _guess(group, [c for c in frame.columns if c not in taken], robot)
+        if columns:
+            groups[group] = columns
+            taken |= set(columns)
     missing = [g for g in Schema.from_robot(robot).groups if g not in groups]
     times = [c for c in frame.columns if _words(c) & {"time", "t", "stamp", "timestamp"} and c not in taken]
     lines = [
@@ -208,17 +209,17 @@ def infer_mapping(file: Path, robot: RobotSpec) -> str:
 
 
 def _guess(group: str, columns: list[str], robot: RobotSpec) -> list[str]:
-    """Return the columns that hold a group, or none: each must name the quantity and its axis, joint or leg."""
+    """Return the columns of a group, or none: each name must hold the quantity and its axis, joint or leg."""
     ends = suffixes(group, robot, [])
     for word in SYNONYMS[group]:
-        found = []
+        matches = []
         for end in ends:
             fits = [c for c in columns if _tokens(word) <= _words(c) and _tokens(end) <= _words(c)]
             if not fits:
                 break
-            found.append(min(fits, key=len))
-        if len(found) == len(ends) == len(set(found)):
-            return found
+            matches.append(min(fits, key=len))
+        if len(matches) == len(ends) == len(set(matches)):
+            return matches
     return []
 
 
@@ -231,11 +232,3 @@ def _words(column: str) -> set[str]:
     words = _tokens(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column))
     short = [re.fullmatch(r"(v|w|g|vel|omega|gyro|grav|gravity)([xyz])", w) for w in words]
     return words | {part for m in short if m for part in m.groups()}
-
-
-def _held(used: dict[str, list[str]]) -> set[str]:
-    return {c for g in (*PER_LEG, "termination", "action") for c in used.get(g, [])}
-
-
-def _fetch(frame: pl.DataFrame, used: dict[str, list[str]], group: str, _: Source) -> np.ndarray:
-    return frame.select(used[group]).to_numpy().astype(np.float64)

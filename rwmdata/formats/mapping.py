@@ -1,4 +1,4 @@
-"""Mapping files: where a foreign recording has our column groups, in which unit, order and convention."""
+"""Mapping files: where a foreign recording holds our column groups, in which unit, order and convention."""
 
 from __future__ import annotations
 
@@ -23,39 +23,51 @@ class Source(Frozen):
     """Where one column group comes from."""
 
     path: str = ""
-    """HDF5 only: the dataset ``(T, n)`` inside a demo, ``obs/joint_pos``."""
+    """HDF5: the dataset ``(T, n)`` inside a demo, ``obs/joint_pos``. LeRobot: the feature."""
     columns: tuple[int, int] | list[str] | str | None = None
-    """HDF5: first column and the one behind the last. Logs: the columns by name, or one name in which ``{}`` stands
-    for x, y, z, the joint or the leg."""
+    """HDF5 and LeRobot: first column and the one after the last. Logs: the columns by name, or one name in which
+    ``{}`` stands for x, y, z, the joint or the leg."""
     scale: float | list[float] = 1.0
-    """Factor on the values, one for all or one each: to the group's unit, or -1 for an opposite sign."""
+    """Factor on the values, one for all or one each: a change of unit, or -1 for an opposite sign."""
     subtract_default: bool = False
-    """The values are absolute joint positions; the robot's default pose is taken away."""
+    """The values are absolute joint positions; the robot's default pose is subtracted."""
     kind: Literal["values", "target_position", "drive", "threshold"] = "values"
     """``values``: as they are. ``target_position``: an action recorded as absolute joint targets, rad. ``drive``: a
     torque that was not recorded, from the robot's gains. ``threshold``: contact forces, N; above 1 is contact."""
 
+    def select(self, values: np.ndarray) -> np.ndarray:
+        """Return the source's columns of recorded values ``(T, n)`` without column names.
+
+        Raises:
+            RwmError: The columns are given by name.
+        """
+        if self.columns is None:
+            return values
+        if not isinstance(self.columns, tuple):
+            raise RwmError(f"Columns of '{self.path}' are {self.columns}; without names they are [first, end].")
+        return values[:, slice(*self.columns)]
+
 
 class Mapping(Frozen):
-    """What a mapping file says."""
+    """Content of a mapping file."""
 
     groups: dict[str, Source]
     """By group: base_lin_vel, ..., action, (extension,) thigh_contact, foot_contact, termination."""
     missing: list[str] = []
     """Groups that were not recorded; written as zeros and named in the dataset's provenance."""
     extension: list[str] = []
-    """Names of additional quantities the model shall predict; their columns are the group ``extension``."""
+    """Names of additional quantities for the model to predict; their columns are the group ``extension``."""
     joints: list[str] | None = None
     """Order of the joints in the recording; the robot's own when None."""
     legs: list[str] | None = None
     action_index: Literal["next", "previous"] = "next"
-    """Whether the action of an index is taken in the state of that index (``next``) or led to it (``previous``)."""
+    """Whether the action at an index is taken in the state at that index (``next``) or led to it (``previous``)."""
     rate_hz: float | None = Field(None, gt=0)
-    """Logs: rows a second; from the time column when None, else the robot's control rate."""
+    """Logs: rows per second; when None, taken from the time column or else the robot's control rate."""
     time: str | None = None
     """Logs: column of the time, s."""
     episode: str | None = None
-    """Logs: column whose change begins a new episode."""
+    """Logs: column whose change starts a new episode."""
 
     @field_validator("groups", mode="before")
     @classmethod
@@ -81,7 +93,7 @@ def load_mapping(path: Path) -> Mapping:
 
 
 def suffixes(group: str, robot: RobotSpec, extension: list[str]) -> list[str]:
-    """Return what tells the columns of a group apart: axes, joints, legs, the extension's names, or nothing."""
+    """Return the suffixes of a group's columns: axes, joints, legs, the extension's names, or one empty suffix."""
     if group == "extension":
         return extension
     if group in PER_JOINT:
@@ -92,7 +104,7 @@ def suffixes(group: str, robot: RobotSpec, extension: list[str]) -> list[str]:
 
 
 class Assembler:
-    """Makes row matrices of recordings.
+    """Builds row matrices from recordings.
 
     Args:
         robot: The robot.
@@ -101,20 +113,20 @@ class Assembler:
 
     Attributes:
         missing: Groups that are written as zeros.
-        computed: Groups that are made from others.
+        computed: Groups that are computed from others.
 
     Raises:
-        RwmError: The mapping forgets a group, names one that does not exist, or orders joints the robot lacks.
+        RwmError: The mapping leaves out a group, or names groups or joints that do not exist.
     """
 
     def __init__(self, robot: RobotSpec, schema: Schema, mapping: Mapping) -> None:
         self.robot, self.schema, self.mapping = robot, schema, mapping
-        said = [*mapping.groups, *mapping.missing]
-        unknown = [g for g in said if g not in schema.groups]
-        unsaid = [g for g in schema.groups if g not in said]
+        named = [*mapping.groups, *mapping.missing]
+        unknown = [g for g in named if g not in schema.groups]
+        unnamed = [g for g in schema.groups if g not in named]
         faults = [
             f"{what} {', '.join(names)}"
-            for what, names in (("does not know", unknown), ("says nothing of", unsaid))
+            for what, names in (("does not know", unknown), ("says nothing of", unnamed))
             if names
         ]
         if faults or not mapping.groups:
@@ -140,11 +152,11 @@ class Assembler:
         """Return the rows ``(T, width)``.
 
         Args:
-            fetch: Gives the values of a group's source, ``(T, n)``.
-            where: Names the recording in errors.
+            fetch: Returns the values of a group's source, ``(T, n)``.
+            where: Name of the recording in errors.
 
         Raises:
-            RwmError: A source has another size than its group, or a value is not finite.
+            RwmError: A source differs in size from its group, or a value is not finite.
         """
         rows: np.ndarray | None = None
         for group, source in self.mapping.groups.items():
@@ -158,7 +170,7 @@ class Assembler:
                 raise RwmError(f"{where}: '{group}' has shape {values.shape}, expected {wanted}.", "the mapping file")
             rows[:, columns] = self._converted(group, source, values)
         if rows is None:
-            raise RwmError(f"{where}: the mapping reads nothing but computed groups.")
+            raise RwmError(f"{where}: the mapping names only computed groups.")
         for group in self.computed:
             parts = (rows[:, self.schema.group(g)].astype(np.float64) for g in ("action", "joint_pos", "joint_vel"))
             rows[:, self.schema.group(group)] = drive_torque(self.robot, *parts)
@@ -169,7 +181,7 @@ class Assembler:
         values = values * np.asarray(source.scale)
         if group in self._order:
             values = values[:, self._order[group]]
-        if group == "projected_gravity":  # Only its direction counts, whatever its unit and however interpolated.
+        if group == "projected_gravity":  # Only its direction counts, whatever the unit.
             values = values / np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-9)
         if source.subtract_default:
             values = values - default
@@ -182,17 +194,11 @@ class Assembler:
         return values
 
 
-def notes(missing: set[str], computed: set[str]) -> list[str]:
-    """Return what a reader of a converted dataset should know, one sentence each."""
-    found = [f"{group} was not recorded and is zero" for group in sorted(missing)]
-    return found + [f"{group} was computed from the robot's drive" for group in sorted(computed)]
-
-
 def check_finite(rows: np.ndarray, schema: Schema, where: str) -> np.ndarray:
     """Return the rows.
 
     Raises:
-        RwmError: One of them is not finite; the first is named.
+        RwmError: A value is not finite; the first is named.
     """
     finite = np.isfinite(rows)
     if not finite.all():
@@ -208,10 +214,10 @@ def drive_torque(robot: RobotSpec, action: np.ndarray, position: np.ndarray, vel
     return torque.clip(-drive.effort_limit, drive.effort_limit)
 
 
-def _order(found: list[str] | None, wanted: list[str], what: str) -> list[int]:
-    """Return where each of ``wanted`` is in the recording."""
-    if found is None:
-        return list(range(len(wanted)))
-    if sorted(found) != sorted(wanted):
-        raise RwmError(f"The mapping's {what} are {', '.join(found)}; the robot's are {', '.join(wanted)}.")
-    return [found.index(name) for name in wanted]
+def _order(recorded: list[str] | None, ours: list[str], what: str) -> list[int]:
+    """Return the index of each of ``ours`` in the recording."""
+    if recorded is None:
+        return list(range(len(ours)))
+    if sorted(recorded) != sorted(ours):
+        raise RwmError(f"The mapping's {what} are {', '.join(recorded)}; the robot's are {', '.join(ours)}.")
+    return [recorded.index(name) for name in ours]

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from rwmdata.episodes import Episode
-from rwmdata.formats.lerobot import convert_lerobot, write_lerobot
+from rwmdata.formats.convert import convert
+from rwmdata.formats.lerobot import write_lerobot
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
@@ -96,7 +97,7 @@ def test_we_read_what_lerobot_writes(lerobot_dataset, schema, rows, tmp_path):
     mapping = tmp_path / "mapping.yaml"
     missing = ["thigh_contact", "foot_contact", "termination"]
     mapping.write_text(yaml.safe_dump({"groups": {**groups, "action": {"path": "action"}}, "missing": missing}))
-    dataset = convert_lerobot(Home(tmp_path), tmp_path / "b", "b", mapping=mapping)
+    dataset = convert(Home(tmp_path), [tmp_path / "b"], "b", mapping=mapping)
     assert dataset.episodes.length.tolist() == [FRAMES] * 3
     found = dataset.matrix().reshape(rows.shape)
     gravity = schema.group("projected_gravity")

@@ -23,9 +23,7 @@ import yaml
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
-from rwmdata.formats.csv66 import convert_csv
-from rwmdata.formats.hdf5 import convert_hdf5
-from rwmdata.formats.logs import convert_logs
+from rwmdata.formats.convert import convert
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
@@ -102,7 +100,7 @@ class CsvCase:
             data = gzip.compress(self.good) if rng.random() < 0.5 else gzip.compress(data)
             data = mutate(data, rng) if rng.random() < 0.5 else data
         file.write_bytes(data)
-        dataset = convert_csv(self.home, [file], "x", episode_ends=rng.choice(("auto", "file", "none")))
+        dataset = convert(self.home, [file], "x", episode_ends=rng.choice(("auto", "file", "none")))
         if not packed:
             lines = data.count(b"\n") + (not data.endswith(b"\n"))
             assert dataset.rows == lines, f"{dataset.rows} rows of {lines} lines"
@@ -151,7 +149,7 @@ class Hdf5Case:
             if rng.random() < 0.2:
                 del parts[key]
             file = self.write(parts)
-        dataset = convert_hdf5(self.home, [file], "x")
+        dataset = convert(self.home, [file], "x")
         assert rows in (0, dataset.rows)
         assert_sound(dataset)
 
@@ -178,7 +176,7 @@ class MappingCase:
     def run(self, rng: random.Random) -> None:
         file = self.folder / "mapping.yaml"
         file.write_bytes(mutate(self.good, rng))
-        dataset = convert_logs(self.home, [self.folder / "log.csv"], "x", file)
+        dataset = convert(self.home, [self.folder / "log.csv"], "x", mapping=file)
         assert dataset.rows >= 2
         assert_sound(dataset)
 

@@ -8,8 +8,9 @@ import pytest
 
 from rwmdata.errors import RwmError
 from rwmdata.formats import csv66
-from rwmdata.formats.csv66 import convert_csv, write_csv
-from rwmdata.formats.lerobot import convert_lerobot, write_lerobot
+from rwmdata.formats.convert import convert
+from rwmdata.formats.csv66 import write_csv
+from rwmdata.formats.lerobot import write_lerobot
 from rwmdata.schema import Schema
 
 
@@ -39,7 +40,7 @@ def test_csv_to_catalog_to_csv_keeps_every_float32(home, tmp_path, make_dataset,
         rows[:, schema.group("joint_torque")] = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32) * 1e-7
     files = write_csv(make_dataset(parts), tmp_path / "out", rows_per_file=120)
     assert [f.name for f in files] == [f"state_action_data_{i}.csv" for i in range(3)]
-    back = convert_csv(home, [tmp_path / "out"], "back", episode_ends="none")
+    back = convert(home, [tmp_path / "out"], "back", episode_ends="none")
     np.testing.assert_array_equal(back.matrix(), np.concatenate(parts))
     again = write_csv(back, tmp_path / "again", rows_per_file=120)
     assert [f.read_bytes() for f in again] == [f.read_bytes() for f in files]
@@ -47,7 +48,7 @@ def test_csv_to_catalog_to_csv_keeps_every_float32(home, tmp_path, make_dataset,
 
 def test_ten_concatenated_episodes_are_separated_and_reported(home, tmp_path, episodes):
     write(tmp_path / "state_action_data_0.csv", np.concatenate(episodes(10, 100)))
-    dataset = convert_csv(home, [tmp_path], "ten")
+    dataset = convert(home, [tmp_path], "ten")
     assert dataset.episodes.length.tolist() == [100] * 10
     (note,) = dataset.manifest.provenance["notes"]
     assert "9 unmarked episode ends found (row 101: an all-zero action" in note
@@ -58,7 +59,7 @@ def test_which_ends_count_is_the_users_choice(home, tmp_path, episodes, ends, le
     first, second, third = episodes(3, 30)
     first[-1, -1] = 1
     file = write(tmp_path / "log.csv", np.concatenate([first, second, third]))
-    dataset = convert_csv(home, [file], "chosen", episode_ends=ends)
+    dataset = convert(home, [file], "chosen", episode_ends=ends)
     assert dataset.episodes.length.tolist() == lengths
 
 
@@ -66,7 +67,7 @@ def test_files_of_a_folder_are_read_by_number_and_never_joined(home, tmp_path, e
     parts = episodes(11, 10)
     for i, rows in enumerate(parts):
         write(tmp_path / f"state_action_data_{i}.csv", rows)
-    dataset = convert_csv(home, [tmp_path], "many", episode_ends="none")
+    dataset = convert(home, [tmp_path], "many", episode_ends="none")
     np.testing.assert_array_equal(dataset.matrix(), np.concatenate(parts))
     assert len(dataset.episodes) == 11
 
@@ -74,7 +75,7 @@ def test_files_of_a_folder_are_read_by_number_and_never_joined(home, tmp_path, e
 def test_gzip_is_read(home, tmp_path, recording):
     packed = tmp_path / "state_action_data_1.csv.gz"
     packed.write_bytes(gzip.compress(recording.read_bytes()))
-    plain, zipped = (convert_csv(home, [f], n).matrix() for f, n in ((recording, "plain"), (packed, "zipped")))
+    plain, zipped = (convert(home, [f], n).matrix() for f, n in ((recording, "plain"), (packed, "zipped")))
     np.testing.assert_array_equal(plain, zipped)
 
 
@@ -101,7 +102,7 @@ def drop_column(path):
 def test_bad_files_are_refused_with_file_row_and_column(home, recording, damage, message):
     damage(recording)
     with pytest.raises(RwmError) as caught:
-        convert_csv(home, [recording], "bad")
+        convert(home, [recording], "bad")
     assert message in caught.value.message and recording.name in caught.value.message
     assert home.datasets() == []
 
@@ -110,12 +111,12 @@ def test_all_faults_of_a_file_are_collected(home, recording):
     for row in (3, 4, 5, 6, 7, 8, 9):
         cell(recording, row, 1, "nan")
     with pytest.raises(RwmError, match=r"row 3.*row 7.*and 2 more"):
-        convert_csv(home, [recording], "bad")
+        convert(home, [recording], "bad")
 
 
 def test_a_folder_without_recordings_and_a_used_output_folder_are_refused(home, tmp_path, make_dataset, episodes):
     with pytest.raises(RwmError, match="holds no state_action_data_N.csv"):
-        convert_csv(home, [tmp_path], "none")
+        convert(home, [tmp_path], "none")
     dataset = make_dataset(episodes(1, 20))
     write_csv(dataset, tmp_path / "out")
     with pytest.raises(RwmError, match="holds state_action_data files already"):
@@ -130,10 +131,10 @@ def test_reading_in_pieces_changes_nothing(home, tmp_path, episodes, monkeypatch
     rows[36, -1] = rows[73, -1] = 1
     file = tmp_path / "state_action_data_0.csv"
     np.savetxt(file, rows, fmt="%.9g", delimiter=",")
-    whole = convert_csv(home, [file], "whole", episode_ends=ends)
+    whole = convert(home, [file], "whole", episode_ends=ends)
     monkeypatch.setattr(csv66, "BLOCK_BYTES", block)
     assert len(list(csv66.read_blocks(file, whole.schema))) > (1 if block < 70_000 else 0)
-    pieces = convert_csv(home, [file], "pieces", episode_ends=ends)
+    pieces = convert(home, [file], "pieces", episode_ends=ends)
     assert np.array_equal(pieces.matrix(), whole.matrix())
     assert pieces.episodes.start.tolist() == whole.episodes.start.tolist()
     assert pieces.manifest.provenance["notes"] == whole.manifest.provenance["notes"]
@@ -145,29 +146,29 @@ def test_extension_columns_come_in_and_go_out(home, robot, tmp_path, episodes):
     rows = np.insert(narrow, [57, 57], [0.25, -1.5], axis=1)
     file = write(tmp_path / "state_action_data_0.csv", rows)
     with pytest.raises(RwmError, match=r"row 1 has 68 columns, expected 66 .*--extension for additional columns"):
-        convert_csv(home, [file], "narrow")
-    dataset = convert_csv(home, [file], "wide", extension=["height", "slope"])
+        convert(home, [file], "narrow")
+    dataset = convert(home, [file], "wide", extension=["height", "slope"])
     assert dataset.schema == wide and dataset.schema.names[57:59] == ("extension_height", "extension_slope")
     np.testing.assert_array_equal(dataset.matrix()[:, wide.extension], [[0.25, -1.5]] * 30)
     assert write_csv(dataset, tmp_path / "out")[0].read_text().count(",") == 30 * 67
     folder = write_lerobot(dataset, tmp_path / "lerobot")
-    np.testing.assert_array_equal(convert_lerobot(home, folder, "back").matrix(), rows)
+    np.testing.assert_array_equal(convert(home, [folder], "back").matrix(), rows)
 
 
 def test_a_header_is_recognised(home, schema, recording):
     recording.write_text(",".join(schema.csv_names) + "\n" + recording.read_text())
     with pytest.raises(RwmError, match=r"row 1 is a header.*--infer"):
-        convert_csv(home, [recording], "x")
+        convert(home, [recording], "x")
 
 
 def test_windows_line_ends_are_read_and_empty_lines_refused(home, recording):
-    plain = convert_csv(home, [recording], "plain").matrix()
+    plain = convert(home, [recording], "plain").matrix()
     text = recording.read_text()
     recording.write_bytes(text.replace("\n", "\r\n").encode())
-    np.testing.assert_array_equal(convert_csv(home, [recording], "windows").matrix(), plain)
+    np.testing.assert_array_equal(convert(home, [recording], "windows").matrix(), plain)
     recording.write_text(text.replace("\n", "\n\n", 1))
     with pytest.raises(RwmError, match="row 2 has 1 columns, expected 66"):
-        convert_csv(home, [recording], "x")
+        convert(home, [recording], "x")
 
 
 def test_a_fault_in_a_later_piece_is_named_by_its_own_row(home, tmp_path, episodes, monkeypatch):
@@ -177,5 +178,5 @@ def test_a_fault_in_a_later_piece_is_named_by_its_own_row(home, tmp_path, episod
     np.savetxt(file, rows, fmt="%.9g", delimiter=",")
     monkeypatch.setattr(csv66, "BLOCK_BYTES", 5_000)
     with pytest.raises(RwmError, match=r"row 71, column 61 \(thigh_contact_RH\) is '0.5', expected 0 or 1"):
-        convert_csv(home, [file], "x")
+        convert(home, [file], "x")
     assert home.datasets() == []

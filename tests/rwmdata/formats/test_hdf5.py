@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rwmdata.errors import RwmError
-from rwmdata.formats.hdf5 import convert_hdf5
+from rwmdata.formats.convert import convert
 
 T = 6
 
@@ -41,7 +41,7 @@ def stock_demo(robot, steps=T, seed=0):
 def test_the_stock_recorder_becomes_rows_of_state_and_the_action_before(home, robot, schema, tmp_path):
     demo, states = stock_demo(robot)
     file = write(tmp_path / "a.hdf5", {"demo_0": demo})
-    dataset = convert_hdf5(home, [file], "a")
+    dataset = convert(home, [file], "a")
     rows = dataset.matrix()
     assert rows.shape == (T + 1, 66)
     np.testing.assert_allclose(rows[:, schema.group("base_lin_vel")], np.tile([2.0, 0, 0], (T + 1, 1)), atol=1e-6)
@@ -61,7 +61,7 @@ def test_the_stock_recorder_becomes_rows_of_state_and_the_action_before(home, ro
 
 def test_every_demo_is_an_episode_in_the_order_of_its_number(home, robot, tmp_path):
     demos = {f"demo_{k}": stock_demo(robot, steps=k + 1, seed=k)[0] for k in (10, 2, 0)}
-    dataset = convert_hdf5(home, [write(tmp_path / "a.h5", demos)], "a")
+    dataset = convert(home, [write(tmp_path / "a.h5", demos)], "a")
     assert dataset.episodes.length.tolist() == [2, 4, 12] and not dataset.episodes.terminated.any()
 
 
@@ -71,7 +71,7 @@ def test_system_groups_are_taken_as_they_are(home, schema, tmp_path):
     rows[:, -1] = [0, 0, 0, 0, 0, 1]
     demo = {"obs/system_state": rows[:, :45], "obs/system_action": rows[:, 45:57],
             "obs/system_contact": rows[:, 57:65], "obs/system_termination": rows[:, 65:]}  # fmt: skip
-    dataset = convert_hdf5(home, [write(tmp_path / "a.hdf5", {"demo_0": demo})], "a")
+    dataset = convert(home, [write(tmp_path / "a.hdf5", {"demo_0": demo})], "a")
     assert np.array_equal(dataset.matrix(), rows) and dataset.episodes.terminated.tolist() == [True]
 
 
@@ -104,7 +104,7 @@ def odd_demo():
 def test_a_mapping_slices_scales_reorders_and_shifts(home, robot, schema, tmp_path, index):
     demo = odd_demo()
     mapping = mapping_file(tmp_path / "m.yaml", robot, action_index=index)
-    dataset = convert_hdf5(home, [write(tmp_path / "a.hdf5", {"demo_0": demo})], "a", mapping=mapping)
+    dataset = convert(home, [write(tmp_path / "a.hdf5", {"demo_0": demo})], "a", mapping=mapping)
     rows = dataset.matrix()
     np.testing.assert_allclose(rows[:, :3], demo["obs/flat"][:, :3] / 2, rtol=1e-6)
     np.testing.assert_allclose(rows[:, 3:6], demo["obs/flat"][:, 3:], rtol=1e-6)
@@ -126,14 +126,14 @@ def test_faults_name_file_demo_and_dataset_and_leave_nothing(home, robot, tmp_pa
     ]
     for content, message in cases:
         with pytest.raises(RwmError, match=message):
-            convert_hdf5(home, [write(tmp_path / "bad.hdf5", {"demo_0": content})], "a")
+            convert(home, [write(tmp_path / "bad.hdf5", {"demo_0": content})], "a")
     with pytest.raises(RwmError, match="holds no data/demo_N; its groups: data"):
-        convert_hdf5(home, [write(tmp_path / "empty.hdf5", {})], "a")
+        convert(home, [write(tmp_path / "empty.hdf5", {})], "a")
     (tmp_path / "text.hdf5").write_text("no")
     with pytest.raises(RwmError, match=r"text.hdf5 cannot be read as HDF5"):
-        convert_hdf5(home, [tmp_path / "text.hdf5"], "a")
+        convert(home, [tmp_path / "text.hdf5"], "a")
     with pytest.raises(RwmError, match="There is no file"):
-        convert_hdf5(home, [tmp_path / "none.hdf5"], "a")
+        convert(home, [tmp_path / "none.hdf5"], "a")
     assert home.datasets() == [] and list(home.data_dir.iterdir()) == []
 
 
@@ -148,6 +148,6 @@ def test_a_mapping_that_forgets_or_invents_a_group_is_refused(home, robot, tmp_p
     for changes, message in cases:
         mapping = mapping_file(tmp_path / "m.yaml", robot, **changes)
         with pytest.raises(RwmError, match=message):
-            convert_hdf5(home, [file], "a", mapping=mapping)
+            convert(home, [file], "a", mapping=mapping)
     with pytest.raises(RwmError, match="There is no mapping file"):
-        convert_hdf5(home, [file], "a", mapping=tmp_path / "none.yaml")
+        convert(home, [file], "a", mapping=tmp_path / "none.yaml")

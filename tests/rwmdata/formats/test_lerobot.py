@@ -11,7 +11,8 @@ import yaml
 
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
-from rwmdata.formats.lerobot import convert_lerobot, write_lerobot
+from rwmdata.formats.convert import convert
+from rwmdata.formats.lerobot import write_lerobot
 from rwmdata.writer import DatasetWriter
 
 
@@ -31,7 +32,7 @@ def test_there_and_back_is_the_same(home, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("rwmdata.formats.lerobot.FRAMES_PER_FILE", 50)
     folder = write_lerobot(dataset, tmp_path / "out")
     assert len(list(folder.rglob("data/**/*.parquet"))) == 2
-    back = convert_lerobot(home, folder, "back")
+    back = convert(home, [folder], "back")
     assert np.array_equal(back.matrix(), dataset.matrix())
     columns = ["command_lin_vel_x", "reward", "behaviour", "episode", "step", "terminated", "truncated"]
     first, second = (d.scan().select(columns).collect() for d in (dataset, back))
@@ -67,7 +68,7 @@ def test_foreign_features_need_a_mapping_and_use_it(home, dataset, schema, tmp_p
     del info["features"]["observation.last_action"]
     (folder / "meta/info.json").write_text(json.dumps(info))
     with pytest.raises(RwmError, match="not ours; a mapping must say what they hold"):
-        convert_lerobot(home, folder, "b")
+        convert(home, [folder], "b")
     starts = [schema.group(g) for g in schema.groups[:6]]
     groups = {
         g: {"path": "observation.state", "columns": [s.start, s.stop]}
@@ -76,7 +77,7 @@ def test_foreign_features_need_a_mapping_and_use_it(home, dataset, schema, tmp_p
     groups["action"] = {"path": "action"}
     mapping = tmp_path / "m.yaml"
     mapping.write_text(yaml.safe_dump({"groups": groups, "missing": ["thigh_contact", "foot_contact", "termination"]}))
-    rows = convert_lerobot(home, folder, "b", mapping=mapping).matrix()
+    rows = convert(home, [folder], "b", mapping=mapping).matrix()
     np.testing.assert_allclose(rows[:, schema.state], dataset.matrix()[:, schema.state], atol=1e-6)
     np.testing.assert_array_equal(rows[:, schema.action], dataset.matrix()[:, schema.action])
 
@@ -85,18 +86,21 @@ def test_what_is_not_readable_is_named(home, dataset, tmp_path):
     folder = write_lerobot(dataset, tmp_path / "out")
     with pytest.raises(RwmError, match="exists already"):
         write_lerobot(dataset, folder)
-    with pytest.raises(RwmError, match=r"is not a LeRobot dataset: meta/info.json"):
-        convert_lerobot(home, tmp_path, "b")
     info = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text("{")
+    with pytest.raises(RwmError, match=r"is not a LeRobot dataset: meta/info.json"):
+        convert(home, [folder], "b")
+    with pytest.raises(RwmError, match="converted one at a time"):
+        convert(home, [folder, folder], "b")
     for change, message in (
         ({"fps": 30}, "has 30 frames a second; ANYmal D runs at 50"),
         ({"codebase_version": "v2.1"}, r"is a LeRobot dataset v2.1, expected v3.0"),
     ):
         (folder / "meta/info.json").write_text(json.dumps(info | change))
         with pytest.raises(RwmError, match=message):
-            convert_lerobot(home, folder, "b")
+            convert(home, [folder], "b")
     (folder / "meta/info.json").write_text(json.dumps(info))
     (folder / "data/chunk-000/file-000.parquet").write_bytes(b"no")
     with pytest.raises(RwmError, match="A file of .* cannot be read"):
-        convert_lerobot(home, folder, "b")
+        convert(home, [folder], "b")
     assert [d.name for d in home.datasets()] == ["a"]

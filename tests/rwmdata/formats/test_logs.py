@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from rwmdata.errors import RwmError
-from rwmdata.formats.logs import convert_logs, infer_mapping
+from rwmdata.formats.convert import convert
+from rwmdata.formats.logs import infer_mapping
 
 T = 40
 
@@ -57,7 +58,7 @@ def as_file(path, columns):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_units_signs_defaults_targets_and_drives(home, robot, schema, log, tmp_path, suffix):
     file = as_file(tmp_path / f"a{suffix}", log)
-    dataset = convert_logs(home, [file], "a", spec_file(tmp_path / "m.yaml"))
+    dataset = convert(home, [file], "a", mapping=spec_file(tmp_path / "m.yaml"))
     rows = dataset.matrix()
     default = np.array(robot.default_joint_pos)
     assert dataset.episodes.length.tolist() == [20, 20]
@@ -81,7 +82,7 @@ def test_additional_quantities_become_extension_columns(home, log, tmp_path):
     said = yaml.safe_load(mapping.read_text())
     said["groups"]["extension"] = {"columns": ["height_m", "slope"], "scale": [100.0, 1.0]}
     mapping.write_text(yaml.safe_dump(said))
-    dataset = convert_logs(home, [file], "a", mapping)
+    dataset = convert(home, [file], "a", mapping=mapping)
     assert dataset.rows == T and dataset.manifest.extension == ["height", "slope"]
     assert dataset.matrix()[:, dataset.schema.extension].tolist() == [[50.0, 2.0]] * T
 
@@ -89,7 +90,7 @@ def test_additional_quantities_become_extension_columns(home, log, tmp_path):
 def test_a_pause_and_a_step_back_in_time_begin_episodes(home, log, tmp_path):
     log["t"] = np.concatenate((log["t"][:10], 5 + log["t"][10:25], log["t"][25:]))
     file = as_file(tmp_path / "a.csv", log)
-    dataset = convert_logs(home, [file], "a", spec_file(tmp_path / "m.yaml", episode=None))
+    dataset = convert(home, [file], "a", mapping=spec_file(tmp_path / "m.yaml", episode=None))
     assert dataset.episodes.length.tolist() == [10, 15, 15]
 
 
@@ -98,7 +99,7 @@ def test_other_rates_are_brought_to_the_robots(home, log, tmp_path, rate, rows):
     log["vx"] = np.arange(T) / rate  # a ramp: metres a second a second
     file = as_file(tmp_path / "a.csv", log)
     mapping = spec_file(tmp_path / "m.yaml", episode=None, time=None, rate_hz=rate)
-    ramp = convert_logs(home, [file], "a", mapping).matrix()[:, 0]
+    ramp = convert(home, [file], "a", mapping=mapping).matrix()[:, 0]
     assert len(ramp) == rows
     np.testing.assert_allclose(ramp, np.arange(rows) * 0.02, atol=1e-6)
 
@@ -111,15 +112,15 @@ def test_forces_become_contacts_and_orders_are_followed(home, robot, schema, log
         "foot_contact": {"columns": [f"force{k}" for k in range(4)], "kind": "threshold"},
     }  # fmt: skip
     mapping = spec_file(tmp_path / "m.yaml", groups=groups, missing=["thigh_contact", "termination"], legs=legs)
-    rows = convert_logs(home, [as_file(tmp_path / "a.csv", log)], "a", mapping).matrix()
+    rows = convert(home, [as_file(tmp_path / "a.csv", log)], "a", mapping=mapping).matrix()
     feet = rows[:4, schema.group("foot_contact")]
     assert feet.tolist() == [[0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
 
 
 def test_faults_name_file_row_and_column_and_leave_nothing(home, log, tmp_path):
-    def convert(columns, **changes):
-        return convert_logs(
-            home, [as_file(tmp_path / "a.csv", columns)], "a", spec_file(tmp_path / "m.yaml", **changes)
+    def converted(columns, **changes):
+        return convert(
+            home, [as_file(tmp_path / "a.csv", columns)], "a", mapping=spec_file(tmp_path / "m.yaml", **changes)
         )
 
     bad = [str(v) for v in log["vy"]]
@@ -137,9 +138,9 @@ def test_faults_name_file_row_and_column_and_leave_nothing(home, log, tmp_path):
     ]
     for columns, changes, message in cases:
         with pytest.raises(RwmError, match=message):
-            convert(columns, **changes)
+            converted(columns, **changes)
     with pytest.raises(RwmError, match="There is no file"):
-        convert_logs(home, [tmp_path / "none.csv"], "a", spec_file(tmp_path / "m.yaml"))
+        convert(home, [tmp_path / "none.csv"], "a", mapping=spec_file(tmp_path / "m.yaml"))
     assert home.datasets() == [] and list(home.data_dir.iterdir()) == []
 
 
@@ -154,4 +155,4 @@ def test_a_proposed_mapping_finds_the_columns_and_can_be_used(home, robot, log, 
     assert found["missing"] == ["joint_torque", "thigh_contact", "foot_contact", "termination"]
     assert found["time"] == "t" and "# not used: run, note" in text
     (tmp_path / "m.yaml").write_text(text)
-    assert convert_logs(home, [file], "a", tmp_path / "m.yaml").rows == T
+    assert convert(home, [file], "a", mapping=tmp_path / "m.yaml").rows == T

@@ -1,0 +1,76 @@
+"""The contract of a foreign format: recognise its sources, read them as episodes, and note what was filled in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from rwmdata.episodes import Episode
+from rwmdata.formats.mapping import Assembler, Mapping
+from rwmdata.robots import RobotSpec
+from rwmdata.schema import Schema
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to convert, and how."""
+
+    sources: Sequence[Path]
+    robot: RobotSpec
+    mapping: Mapping | None = None
+    episode_ends: str = "auto"
+    extension: Sequence[str] = ()
+
+
+class Format(ABC):
+    """Sources of one format, opened for conversion.
+
+    A new format is a module with a subclass, and one line in :data:`rwmdata.formats.convert.FORMATS`.
+
+    Attributes:
+        label: Name of the format in error messages.
+        schema: Columns of the episodes.
+        files: Files to :meth:`read`, in order.
+        assembler: Builds rows as the mapping says; None without a mapping.
+        missing: Column groups that were not recorded and are zero.
+        computed: Column groups that are computed from others.
+        notes: Other things a user of the dataset should know, one sentence each; complete once all files are read.
+    """
+
+    label: ClassVar[str]
+
+    def __init__(self, request: Request) -> None:
+        self.robot, mapping = request.robot, request.mapping
+        self.schema = Schema.from_robot(self.robot, mapping.extension if mapping else request.extension)
+        self.files = list(request.sources)
+        self.assembler = Assembler(self.robot, self.schema, mapping) if mapping else None
+        self.missing: set[str] = self.assembler.missing if self.assembler else set()
+        self.computed: set[str] = self.assembler.computed if self.assembler else set()
+        self.notes: list[str] = []
+
+    @classmethod
+    @abstractmethod
+    def sniff(cls, source: Path, mapped: bool) -> bool:
+        """Return whether ``source`` is of this format; ``mapped`` says that there is a mapping file."""
+
+    @abstractmethod
+    def read(self, file: Path) -> Iterator[Episode]:
+        """Yield the episodes of one of the ``files``.
+
+        Raises:
+            RwmError: It is missing, damaged, or not laid out as expected; the place in the file is named.
+        """
+
+    def provenance(self) -> dict[str, object]:
+        """Return what the manifest keeps about the conversion."""
+        filled_in = [f"{group} was not recorded and is zero" for group in sorted(self.missing)]
+        filled_in += [f"{group} was computed from the robot's drive" for group in sorted(self.computed)]
+        return {
+            "files": [file.name for file in self.files],
+            "missing_groups": sorted(self.missing),
+            "computed_groups": sorted(self.computed),
+            "notes": filled_in + self.notes,
+        }

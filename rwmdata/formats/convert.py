@@ -1,0 +1,78 @@
+"""Foreign recordings to a dataset, whatever their format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rwmdata.catalog import Dataset
+from rwmdata.errors import RwmError
+from rwmdata.formats.base import Format, Request
+from rwmdata.formats.csv66 import CsvFormat
+from rwmdata.formats.hdf5 import Hdf5Format
+from rwmdata.formats.lerobot import LeRobotFormat
+from rwmdata.formats.logs import LogFormat
+from rwmdata.formats.mapping import load_mapping
+from rwmdata.home import Home
+from rwmdata.progress import Progress
+from rwmdata.robots import load_robot
+from rwmdata.writer import DatasetWriter
+
+FORMATS: list[type[Format]] = [LeRobotFormat, Hdf5Format, LogFormat, CsvFormat]
+"""All formats, in the order in which they are tried on a source."""
+
+
+def convert(
+    home: Home,
+    sources: Sequence[Path],
+    name: str,
+    robot: str = "anymal_d",
+    mapping: Path | None = None,
+    episode_ends: str = "auto",
+    extension: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Turn recordings into a dataset: 66-column CSV, Isaac Lab's HDF5, a LeRobot dataset, or any log with a mapping.
+
+    Args:
+        home: Where the dataset goes.
+        sources: Files, folders of CSV files, or the folder of a LeRobot dataset; all of one format.
+        name: Name of the new dataset.
+        robot: Robot that was recorded.
+        mapping: File that says where the column groups are.
+        episode_ends: CSV only: ``auto`` takes marked ends and those implied by physics, ``file`` only marked ones,
+            ``none`` makes each file one episode.
+        extension: Names of the extension columns of a CSV, between action and contact.
+        seed: Seed of the split.
+        progress: Called after each file.
+
+    Raises:
+        RwmError: The sources differ in format, one is missing, damaged or not laid out as expected, or a value is not
+            finite. File and place are named and nothing is written.
+    """
+    spec = load_robot(robot)
+    layout = load_mapping(mapping) if mapping else None
+    recordings = find_format(sources, mapping is not None)(Request(sources, spec, layout, episode_ends, extension))
+    hz, origin = 1 / spec.control_dt_s, {"source": "rwm data convert"}
+    with DatasetWriter(home.data_dir, name, spec.name, recordings.schema, hz, origin, seed) as writer:
+        for count, file in enumerate(recordings.files, start=1):
+            for episode in recordings.read(file):
+                writer.append(episode)
+            if progress:
+                progress(count, len(recordings.files), {"rows": float(writer.rows)})
+        writer.provenance |= recordings.provenance()
+        return writer.commit()
+
+
+def find_format(sources: Sequence[Path], mapped: bool) -> type[Format]:
+    """Return the format of the sources; ``mapped`` says that there is a mapping file.
+
+    Raises:
+        RwmError: They are of several formats.
+    """
+    formats = {next(f for f in FORMATS if f.sniff(source, mapped)) for source in sources}
+    if len(formats) != 1:
+        labels = " and ".join(sorted(f.label for f in formats)) or "No"
+        raise RwmError(f"{labels} files cannot be mixed in one dataset.", "convert them separately, then merge")
+    return formats.pop()
