@@ -16,7 +16,7 @@ from reports.stages import Stage, stages_of
 from rwmdata.atomic import temporary_name, write_json
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmrl.behaviours import RANDOM, STAGES, untrained_policy
@@ -55,7 +55,7 @@ class ReferenceConfig(Frozen):
 
 
 def build_references(
-    run: Run, out: Path, config: ReferenceConfig | None = None, progress: Progress | None = None
+    run: Run, out: Path, config: ReferenceConfig | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
     """Score a training run's stages and write a robot's reference policies.
 
@@ -88,8 +88,7 @@ def build_references(
         scores = {RANDOM: _score(untrained, robot, config.stage_episodes, config.seed, only)}
         for k, (name, stage) in enumerate(chosen.items()):
             scores[name] = _score(stage.file, robot, config.stage_episodes, config.seed, only)
-            if progress:
-                progress(k + 1, len(chosen), {"return": scores[name]["undisturbed"]["return"]})
+            progress(k + 1, len(chosen), {"return": scores[name]["undisturbed"]["return"]})
         returns = {name: found["undisturbed"]["return"] for name, found in scores.items()}
         first, *_, last = chosen
         middle = (returns[first] + returns[last]) / 2

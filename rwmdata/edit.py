@@ -13,15 +13,13 @@ from rwmdata.episodes import read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, split_episodes
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import now
 from rwmdata.views import open_views
 from rwmdata.writer import NAME_PATTERN, DatasetWriter
 
 
-def merge(
-    home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, progress: Progress | None = None
-) -> Dataset:
+def merge(home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, progress: Progress = silent) -> Dataset:
     """Write the episodes of several datasets of one robot, one after the other, as a new dataset.
 
     Raises:
@@ -42,7 +40,7 @@ def merge(
 
 
 def filter_episodes(
-    home: Home, source: Dataset, where: str, name: str, seed: int = 0, progress: Progress | None = None
+    home: Home, source: Dataset, where: str, name: str, seed: int = 0, progress: Progress = silent
 ) -> Dataset:
     """Write the episodes for which an SQL condition holds as a new dataset.
 
@@ -151,14 +149,13 @@ def _rewrite(
     origin: dict[str, Any],
     seed: int,
     rows: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Dataset:
     with DatasetWriter(home.data_dir, name, like.robot, like.schema, like.control_hz, origin, seed) as writer:
         for dataset, numbers in parts:
             for episode in read_episodes(dataset, numbers):
                 writer.append(episode)
-                if progress:
-                    progress(writer.rows, rows, {})
+                progress(writer.rows, rows, {})
         return writer.commit()
 
 

@@ -1,4 +1,4 @@
-"""How long-running functions tell the caller where they are, without knowing what draws it."""
+"""How long-running functions report how far they are, without knowing who shows it."""
 
 from __future__ import annotations
 
@@ -6,3 +6,7 @@ from collections.abc import Callable
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (done, total, numbers worth showing)."""
+
+
+def silent(done: int, total: int, numbers: dict[str, float]) -> None:
+    """Report nothing."""

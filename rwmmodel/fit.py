@@ -17,7 +17,7 @@ from rwmdata.atomic import write_json
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmdata.windows import WindowSampler, balanced_weights, ending_in_fall, split_starts, weights_with_share
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
@@ -41,7 +41,7 @@ def fit_model(
     home: Home,
     dataset: Dataset,
     config: FitConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     resume: Run | None = None,
 ) -> Run:
     """Fit a dynamics ensemble on the train split, validating on the val split.
@@ -79,7 +79,7 @@ def fit_model(
         path = ranks.share(resume.path if resume else None)
         run = resume if resume else Run.open(cast(Path, path))
         if not ranks.main:
-            fit.run(run, None)
+            fit.run(run, silent)
             return Run.open(ranks.share(run.path))
         with run.running():
             run.finish(fit.run(run, progress))
@@ -87,7 +87,7 @@ def fit_model(
     return run
 
 
-def resume_fit(home: Home, run: Run, device: str = "auto", progress: Progress | None = None) -> Run:
+def resume_fit(home: Home, run: Run, device: str = "auto", progress: Progress = silent) -> Run:
     """Go on with an unfinished fit on its own dataset, with its own configuration but for the device.
 
     Raises:
@@ -161,7 +161,7 @@ class _Fit:
             weights = weights_with_share(np.ones(len(starts)) if weights is None else weights, falls, c.fall_share)
         return WindowSampler(starts, c.seed, weights)
 
-    def run(self, run: Run, progress: Progress | None) -> dict[str, Any]:
+    def run(self, run: Run, progress: Progress) -> dict[str, Any]:
         """Update until done or out of patience; return the run's summary."""
         self._restore(run)
         try:
@@ -179,7 +179,7 @@ class _Fit:
             "parameters": self.model.parameter_count,
         }
 
-    def _loop(self, run: Run, progress: Progress | None) -> str:
+    def _loop(self, run: Run, progress: Progress) -> str:
         c, s = self.config, self.state
         if self._due(c.val_interval) and s.validated < s.step:
             self._validate(run)
@@ -193,9 +193,8 @@ class _Fit:
                 self._validate(run)
             if self._due(c.checkpoint_interval) and self.ranks.main:
                 self._save(run)
-            if progress:
-                shown = {k.removeprefix("val/"): self.newest[k] for k in SHOWN if k in self.newest}
-                progress(s.step, c.updates, {"loss": float(terms.total.detach()), **shown})
+            shown = {k.removeprefix("val/"): self.newest[k] for k in SHOWN if k in self.newest}
+            progress(s.step, c.updates, {"loss": float(terms.total.detach()), **shown})
         return "updates"
 
     def _due(self, interval: int) -> bool:

@@ -14,7 +14,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmdata.schema import COMMAND_COLUMNS
@@ -52,7 +52,7 @@ def clone_behaviour(
     home: Home,
     dataset: Dataset,
     config: CloningConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     resume: Run | None = None,
 ) -> Run:
     """Fit a policy to the actions of the train split by least squares; a resumed run starts again, it is short.
@@ -94,8 +94,7 @@ def clone_behaviour(
                 with torch.no_grad():
                     held_out = (policy(pairs.observations(checked)) - pairs.actions(checked)).square().mean()
                 run.log(update, {"train/action_mse": float(loss.detach()), "val/action_mse": float(held_out)})
-                if progress:
-                    progress(update, c.updates, {"action mse": float(held_out)})
+                progress(update, c.updates, {"action mse": float(held_out)})
         save_policy(policy, run.policy_file)
         run.finish(_summary(dataset, c, pairs, float(held_out)))
     return run

@@ -19,7 +19,7 @@ from rwmdata.config import Frozen
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import versions
 from rwmdata.schema import Schema
@@ -76,7 +76,7 @@ class ExportConfig(Frozen):
         return min(wanted, self.transitions)
 
 
-def export_dataset(home: Home, config: ExportConfig, progress: Progress | None = None) -> Dataset:
+def export_dataset(home: Home, config: ExportConfig, progress: Progress = silent) -> Dataset:
     """Roll ``config.policy`` out and write exactly ``config.transitions`` rows.
 
     An episode is the row of its start (its action is zero) and one row per step after it. Episodes still open at the
@@ -99,13 +99,12 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress | None =
             for episode in episodes:
                 writer.append(episode)
             now = time.perf_counter()
-            if progress and now - reported > PROGRESS_INTERVAL_S:
+            if now - reported > PROGRESS_INTERVAL_S:
                 reported, rows = now, sum(c.recorder.rows for c in collectors)
                 progress(rows, config.transitions, {"rows/s": rows / (now - started)})
         writer.provenance["dropped_unstable_episodes"] = sum(c.recorder.dropped for c in collectors)
         dataset = writer.commit()
-    if progress:
-        progress(dataset.rows, config.transitions, {"rows/s": dataset.rows / (time.perf_counter() - started)})
+    progress(dataset.rows, config.transitions, {"rows/s": dataset.rows / (time.perf_counter() - started)})
     return dataset
 
 

@@ -13,7 +13,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
@@ -99,7 +99,7 @@ def train_policy(
     dataset: Dataset,
     model_run: Run,
     config: PolicyConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     resume: Run | None = None,
 ) -> Run:
     """Train a policy inside a model.
@@ -149,7 +149,7 @@ def train_policy(
         return Run.open(ranks.share(run.path))
 
 
-def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Progress | None = None) -> PolicyConfig:
+def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Progress = silent) -> PolicyConfig:
     """Return the configuration with ``warm_start="bc"`` replaced by the run of the clone, which is made if need be."""
     if config.warm_start != CLONE:
         return config

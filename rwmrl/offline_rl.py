@@ -15,7 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmdata.windows import WindowSampler, split_starts
@@ -74,7 +74,7 @@ def train_offline_rl(
     home: Home,
     dataset: Dataset,
     config: OfflineRLConfig,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     resume: Run | None = None,
 ) -> Run:
     """Train a policy on the recorded transitions of the train split, without a model.
@@ -100,8 +100,7 @@ def train_offline_rl(
             if learner.due(c.log_interval):
                 held_out = learner.score()
                 run.log(learner.done, {f"loss/{k}": v for k, v in losses.items()} | held_out)
-                if progress:
-                    progress(learner.done, c.updates, {k.removeprefix("val/"): v for k, v in held_out.items()})
+                progress(learner.done, c.updates, {k.removeprefix("val/"): v for k, v in held_out.items()})
             if learner.due(c.checkpoint_interval):
                 learner.save(run)
         run.finish(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_state, save_state, unreadable
@@ -141,7 +141,7 @@ class RunLogger(Logger):
         options: rsl_rl's own arguments.
     """
 
-    def __init__(self, run: Run, progress: Progress | None, shown: tuple[str, ...], **options: Any) -> None:
+    def __init__(self, run: Run, progress: Progress, shown: tuple[str, ...], **options: Any) -> None:
         super().__init__(log_dir=str(run.path / "tensorboard"), **options)
         self.run, self.progress, self.shown = run, progress, shown
         self.git_status_repos: list[str] = []
@@ -175,8 +175,7 @@ class RunLogger(Logger):
         self.run.log(it + 1, metrics)
         if broken:
             raise _diverged("; ".join(broken))
-        if self.progress:
-            self.progress(it + 1, total_it, {k.split("/")[-1]: metrics[k] for k in self.shown if k in metrics})
+        self.progress(it + 1, total_it, {k.split("/")[-1]: metrics[k] for k in self.shown if k in metrics})
 
 
 def _diverged(how: str) -> RwmError:
@@ -216,7 +215,7 @@ class Runner(OnPolicyRunner):
         run: Run,
         robot: RobotSpec,
         seed: int,
-        progress: Progress | None = None,
+        progress: Progress = silent,
         shown: tuple[str, ...] = ("episode/return", "episode/length"),
         ranks: Ranks = Ranks(),
     ) -> None:

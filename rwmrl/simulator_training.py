@@ -9,7 +9,7 @@ from pydantic import Field
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.distributed import Ranks
@@ -44,7 +44,7 @@ class TrainConfig(Frozen):
 
 
 def train_in_simulator(
-    home: Home, config: TrainConfig | None = None, progress: Progress | None = None, resume: Run | None = None
+    home: Home, config: TrainConfig | None = None, progress: Progress = silent, resume: Run | None = None
 ) -> Run:
     """Train a policy by PPO in a simulator.
 

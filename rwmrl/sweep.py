@@ -15,7 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmrl.imagination_training import CLONE, PolicyConfig, parents_of, train_policy, with_clone
 
@@ -31,7 +31,7 @@ def sweep_policies(
     engine: Engine = "local",
     workers: int = 1,
     address: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[Run]:
     """Train a policy with every configuration; finished ones are taken as they are, broken ones are resumed.
 
@@ -62,8 +62,7 @@ def sweep_policies(
     missing = [k for k in range(len(configs)) if k not in found]
     jobs = {k: (str(home.root.resolve()), dataset.name, model_run.id, configs[k].model_dump_json()) for k in missing}
     failures: list[str] = []
-    if progress and found:
-        progress(len(found), len(configs), {})
+    progress(len(found), len(configs), {})
     threads = max(1, available_threads() // workers)
     run_jobs = _on_ray(jobs, workers, threads, address) if engine == "ray" else _locally(jobs, workers, threads)
     for k, (run_id, error) in run_jobs:
@@ -71,8 +70,7 @@ def sweep_policies(
             failures.append(f"lambda {configs[k].imagination.lam:g}, seed {configs[k].seed}: {error}")
         else:
             found[k] = home.run("policy", run_id)
-        if progress:
-            progress(len(found), len(configs), {})
+        progress(len(found), len(configs), {})
     if failures:
         raise RwmError(
             f"{len(failures)} of {len(configs)} policies failed ({'; '.join(failures)}); the others are finished.",
@@ -81,14 +79,12 @@ def sweep_policies(
     return [found[k] for k in range(len(configs))]
 
 
-def _with_clones(
-    home: Home, dataset: Dataset, configs: list[PolicyConfig], progress: Progress | None
-) -> list[PolicyConfig]:
+def _with_clones(home: Home, dataset: Dataset, configs: list[PolicyConfig], progress: Progress) -> list[PolicyConfig]:
     """Return the configurations with the clones they begin with, telling of each."""
     found: list[PolicyConfig] = []
     for config in configs:
         found.append(with_clone(home, dataset, config))
-        if progress and config.warm_start == CLONE:
+        if config.warm_start == CLONE:
             progress(0, len(configs), {"clones": len({c.warm_start for c in found})})
     return found
 

@@ -19,7 +19,7 @@ from rwmdata.config import Frozen
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmdata.schema import Schema
@@ -45,7 +45,7 @@ class BenchDataConfig(Frozen):
 
 
 def bench_data(
-    config: BenchDataConfig | None = None, folder: Path | None = None, progress: Progress | None = None
+    config: BenchDataConfig | None = None, folder: Path | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
     """Measure the data stage on synthetic rows.
 
@@ -64,8 +64,7 @@ def bench_data(
         found: dict[str, dict[str, float]] = {}
         for k, step in enumerate(STEPS):
             found[step] = _in_child(step, Path(home), config)
-            if progress:
-                progress(k + 1, len(STEPS), {})
+            progress(k + 1, len(STEPS), {})
     return {"benchmark": "data", "transitions": config.rows, "rows": table(found, config)}
 
 

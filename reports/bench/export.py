@@ -13,7 +13,7 @@ from pydantic import Field
 from rwmdata.config import Frozen
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmrl.behaviour_base import Setting
 from rwmrl.behaviours import make_behaviour
@@ -37,7 +37,7 @@ class BenchExportConfig(Frozen):
     seed: int = 0
 
 
-def bench_export(config: BenchExportConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def bench_export(config: BenchExportConfig | None = None, progress: Progress = silent) -> dict[str, Any]:
     """Time bare physics, the environment, and a whole export with its Parquet files; same robots, same threads.
 
     The bare run steps the very joint targets the policy gave in the environment, from the same states, all control
@@ -54,8 +54,7 @@ def bench_export(config: BenchExportConfig | None = None, progress: Progress | N
         speeds["env.step with policy"].append(env_speed)
         speeds["mujoco.rollout, bare"].append(_bare(robot, config, start, targets))
         speeds["export to Parquet"].append(_export(config))
-        if progress:
-            progress(k + 1, config.repeats, {name: max(found) for name, found in speeds.items()})
+        progress(k + 1, config.repeats, {name: max(found) for name, found in speeds.items()})
     best = {name: max(found) for name, found in speeds.items()}
     bare = best["mujoco.rollout, bare"]
     return {

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rwmdata.config import Frozen
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 from rwmmodel.data import Windows
@@ -41,7 +41,7 @@ class BenchFitConfig(Frozen):
     seed: int = 0
 
 
-def bench_fit(config: BenchFitConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def bench_fit(config: BenchFitConfig | None = None, progress: Progress = silent) -> dict[str, Any]:
     """Time updates (loss, gradient, Adam) on random windows.
 
     Returns:
@@ -69,8 +69,7 @@ def bench_fit(config: BenchFitConfig | None = None, progress: Progress | None = 
         use_precision(precision, device)
         model.precision = precision
         speeds[name] = c.batch / _seconds(model, loss, c.repeats, device)
-        if progress:
-            progress(k + 1, len(work), {"windows/s": speeds[name]})
+        progress(k + 1, len(work), {"windows/s": speeds[name]})
     base = speeds["every member by itself, float32"]
     rows = [
         {"name": n, "value": v, "unit": "windows/s", "baseline": base, "ratio": v / base} for n, v in speeds.items()

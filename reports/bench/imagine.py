@@ -16,7 +16,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
 from rwmdata.episodes import Episode
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmdata.schema import Schema
@@ -103,7 +103,7 @@ class ObviousStarts(RecordedStarts):
         return self._draw(count)
 
 
-def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress = silent) -> dict[str, Any]:
     """Time imagined steps and whole iterations (steps and PPO update) on random rows and an untrained model.
 
     Returns:
@@ -131,10 +131,9 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress |
                 for k, (name, (runner, run)) in enumerate(trainings.items()):
                     use_precision(ways[k][2], device)
                     runner.train(repeat + 1)
-                    if progress:
-                        done = (count * (c.repeats + 1) + repeat) * len(ways) + k + 1
-                        shown = {f"{name}, steps/s": series(run)["perf/steps_per_second"][-1] or 0.0}
-                        progress(done, len(c.num_envs) * (c.repeats + 1) * len(ways), shown)
+                    done = (count * (c.repeats + 1) + repeat) * len(ways) + k + 1
+                    shown = {f"{name}, steps/s": series(run)["perf/steps_per_second"][-1] or 0.0}
+                    progress(done, len(c.num_envs) * (c.repeats + 1) * len(ways), shown)
             speeds = {name: _speeds(run, c, envs) for name, (_, run) in trainings.items()}
             for what, found in zip(("collection", "iteration"), zip(*speeds.values(), strict=True), strict=True):
                 rows += [

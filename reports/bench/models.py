@@ -15,7 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmmodel.calibration_factors import coverage, step_factors
 from rwmmodel.checkpoint import load_model
@@ -77,7 +77,7 @@ def base_config(config: BenchModelsConfig, variant: str, seed: int) -> FitConfig
 
 
 def bench_models(
-    home: Home, dataset: Dataset, config: BenchModelsConfig | None = None, progress: Progress | None = None
+    home: Home, dataset: Dataset, config: BenchModelsConfig | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
     """Fit every variant with every seed and score all on the same held-out trajectories.
 
@@ -106,8 +106,7 @@ def bench_models(
         calibrating = roll_out(model, dataset.schema, val, history, "mean", 0)
         for key, value in scores(rollout, calibrating).items():
             found.setdefault((variant, *key), []).append(value)
-        if progress:
-            progress(k + 1, len(plans), {"seed": seed})
+        progress(k + 1, len(plans), {"seed": seed})
     rows: list[dict[str, Any]] = [
         {"name": n, "metric": m, "horizon": h, "seeds": len(v), **seeds_interval(v)} for (n, m, h), v in found.items()
     ]

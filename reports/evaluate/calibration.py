@@ -23,7 +23,7 @@ from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmdata.schema import STATE_GROUPS
 from rwmmodel.calibration_factors import SPREADS, TINY, Calibration, Spread, step_factors
@@ -43,7 +43,7 @@ class CalibrationConfig(EvaluationConfig):
 
 
 def calibrate(
-    dataset: Dataset, model_run: Run, config: CalibrationConfig | None = None, progress: Progress | None = None
+    dataset: Dataset, model_run: Run, config: CalibrationConfig | None = None, progress: Progress = silent
 ) -> Calibration:
     """Fit a model's per-horizon factors on the val split and store them in its file; its weights stay as they are.
 
@@ -73,7 +73,7 @@ def evaluate_calibration(
     dataset: Dataset,
     model_run: Run,
     config: CalibrationConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Run:
     """Measure on the test split how true a model's standard deviations are, as they are and calibrated.
 

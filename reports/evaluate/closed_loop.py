@@ -22,7 +22,7 @@ from rwmdata.atomic import commit_file
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmdata.schema import Schema
@@ -91,7 +91,7 @@ class Misled:
     command: Tensor
 
 
-def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, progress: Progress | None = None) -> Run:
+def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, progress: Progress = silent) -> Run:
     """Let a policy walk in the simulator, and from a history of that walk on in the model alone.
 
     The simulator is neither randomised nor disturbed, and neither side has noise. Writes into the new ``eval`` run:
@@ -156,7 +156,7 @@ def simulate(
     robot: RobotSpec,
     behaviour: Behaviour,
     rows: int,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     misled: Misled | None = None,
 ) -> Walks:
     """Return the newest ``rows`` rows of every robot that did not fall in ``settle + rows`` steps.
@@ -196,8 +196,7 @@ def simulate(
         if k >= config.settle:
             found.append(step.transition.cpu().clone())
             commands.append(command.cpu())
-        if progress:
-            progress(k + 1, total, {"fell": float((~standing).sum())})
+        progress(k + 1, total, {"fell": float((~standing).sum())})
     env.close()
     robots = standing.nonzero().squeeze(-1).numpy()
     return Walks(torch.stack(found, dim=1)[standing].numpy(), torch.stack(commands, dim=1)[standing].numpy(), robots)
@@ -223,7 +222,7 @@ def mislead(
     model: DynamicsEnsemble,
     walks: Walks,
     schema: Schema,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Simulate the walks again, the policy seeing every state as wrong as the model predicts it one step ahead.
 

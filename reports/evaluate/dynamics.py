@@ -15,7 +15,7 @@ from reports.evaluate.statistics import ratio_interval
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmdata.schema import STATE_GROUPS, UNITS
 from rwmmodel.ensemble import DynamicsEnsemble
@@ -34,7 +34,7 @@ def evaluate_dynamics(
     dataset: Dataset,
     model_run: Run,
     config: DynamicsConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Run:
     """Roll a model's mean out on held-out windows with the recorded actions, beside two baselines.
 

@@ -18,7 +18,7 @@ from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmrl.imagination_training import PolicyConfig
@@ -46,7 +46,7 @@ class LambdaSweepConfig(Frozen):
 
 
 def evaluate_lambda_sweep(
-    home: Home, model_run: Run, config: LambdaSweepConfig | None = None, progress: Progress | None = None
+    home: Home, model_run: Run, config: LambdaSweepConfig | None = None, progress: Progress = silent
 ) -> Run:
     """Score every policy of the newest sweep in a model, and hold what it imagined against what it earns.
 
@@ -73,8 +73,7 @@ def evaluate_lambda_sweep(
         rows = []
         for k, policy in enumerate(runs):
             rows.append(row_of(policy, score_of(home, policy, c)))
-            if progress:
-                progress(k + 1, len(runs), {"lambda": rows[-1]["lam"], "reward": rows[-1]["simulated_reward"]})
+            progress(k + 1, len(runs), {"lambda": rows[-1]["lam"], "reward": rows[-1]["simulated_reward"]})
         table = pl.DataFrame(rows).sort("lam", "seed")
         verdict = best_lambda(table, c.seed)
         commit_file(run.path / "lambda_sweep.parquet", table.write_parquet)

@@ -17,7 +17,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
@@ -59,9 +59,7 @@ class Evaluation:
         """Autoregressive steps per trajectory."""
         return self.windows.rows.shape[1] - self.history
 
-    def roll_out(
-        self, mode: Mode = "mean", progress: Progress | None = None, disturb: Disturbance | None = None
-    ) -> Rollout:
+    def roll_out(self, mode: Mode = "mean", progress: Progress = silent, disturb: Disturbance | None = None) -> Rollout:
         """Roll the model out on the windows, see :func:`reports.evaluate.rollouts.roll_out`."""
         schema = self.dataset.schema
         return roll_out(self.model, schema, self.windows, self.history, mode, self.seed, progress, disturb)

@@ -19,7 +19,7 @@ from reports.figures import GREY, figure, step_axis
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 
 SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)
@@ -41,7 +41,7 @@ def evaluate_noise(
     dataset: Dataset,
     model_run: Run,
     config: NoiseConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Run:
     """Roll a model's mean out on held-out windows with noise on what it is fed, once for every scale.
 
@@ -148,12 +148,9 @@ def _means(share: np.ndarray, noised_share: np.ndarray) -> dict[str, Number]:
     return {"mean_step_rel_l1": float(share.mean()), "mean_step_rel_l1_noised_target": float(noised_share.mean())}
 
 
-def _of_all(progress: Progress | None, k: int, count: int) -> Progress | None:
+def _of_all(progress: Progress, k: int, count: int) -> Progress:
     """Return the progress of rollout ``k`` of ``count``."""
-    if progress is None:
-        return None
-    tell = progress
-    return lambda done, total, numbers: tell(k * total + done, count * total, numbers)
+    return lambda done, total, numbers: progress(k * total + done, count * total, numbers)
 
 
 def draw_noise(path: Path, rollouts: dict[float, Rollout], dataset: Dataset) -> None:

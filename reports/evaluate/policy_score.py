@@ -14,7 +14,7 @@ from reports.evaluate.statistics import ratio_interval
 from reports.evaluate.summary import finish_evaluation
 from rwmdata.config import Frozen
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmrl.backends import make_env
@@ -46,7 +46,7 @@ class PolicyScoreConfig(Frozen):
     """Draw ``film.png``: frames, footfalls and velocities of one undisturbed walk."""
 
 
-def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress | None = None) -> Run:
+def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress = silent) -> Run:
     """Let a policy walk in the simulator and score it with the robot's own, unmodified reward weights.
 
     Writes ``summary.json`` into a new ``eval`` run: per scenario the episode return and each term of it, the mean
@@ -81,7 +81,7 @@ def parents_of(policy: str) -> dict[str, str | None]:
 
 
 def score_policy(
-    config: PolicyScoreConfig, progress: Progress | None = None, scenarios: tuple[Scenario, ...] = tuple(SCENARIOS)
+    config: PolicyScoreConfig, progress: Progress = silent, scenarios: tuple[Scenario, ...] = tuple(SCENARIOS)
 ) -> list[dict[str, Any]]:
     """Let a policy walk in some scenarios and return its numbers; see :func:`evaluate_policy`."""
     robot = load_robot(config.robot)
@@ -117,7 +117,7 @@ def normalized(
 
 @torch.no_grad()
 def play(
-    config: PolicyScoreConfig, robot: RobotSpec, behaviour: Behaviour, disturbed: bool, progress: Progress | None
+    config: PolicyScoreConfig, robot: RobotSpec, behaviour: Behaviour, disturbed: bool, progress: Progress
 ) -> dict[str, np.ndarray]:
     """Run one episode in every environment and return its sums, each ``(E,)``.
 
@@ -147,8 +147,7 @@ def play(
             sums[name] = sums.get(name, torch.zeros(count)) + running * value
         running *= (~step.done).float()
         observations = step.observations
-        if progress:
-            progress(k + 1, env.max_episode_length, {"falls": float(sums["fell"].sum())})
+        progress(k + 1, env.max_episode_length, {"falls": float(sums["fell"].sum())})
     env.close()
     return {name: value.numpy().astype(np.float64) for name, value in sums.items()}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.schema import Schema
 from rwmdata.windows import gather, window_starts
 from rwmmodel.ensemble import DynamicsEnsemble
@@ -117,7 +117,7 @@ def roll_out(
     history: int,
     mode: Mode,
     seed: int,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     disturb: Disturbance | None = None,
 ) -> Rollout:
     """Predict each window autoregressively: ``history`` recorded rows, then the recorded actions only.
@@ -149,8 +149,7 @@ def roll_out(
             spread = prediction.member_mean.var(dim=0) if len(prediction.member_mean) > 1 else torch.zeros_like(state)
             total = spread + prediction.member_std.square().mean(dim=0)
             parts.append((state, prediction.epistemic, prediction.aleatoric, spread.sqrt(), total.sqrt()))
-            if progress:
-                progress(k + 1, steps, {})
+            progress(k + 1, steps, {})
     predicted, *uncertainty = (torch.stack(p, dim=1).float().cpu().numpy() for p in zip(*parts, strict=True))
     _refuse_non_finite((predicted, *uncertainty), windows)
     return Rollout(predicted, states[:, history:].cpu().numpy(), states[:, history - 1].cpu().numpy(), *uncertainty)

@@ -19,7 +19,7 @@ from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 
 BEFORE_FALL = 25
@@ -43,7 +43,7 @@ def evaluate_uncertainty(
     dataset: Dataset,
     model_run: Run,
     config: UncertaintyConfig | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Run:
     """Roll a model out on held-out windows in both modes and relate uncertainty to error.
 
@@ -74,7 +74,7 @@ def evaluate_uncertainty(
     return ev.run
 
 
-def _roll_out(ev: Evaluation, config: UncertaintyConfig, progress: Progress | None) -> dict[str, Rollout]:
+def _roll_out(ev: Evaluation, config: UncertaintyConfig, progress: Progress) -> dict[str, Rollout]:
     """Return a rollout of each mode, and of each mode with stale actions where they are asked for."""
     rollouts: dict[str, Rollout] = {m: ev.roll_out(m, progress) for m in MODES}
     if config.reference_alignment:

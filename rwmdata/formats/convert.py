@@ -14,7 +14,7 @@ from rwmdata.formats.lerobot import LeRobotFormat
 from rwmdata.formats.logs import LogFormat
 from rwmdata.formats.mapping import load_mapping
 from rwmdata.home import Home
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.writer import DatasetWriter
 
@@ -31,7 +31,7 @@ def convert(
     episode_ends: str = "auto",
     extension: Sequence[str] = (),
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Dataset:
     """Turn recordings into a dataset: 66-column CSV, Isaac Lab's HDF5, a LeRobot dataset, or any log with a mapping.
 
@@ -59,8 +59,7 @@ def convert(
         for count, file in enumerate(recordings.files, start=1):
             for episode in recordings.read(file):
                 writer.append(episode)
-            if progress:
-                progress(count, len(recordings.files), {"rows": float(writer.rows)})
+            progress(count, len(recordings.files), {"rows": float(writer.rows)})
         writer.provenance |= recordings.provenance()
         return writer.commit()
 

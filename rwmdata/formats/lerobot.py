@@ -21,7 +21,7 @@ from rwmdata.episodes import Episode, is_truncated, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.mapping import Source, check_finite
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 from rwmdata.schema import COMMAND_COLUMNS, Schema
 
 VERSION = "v3.0"
@@ -34,7 +34,7 @@ STATE, LAST_ACTION, EXTENSION, CONTACT, COMMAND = (
 TASK = "follow the velocity command"
 
 
-def write_lerobot(dataset: Dataset, folder: Path, progress: Progress | None = None) -> Path:
+def write_lerobot(dataset: Dataset, folder: Path, progress: Progress = silent) -> Path:
     """Write a dataset as a LeRobot dataset without videos.
 
     A LeRobot frame holds a state and the action taken in it; a row here holds a state and the action that led to it.
@@ -59,7 +59,7 @@ def write_lerobot(dataset: Dataset, folder: Path, progress: Progress | None = No
     return folder
 
 
-def _write(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
+def _write(dataset: Dataset, folder: Path, progress: Progress) -> None:
     schema, hz = dataset.schema, dataset.control_hz
     tables: list[pa.Table] = []
     episodes: list[dict[str, Any]] = []
@@ -108,8 +108,7 @@ def _write(dataset: Dataset, folder: Path, progress: Progress | None) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.concat_tables(tables), path, compression="zstd")
             tables, written, files = [], frames, files + 1
-        if progress:
-            progress(frames, dataset.rows, {})
+        progress(frames, dataset.rows, {})
     (folder / EPISODES / "chunk-000").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(episodes), folder / EPISODES / "chunk-000" / "file-000.parquet")
     pq.write_table(_tasks(), folder / TASKS)

@@ -17,13 +17,13 @@ from rwmdata.atomic import temporary_name
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
-from rwmdata.progress import Progress
+from rwmdata.progress import Progress, silent
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 EPISODES_AT_ONCE = 64
 
 
-def write_minari(dataset: Dataset, folder: Path, progress: Progress | None = None) -> str:
+def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) -> str:
     """Write a dataset as a Minari dataset; return its id, ``<robot>-<name>-v0``.
 
     An episode of n rows becomes n observations and n - 1 steps: row k's action led to row k, so it is step k - 1's.
@@ -70,8 +70,7 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress | None = Non
                     made = minari.create_dataset_from_buffers(name, buffers, **about)
                 else:
                     made.update_dataset_from_buffer(buffers)
-                if progress:
-                    progress(rows, dataset.rows, {})
+                progress(rows, dataset.rows, {})
         (building / name).rename(target)
     except OSError as exc:
         raise RwmError(f"Cannot write {target}: {exc.strerror or exc}.", "--out FOLDER") from exc

@@ -13,6 +13,7 @@ import torch
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.progress import silent
 from rwmdata.runs import Run
 from rwmdata.windows import ending_in_fall
 from rwmdata.writer import DatasetWriter
@@ -276,7 +277,7 @@ def test_the_second_half_of_the_updates_may_look_further(home, linear_dataset):
     real = fit.store.windows
     fit.store.windows = lambda starts, length: seen.append(length) or real(starts, length)
     run = Run.create(home, "model", {}, {"dataset": linear_dataset.name}, 0)
-    fit.run(run, None)
+    fit.run(run, silent)
     assert seen[:10] == [config.history + 2] * 5 + [config.history + 5] * 5
     assert tiny(forecast=3).forecast_at(10**6) == 3
 
