@@ -184,24 +184,6 @@ def given(**options: Any) -> dict[str, Any]:
     return {k: v for k, v in options.items() if v is not None}
 
 
-def setting_of(text: str) -> dict[str, Any]:
-    """Return ``KEY=VALUE`` as nested options: ``loss.decay=0.9`` is ``{"loss": {"decay": 0.9}}``.
-
-    Raises:
-        RwmError: There is no key or no value.
-    """
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise RwmError(f"'{text}' is not KEY=VALUE.", "--set hidden=128")
-    try:
-        found: Any = json.loads(value)
-    except json.JSONDecodeError:
-        found = value
-    for part in reversed(key.split(".")):
-        found = {part: found}
-    return found
-
-
 def show_run(run: Run, json_output: bool, next_command: str) -> None:
     """Print a finished run's key numbers and where it lies."""
     if not FIRST:

@@ -17,10 +17,10 @@ from cli.common import (
     home_of,
     pick_dataset,
     progress_bar,
-    setting_of,
     show_run,
     wandb_of,
 )
+from rwmdata.config import build, read_settings
 
 
 def fit(
@@ -76,7 +76,7 @@ def fit(
     On several GPUs: torchrun --nproc-per-node 2 -m cli.main fit ...
     """
     from rwmmodel.fit import fit_model
-    from rwmmodel.fit_config import fit_preset, merged
+    from rwmmodel.fit_config import FitConfig
 
     overrides: dict[str, Any] = given(
         updates=updates,
@@ -96,9 +96,8 @@ def fit(
         normalizer=normalizer,
         wandb=wandb_of(wandb),
     )
-    in_loss = given(kind=loss, teacher_forcing=teacher_forcing)
-    overrides = merged(overrides, {"loss": in_loss} if in_loss else {}, *map(setting_of, settings or []))
-    config = fit_preset(preset, seed=seed, device=device, **overrides)
+    overrides |= given(kind=loss, teacher_forcing=teacher_forcing, seed=seed, device=device)
+    config = build(FitConfig, preset, overrides, read_settings(settings or []))
     source = pick_dataset(home_of(home), dataset, json_output)
     with progress_bar("fit", json_output) as progress:
         run = fit_model(home_of(home), source, config, progress)

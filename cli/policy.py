@@ -7,7 +7,6 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from cli.common import (
     DatasetArgument,
@@ -22,11 +21,10 @@ from cli.common import (
     pick_dataset,
     pick_run,
     progress_bar,
-    setting_of,
     show_run,
     wandb_of,
 )
-from rwmdata.config import one_line
+from rwmdata.config import build, read_settings
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Run
@@ -80,25 +78,24 @@ def policy(
     Or, to compare with: without the penalty (mbpo), or from the data alone, without a model: a clone of its behaviour
     (bc), or model-free offline reinforcement learning (cql, iql).
     """
-    from rwmmodel.fit_config import merged
-
     if algo not in ALGORITHMS:
         raise RwmError(f"Unknown algorithm '{algo}'; algorithms: {', '.join(ALGORITHMS)}.", "--algo mopo")
     where = home_of(home)
-    more = merged(*map(setting_of, settings or []), given(wandb=wandb_of(wandb)))
+    more = {**read_settings(settings or []), **given(wandb=wandb_of(wandb))}
     if algo in ("bc", "cql", "iql"):
         options = more | given(updates=iterations) | {"seed": seed, "device": device}
         without_model(where, dataset, algo, options, json_output)
         return
     # Here, because the others do without its packages.
-    from rwmrl.imagination_training import CLONE, NOTHING, PolicyConfig, train_policy
+    from rwmrl.imagination_training import train_policy
+    from rwmrl.policy_config import CLONE, NOTHING, PolicyConfig
 
     chosen = given(lam=0.0 if algo == "mbpo" else lam, rollout=rollout, iterations=iterations, num_envs=num_envs)
     overrides: dict[str, Any] = chosen | given(penalty=penalty, precision=precision) | more
     if warm_start:
         known = warm_start in (CLONE, NOTHING)
         overrides["warm_start"] = warm_start if known else where.run(None, warm_start).id
-    config = PolicyConfig.preset(preset, seed=seed, device=device, **overrides)
+    config = build(PolicyConfig, preset, {"seed": seed, "device": device}, overrides)
     run = pick_run(where, "model", model, json_output)
     source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
     with progress_bar("policy", json_output) as progress:
@@ -116,15 +113,11 @@ def without_model(home: Home, dataset: str | None, algo: str, options: dict[str,
     if algo == "bc":
         from rwmrl.cloning import CloningConfig, clone_behaviour
 
-        try:
-            cloning = CloningConfig(**options)
-        except ValidationError as exc:
-            raise RwmError(f"The cloning configuration is not valid: {one_line(exc)}.") from exc
-        train = partial(clone_behaviour, home, config=cloning)
+        train = partial(clone_behaviour, home, config=build(CloningConfig, None, options))
     else:
         from rwmrl.offline_rl import OfflineRLConfig, train_offline_rl
 
-        train = partial(train_offline_rl, home, config=OfflineRLConfig.of(algo, **options))
+        train = partial(train_offline_rl, home, config=build(OfflineRLConfig, algo, options))
     source = pick_dataset(home, dataset, json_output)
     with progress_bar(algo, json_output) as progress:
         result = train(source, progress=progress)

@@ -105,10 +105,9 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
 
         return clone_behaviour(home, home.dataset(parents["dataset"]), progress=progress, resume=run)
     if run.kind == "policy" and run.meta.config.get("algo") in ("cql", "iql"):
-        from rwmrl.offline_rl import OfflineRLConfig, train_offline_rl
+        from rwmrl.offline_rl import train_offline_rl
 
-        config = OfflineRLConfig(**run.meta.config)
-        return train_offline_rl(home, home.dataset(parents["dataset"]), config, progress, resume=run)
+        return train_offline_rl(home, home.dataset(parents["dataset"]), progress=progress, resume=run)
     if run.kind == "policy":
         from rwmrl.imagination_training import train_policy
 

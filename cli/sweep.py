@@ -20,8 +20,8 @@ from cli.common import (
     print_json,
     print_table,
     progress_bar,
-    setting_of,
 )
+from rwmdata.config import build, read_settings
 from rwmdata.errors import RwmError
 
 app = typer.Typer(help="Train many policies that differ in lambda and seed.", no_args_is_help=True)
@@ -47,15 +47,14 @@ def policy(
     json_output: JsonOption = False,
 ) -> None:
     """Train a policy for every lambda and seed; finished ones are skipped, broken ones resumed."""
-    from rwmmodel.fit_config import merged
-    from rwmrl.imagination_training import PolicyConfig
+    from rwmrl.policy_config import PolicyConfig
     from rwmrl.sweep import ENGINES, sweep_policies
 
     if engine not in ENGINES:
         raise RwmError(f"Unknown engine '{engine}'; engines: {', '.join(ENGINES)}.", "--engine local")
-    more = merged(given(iterations=iterations), *map(setting_of, settings or []))
+    more = given(iterations=iterations, device=device)
     configs = [
-        PolicyConfig.preset(preset, lam=value, seed=seed, device=device, **more)
+        build(PolicyConfig, preset, more, {"lam": value, "seed": seed}, read_settings(settings or []))
         for value in weights(lam)
         for seed in range(seeds)
     ]

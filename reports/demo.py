@@ -11,16 +11,17 @@ from pathlib import Path
 from reports.evaluate.uncertainty import UncertaintyConfig, evaluate_uncertainty
 from reports.page.report import build_report
 from rwmdata.catalog import Dataset
-from rwmdata.config import Frozen
+from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
 from rwmdata.validate import validate
 from rwmmodel.fit import fit_model
-from rwmmodel.fit_config import fit_preset
+from rwmmodel.fit_config import FitConfig
 from rwmrl.export import ExportConfig, export_dataset
-from rwmrl.imagination_training import PolicyConfig, train_policy
+from rwmrl.imagination_training import train_policy
+from rwmrl.policy_config import PolicyConfig
 
 STAGES = ("export", "validate", "fit", "policy", "uncertainty", "report")
 
@@ -63,6 +64,7 @@ class Demo:
 
     def __init__(self, home: Home, config: DemoConfig, bar: Callable[[str], AbstractContextManager[Progress]]) -> None:
         self.home, self.config, self.bar = home, config, bar
+        self.shared = {"seed": config.seed, "device": config.device}
         self.stages: list[Stage] = []
 
     def run(self) -> list[Stage]:
@@ -113,7 +115,7 @@ class Demo:
     def fit(self, dataset: Dataset) -> Run:
         """Fit the ensemble."""
         with self._stage("fit") as (progress, made):
-            config = fit_preset(self.config.preset, seed=self.config.seed, device=self.config.device)
+            config = build(FitConfig, self.config.preset, self.shared)
             run = fit_model(self.home, dataset, config, progress)
             error = run.meta.summary["val/rel_l1_h32"]
             made(f"model {run.id}", f"held-out relative L1 up to h = 32: {error:.3f}", run.path)
@@ -122,7 +124,7 @@ class Demo:
     def policy(self, dataset: Dataset, model: Run) -> Run:
         """Train the policy inside the model."""
         with self._stage("policy") as (progress, made):
-            config = PolicyConfig.preset(self.config.preset, lam=1.0, seed=self.config.seed, device=self.config.device)
+            config = build(PolicyConfig, self.config.preset, {"lam": 1.0}, self.shared)
             run = train_policy(self.home, dataset, model, config, progress)
             first, last = (run.meta.summary[f"imagined_reward_{k}"] for k in ("before", "after"))
             made(f"policy {run.id}", f"imagined reward a step: {first:.4f} -> {last:.4f}", run.path)

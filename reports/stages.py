@@ -34,11 +34,11 @@ class Stage:
 
     def made(self) -> dict[str, Any]:
         """Return how to make it: the command, that of the run before it, and the configuration."""
-        config = TrainConfig(**self.run.meta.config)
+        config = self.run.configuration(TrainConfig)
         made: dict[str, Any] = {"how": f"{command_of(config)}, after {self.own_iteration} iterations"}
         before = parent(self.run)
         if before:
-            first = TrainConfig(**before.meta.config)
+            first = before.configuration(TrainConfig)
             made["warm_start"] = f"{command_of(first)}, after {_iteration(before.stage_files()[-1])} iterations"
         return {**made, "config": config.model_dump(mode="json")}
 
@@ -54,7 +54,7 @@ def stages_of(run: Run) -> list[Stage]:
         raise RwmError(f"Run {run.id} has no training stages.", "rwm train --task Init-v0")
     before = parent(run)
     earlier = stages_of(before) if before else []
-    config = TrainConfig(**run.meta.config)
+    config = run.configuration(TrainConfig)
     found = series(run)
     seconds = np.cumsum([a or 0.0 for a in found["perf/collect_s"]]) + np.cumsum(
         [a or 0.0 for a in found["perf/learn_s"]]

@@ -1,6 +1,7 @@
 """Transitions at rest: schema, catalog, conversion, validation, windows, runs, queries."""
 
 from rwmdata.catalog import Dataset
+from rwmdata.config import build
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary, read_summary
@@ -27,6 +28,7 @@ __all__ = [
     "RwmError",
     "Schema",
     "WindowSampler",
+    "build",
     "convert",
     "gather",
     "load_robot",

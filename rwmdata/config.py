@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rwmdata.errors import RwmError
 
@@ -17,16 +18,24 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Named sets of values, nested or dotted, for :func:`build`."""
     default_preset: ClassVar[str | None] = None
     """Preset that is meant where none is named; None for the fields' own defaults."""
+    main_option: ClassVar[str | None] = None
+    """Option that is meant where one value stands for the whole: ``loss=nll`` is ``loss.kind=nll``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_main_option(cls, value: object) -> object:
+        single = cls.main_option and not isinstance(value, Mapping | BaseModel)
+        return {cls.main_option: value} if single else value
 
 
 Model = TypeVar("Model", bound=Frozen)
 
 
-def build(model: type[Model], preset: str | None = None, *changes: Mapping[str, Any]) -> Model:
+def build(model: type[Model], preset: str | None = None, *changes: Mapping[str, object]) -> Model:
     """Return a configuration: a preset with changes on top, later ones winning.
 
     Args:
@@ -43,15 +52,16 @@ def build(model: type[Model], preset: str | None = None, *changes: Mapping[str, 
     preset = preset or model.default_preset
     if preset is not None and preset not in model.presets:
         raise RwmError(f"Unknown {label} preset '{preset}'; presets: {', '.join(model.presets)}.", "--preset NAME")
-    layers = [model.presets[preset]] if preset else []
-    values: dict[str, Any] = {}
-    for layer in (*layers, *changes):
+    values = _nested_defaults(model)
+    for layer in (model.presets[preset] if preset else {}, *changes):
         for key, value in layer.items():
-            values = merge(values, nest(path_of(model, key), value))
+            values = merge(values, _nest(_value_path(model, key, value), value))
     try:
         return model.model_validate(values)
     except ValidationError as exc:
-        raise RwmError(f"The {label} configuration is not valid: {one_line(exc)}.", _names_hint(model, exc)) from exc
+        unknown = any(e["type"] == "extra_forbidden" for e in exc.errors())
+        hint = f"options: {', '.join(option_paths(model))}" if unknown else ""
+        raise RwmError(f"The {label} configuration is not valid: {one_line(exc, option_paths(model))}.", hint) from exc
 
 
 def label_of(model: type[BaseModel]) -> str:
@@ -60,7 +70,7 @@ def label_of(model: type[BaseModel]) -> str:
 
 
 def path_of(model: type[BaseModel], key: str) -> str:
-    """Return the dotted path of an option that may be given by its own name alone.
+    """Return the dotted path of an option that may be given by its own name alone; an unknown key as it is.
 
     Raises:
         RwmError: Several nested configurations have an option of that name.
@@ -79,37 +89,30 @@ def option_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Give the dotted paths of all options of a configuration, nested ones included."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from option_paths(field.annotation, f"{prefix}{name}.")
+        if (nested := _configuration(field.annotation)) is not None:
+            yield from option_paths(nested, f"{prefix}{name}.")
 
 
-def nest(path: str, value: Any) -> dict[str, Any]:
-    """Return a value under its dotted path: ``loss.decay`` and 0.9 are ``{"loss": {"decay": 0.9}}``."""
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    return dict(value)
-
-
-def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+def merge(lower: Mapping[str, object], upper: Mapping[str, object]) -> dict[str, object]:
     """Return nested options put together; those of ``upper`` win."""
     merged = dict(lower)
     for key, value in upper.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
-def read_settings(texts: list[str]) -> dict[str, Any]:
+def read_settings(texts: Iterable[str], example: str = "--set hidden=128") -> dict[str, object]:
     """Return ``KEY=VALUE`` texts as options by dotted key; a value is JSON where it can be read as such.
 
     Raises:
         RwmError: A text has no key or no value.
     """
-    settings = {}
+    settings: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise RwmError(f"'{text}' is not KEY=VALUE.", "--set hidden=128")
+            raise RwmError(f"'{text}' is not KEY=VALUE.", example)
         try:
             settings[key] = json.loads(value)
         except json.JSONDecodeError:
@@ -117,18 +120,53 @@ def read_settings(texts: list[str]) -> dict[str, Any]:
     return settings
 
 
-def one_line(exc: Exception) -> str:
-    """Return a pydantic or YAML error as one readable line that names every offending key."""
-    if isinstance(exc, ValidationError):
-        return "; ".join(
-            f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in exc.errors()
-        )
-    return " ".join(str(exc).split())
+def one_line(exc: Exception, known: Iterable[str] = ()) -> str:
+    """Return a pydantic or YAML error as one readable line that names every offending key.
+
+    Args:
+        exc: The error.
+        known: Names that an unknown key may have been meant to be.
+    """
+    if not isinstance(exc, ValidationError):
+        return " ".join(str(exc).split())
+    names = {name.rpartition(".")[2]: name for name in known}
+    faults = []
+    for error in exc.errors():
+        key, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden" and names:
+            similar = get_close_matches(str(error["loc"][-1]), names, n=2)
+            message = "is no option" + (f" (similar: {', '.join(names[name] for name in similar)})" if similar else "")
+        faults.append(f"{key or 'value'}: {message}")
+    return "; ".join(faults)
 
 
-def _names_hint(model: type[BaseModel], exc: ValidationError) -> str:
-    """Return the known names where an error is about an unknown one."""
-    if all(e["type"] != "extra_forbidden" for e in exc.errors()):
-        return ""
-    return f"known: {', '.join(option_paths(model))}"
+def _configuration(annotation: object) -> type[Frozen] | None:
+    """Return the class of a nested configuration; None for another option."""
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Frozen) else None
+
+
+def _nested_defaults(model: type[Frozen]) -> dict[str, object]:
+    """Return what nested configurations have by default here that is not the default of their class."""
+    values: dict[str, object] = {}
+    for name, field in model.model_fields.items():
+        if (nested := _configuration(field.annotation)) is not None:
+            own = field.default.model_dump(exclude_unset=True) if isinstance(field.default, Frozen) else {}
+            values[name] = merge(_nested_defaults(nested), own)
+    return values
+
+
+def _value_path(model: type[Frozen], key: str, value: object) -> str:
+    """Return the dotted path a value belongs under, that of the main option for a nested configuration as one value."""
+    path = path_of(model, key)
+    nested: type[Frozen] | None = model
+    for part in path.split("."):
+        field = nested.model_fields.get(part) if nested else None
+        nested = _configuration(field.annotation) if field else None
+    single = nested and nested.main_option and not isinstance(value, Mapping | BaseModel)
+    return f"{path}.{nested.main_option}" if nested and single else path
+
+
+def _nest(path: str, value: object) -> dict[str, object]:
+    """Return a value under its dotted path: ``loss.decay`` and 0.9 are ``{"loss": {"decay": 0.9}}``."""
+    first, dot, rest = path.partition(".")
+    return {first: _nest(rest, value) if dot else value}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from rwmdata.atomic import temporary_name, write_json, write_text
-from rwmdata.config import one_line
+from rwmdata.config import Model, one_line
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive
 from rwmdata.wandb_log import WandbLog
@@ -188,6 +188,17 @@ class Run:
     def save(self) -> None:
         """Write ``run.json`` atomically."""
         write_text(self.path / "run.json", self.meta.model_dump_json(indent=2) + "\n")
+
+    def configuration(self, model: type[Model]) -> Model:
+        """Return the options the run was started with; an option that an older record lacks has its field's default.
+
+        Raises:
+            RwmError: The record does not fit.
+        """
+        try:
+            return model.model_validate(self.meta.config)
+        except ValidationError as exc:
+            raise RwmError(f"The recorded options of run {self.id} are not valid: {one_line(exc)}.") from exc
 
     def update(self, **changes: Any) -> None:
         """Change fields of ``run.json`` and save it."""

@@ -4,7 +4,7 @@ from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.devices import Precision, resolve_device
 from rwmmodel.ensemble import Carry, DynamicsEnsemble, EnsembleConfig, ModelInfo, Prediction
 from rwmmodel.fit import fit_model, resume_fit
-from rwmmodel.fit_config import FitConfig, fit_preset
+from rwmmodel.fit_config import FitConfig
 from rwmmodel.loss import LossConfig, LossTerms, draw_bootstrap, draw_noise, ensemble_loss
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.reference_checkpoint import export_reference, import_reference
@@ -26,7 +26,6 @@ __all__ = [
     "ensemble_loss",
     "export_reference",
     "fit_model",
-    "fit_preset",
     "import_reference",
     "load_model",
     "resolve_device",

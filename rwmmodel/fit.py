@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwmdata.atomic import write_json
 from rwmdata.catalog import Dataset
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
@@ -25,7 +26,7 @@ from rwmmodel.data import RowStore
 from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.distributed import Ranks
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
-from rwmmodel.fit_config import FitConfig, fit_preset
+from rwmmodel.fit_config import FitConfig
 from rwmmodel.loss import LossTerms, draw_bootstrap, draw_noise, ensemble_loss
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.validation import Validator
@@ -69,7 +70,7 @@ def fit_model(
         config = _config_of(resume, config)
         if resume.meta.parents["dataset"] != dataset.name:
             raise RwmError(f"Run {resume.id} was fitted on '{resume.meta.parents['dataset']}', not '{dataset.name}'.")
-    config = config or fit_preset()
+    config = config or build(FitConfig)
     ranks = Ranks.from_environment()
     device = ranks.device(resolve_device(config.device))
     with ranks.joined(device):
@@ -103,7 +104,7 @@ def _config_of(run: Run, config: FitConfig | None) -> FitConfig:
         raise RwmError(f"Run {run.id} is a {run.kind} run, not a fit.", "rwm runs ls --kind model")
     if run.meta.status == "finished":
         raise RwmError(f"Run {run.id} is finished; there is nothing left to resume.", "rwm fit")
-    stored = fit_preset(**run.meta.config)
+    stored = run.configuration(FitConfig)
     if config is None:
         return stored
     changed = [k for k, v in stored if k != "device" and getattr(config, k) != v]

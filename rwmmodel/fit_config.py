@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from rwmdata.catalog import Dataset
-from rwmdata.config import one_line
-from rwmdata.errors import RwmError
 from rwmmodel.data import Rows
 from rwmmodel.devices import Precision
 from rwmmodel.ensemble import Architecture, EnsembleConfig
 from rwmmodel.loss import LossConfig
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "smoke": {
         "hidden": 64,
         "head_hidden": 64,
@@ -44,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "val_interval": 200,
         "checkpoint_interval": 100,
     },
-    # Both: 2500 iterations of 20 mini-batches.
+    # The authors' code and RWM-U's Table S10, both with 2500 iterations of 20 mini-batches.
     "reference": {
         "batch": 5000,
         "updates": 50_000,
@@ -72,6 +71,9 @@ LATE_SHARE = 0.5
 
 class FitConfig(Architecture):
     """A fit: an architecture and how it is trained; ``rwm fit`` starts from a preset."""
+
+    presets: ClassVar = PRESETS
+    default_preset: ClassVar = "laptop"
 
     forecast: int = Field(8, ge=1)
     """Forecast horizon N, rows."""
@@ -137,33 +139,3 @@ class FitConfig(Architecture):
         chosen = {name: getattr(self, name) for name in Architecture.model_fields}
         dims = {f"{part}_dim": size for part, size in dataset.schema.dims.items() if part != "termination"}
         return EnsembleConfig(**chosen, **dims)
-
-
-def fit_preset(name: str = "laptop", **changes: Any) -> FitConfig:
-    """Return a preset with some of its values changed.
-
-    Args:
-        name: ``smoke``, ``demo``, ``laptop``, ``reference`` (the authors' code) or ``paper`` (RWM-U, Table S10).
-        changes: Fields of :class:`FitConfig`.
-
-    Raises:
-        RwmError: The preset is unknown, or a value is not valid (every fault is listed).
-    """
-    if name not in PRESETS:
-        raise RwmError(f"Unknown fit preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
-    if isinstance(changes.get("loss"), str):
-        changes["loss"] = {"kind": changes["loss"]}
-    try:
-        return FitConfig(**merged(PRESETS[name], changes))
-    except ValidationError as exc:
-        raise RwmError(f"The fit configuration is not valid: {one_line(exc)}.") from exc
-
-
-def merged(*options: dict[str, Any]) -> dict[str, Any]:
-    """Return nested options put together; later ones win."""
-    found: dict[str, Any] = {}
-    for each in options:
-        for key, value in each.items():
-            both = isinstance(value, dict) and isinstance(found.get(key), dict)
-            found[key] = merged(found[key], value) if both else value
-    return found

@@ -8,11 +8,11 @@ and only the fed-back steps, which differ by member, run with the members folded
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from rwmdata.config import Frozen
@@ -24,6 +24,8 @@ from rwmmodel.ensemble import DynamicsEnsemble
 
 class LossConfig(Frozen):
     """Terms of the loss and their weights; the forecast horizon N is the windows' length minus the history."""
+
+    main_option: ClassVar = "kind"
 
     kind: Literal["sampled_mse", "nll"] = "sampled_mse"
     """State term: squared error of a sample (its optimum is std = 0), or the Gaussian negative log-likelihood."""
@@ -53,12 +55,6 @@ class LossConfig(Frozen):
         if self.sequence_weight is None:
             return float(base == "transformer")
         return self.sequence_weight
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_kind(cls, value: Any) -> Any:
-        """Take the name of a kind alone for that kind with the default weights."""
-        return {"kind": value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

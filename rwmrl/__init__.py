@@ -12,7 +12,7 @@ _WHERE = {
     "ImaginationConfig": "rwmrl.envs.imagination",
     "ImaginationEnv": "rwmrl.envs.imagination",
     "OfflineRLConfig": "rwmrl.offline_rl",
-    "PolicyConfig": "rwmrl.imagination_training",
+    "PolicyConfig": "rwmrl.policy_config",
     "TrainConfig": "rwmrl.simulator_training",
     "VecEnv": "rwmrl.envs.base",
     "clone_behaviour": "rwmrl.cloning",

@@ -63,7 +63,7 @@ def clone_behaviour(
     Raises:
         RwmError: A split has no pair of rows, or recorded commands are asked for and missing.
     """
-    c = CloningConfig(**resume.meta.config) if resume else config or CloningConfig()
+    c = resume.configuration(CloningConfig) if resume else config or CloningConfig()
     device, robot = resolve_device(c.device), load_robot(dataset.robot)
     torch.manual_seed(c.seed)
     pairs = Pairs(dataset, c.command, device)

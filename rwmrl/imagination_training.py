@@ -7,91 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
 
 from rwmdata.catalog import Dataset
-from rwmdata.config import Frozen, one_line
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
-from rwmmodel.devices import Precision, require_precision, resolve_device, use_precision
+from rwmmodel.devices import require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
 from rwmrl.cloning import CloningConfig, clone_behaviour
-from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
+from rwmrl.envs.imagination import ImaginationEnv
+from rwmrl.policy_config import CLONE, PolicyConfig
 from rwmrl.policy_file import MlpPolicy
 from rwmrl.ppo import Runner, series
-from rwmrl.ppo_config import PPOConfig
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"iterations": 4, "num_envs": 64, "checkpoint_interval": 2, "episode_steps": 48},
-    # A model fitted for minutes is only right for a second or so, and near the data's actions.
-    "demo": {"iterations": 80, "num_envs": 512, "checkpoint_interval": 20, "episode_steps": 64, "init_std": 0.4},
-    # docs/policies.md tells why.
-    "laptop": {
-        "iterations": 80,
-        "num_envs": 1024,
-        "checkpoint_interval": 20,
-        "warm_start": "bc",
-        "critic_first": 15,
-        "init_std": 0.3,
-        "lam": 0.5,
-    },
-    "paper": {"iterations": 2500, "num_envs": 4096, "num_steps": 100},
-}
-CLONE, NOTHING = "bc", "none"
-"""What ``warm_start`` may say beside a run."""
 SHOWN = ("imagined/reward", "imagined/epistemic", "episode/length")
-
-
-class PolicyConfig(Frozen):
-    """Options of :func:`train_policy`."""
-
-    iterations: int = Field(500, ge=1)
-    imagination: ImaginationConfig = ImaginationConfig()
-    ppo: PPOConfig = PPOConfig()
-    warm_start: str | None = None
-    """Policy or train run whose networks this one begins with; one of behaviour cloning gives the actor alone. ``bc``
-    is a clone of the dataset's behaviour with the same seed and layers, made where there is none yet."""
-    precision: Precision = "float32"
-    """Arithmetic of the model; the policy's own networks compute in float32, or in ``tf32`` with it."""
-    seed: int = 0
-    device: str = "auto"
-    wandb: str | None = None
-    """Project of Weights & Biases the metrics go to as well."""
-
-    @classmethod
-    def preset(cls, name: str = "laptop", **overrides: Any) -> PolicyConfig:
-        """Return a preset (smoke, demo, laptop or paper) with some values changed.
-
-        Overrides are fields of this class, of :class:`ImaginationConfig` (``lam``, ``rollout``, ``num_envs``, ...) or
-        of :class:`PPOConfig` (``lr``, ``entropy_coef``, ...), by their own names.
-
-        Raises:
-            RwmError: The preset or a name is unknown, or a value is not valid.
-        """
-        if name not in PRESETS:
-            raise RwmError(f"Unknown policy preset '{name}'; presets: {', '.join(PRESETS)}.", "--preset laptop")
-        values = {**PRESETS[name], **overrides}
-        if values.get("warm_start") == NOTHING:
-            values["warm_start"] = None
-        seed = values.get("seed", 0)
-        parts: list[tuple[str, type[Frozen]]] = [("imagination", ImaginationConfig), ("ppo", PPOConfig)]
-        try:
-            nested = {
-                key: part(**{"seed": seed} if key == "imagination" else {}, **_take(values, part))
-                for key, part in parts
-            }
-            return cls(**nested, **values)
-        except ValidationError as exc:
-            raise RwmError(f"The policy configuration is not valid: {one_line(exc)}.") from exc
-
-
-def _take(values: dict[str, Any], part: type[Frozen]) -> dict[str, Any]:
-    """Remove and return the entries of ``values`` that are fields of ``part``, the seed aside."""
-    return {k: values.pop(k) for k in list(values) if k in part.model_fields and k != "seed"}
 
 
 def train_policy(
@@ -113,7 +46,7 @@ def train_policy(
         RwmError: Model, dataset and robot do not fit together, or rsl-rl-lib is missing.
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
-    config = PolicyConfig(**resume.meta.config) if resume else config or PolicyConfig.preset()
+    config = resume.configuration(PolicyConfig) if resume else config or build(PolicyConfig)
     ranks = Ranks.from_environment()
     device = ranks.device(resolve_device(config.device))
     require_precision(config.precision, device)

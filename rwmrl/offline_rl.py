@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import math
 from contextlib import redirect_stderr
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from rwmdata.catalog import Dataset
-from rwmdata.config import Frozen, one_line
+from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
@@ -25,8 +25,6 @@ from rwmrl.observations import add_noise, noise_scale
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 from rwmrl.transitions import Transitions
 
-UPDATES = {"cql": 6_000, "iql": 20_000}
-"""Updates by default: minutes on a laptop, a hundredth of what the papers train for."""
 DEFAULTS: dict[str, dict[str, float]] = {"cql": {"alpha_learning_rate": 0.0, "n_action_samples": 4}, "iql": {}}
 """Where we differ from the library's own settings: CQL's weight is held instead of tuned on the fly, and fewer actions
 are drawn to estimate its penalty, which is half its cost."""
@@ -36,6 +34,9 @@ MEASURED = 20_000
 
 class OfflineRLConfig(Frozen):
     """Options of :func:`train_offline_rl`."""
+
+    presets: ClassVar = {"cql": {"algo": "cql", "updates": 6_000}, "iql": {"algo": "iql", "updates": 20_000}}
+    """Minutes on a laptop, a hundredth of the papers' updates."""
 
     algo: Literal["cql", "iql"]
     updates: int = Field(ge=1)
@@ -57,23 +58,11 @@ class OfflineRLConfig(Frozen):
     wandb: str | None = None
     """Project of Weights & Biases the metrics go to as well."""
 
-    @classmethod
-    def of(cls, algo: str, **options: Any) -> OfflineRLConfig:
-        """Return an algorithm's configuration with some values changed.
-
-        Raises:
-            RwmError: A name is unknown or a value not valid.
-        """
-        try:
-            return cls(**{"algo": algo, "updates": UPDATES.get(algo), **options})
-        except ValidationError as exc:
-            raise RwmError(f"The configuration of {algo} is not valid: {one_line(exc)}.") from exc
-
 
 def train_offline_rl(
     home: Home,
     dataset: Dataset,
-    config: OfflineRLConfig,
+    config: OfflineRLConfig | None = None,
     progress: Progress = silent,
     resume: Run | None = None,
 ) -> Run:
@@ -86,7 +75,7 @@ def train_offline_rl(
         RwmError: d3rlpy is missing, an option is none of its own, a split has no transition, or training diverged.
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
-    c = OfflineRLConfig(**resume.meta.config) if resume else config
+    c = resume.configuration(OfflineRLConfig) if resume else config or build(OfflineRLConfig, "iql")
     learner = Learner(dataset, c)
     run = resume or Run.create(home, "policy", c.model_dump(mode="json"), {"dataset": dataset.name}, c.seed)
     with run.running():

@@ -54,7 +54,7 @@ def train_in_simulator(
     """
     if Ranks.from_environment().world > 1:
         raise RwmError("Training in a simulator is the work of one process.", "rwm train, without torchrun")
-    config = TrainConfig(**resume.meta.config) if resume else config or TrainConfig()
+    config = resume.configuration(TrainConfig) if resume else config or TrainConfig()
     robot = load_robot(config.robot)
     weights = {config.task: robot.task_reward_weights.get(config.task, {}) | config.rewards}
     robot = robot.model_copy(update={"task_reward_weights": robot.task_reward_weights | weights})

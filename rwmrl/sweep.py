@@ -17,7 +17,8 @@ from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
-from rwmrl.imagination_training import CLONE, PolicyConfig, parents_of, train_policy, with_clone
+from rwmrl.imagination_training import parents_of, train_policy, with_clone
+from rwmrl.policy_config import CLONE, PolicyConfig
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from rwmdata.atomic import TMP_MARK
+from rwmdata.config import build
 from rwmdata.fsck import check_home, repair
 from rwmdata.home import Home
 from rwmdata.validate import validate
@@ -46,7 +47,7 @@ def fit(root, gate):
     import torch
 
     from rwmmodel.fit import fit_model, resume_fit
-    from rwmmodel.fit_config import fit_preset
+    from rwmmodel.fit_config import FitConfig
 
     torch.set_num_threads(1)
     gate.set()
@@ -54,7 +55,11 @@ def fit(root, gate):
     if runs:
         resume_fit(home, runs[0])
     else:
-        config = fit_preset("smoke", checkpoint_interval=3, val_interval=6, log_interval=3, updates=24, seed=1)
+        config = build(
+            FitConfig,
+            "smoke",
+            {"checkpoint_interval": 3, "val_interval": 6, "log_interval": 3, "updates": 24, "seed": 1},
+        )
         fit_model(home, home.dataset("d"), config)
 
 
@@ -62,13 +67,14 @@ def dream(root, gate):
     """Train a small policy in the model, with a checkpoint every other iteration, or take a broken run further."""
     import torch
 
-    from rwmrl.imagination_training import PolicyConfig, train_policy
+    from rwmrl.imagination_training import train_policy
+    from rwmrl.policy_config import PolicyConfig
 
     torch.set_num_threads(1)
     gate.set()
     home, runs = Home(root), Home(root).runs("policy")
     sizes = {"iterations": ITERATIONS, "num_envs": 8, "num_steps": 4, "episode_steps": 6, "hidden_dims": (8,)}
-    config = PolicyConfig.preset("smoke", **sizes, checkpoint_interval=2, device="cpu")
+    config = build(PolicyConfig, "smoke", {**sizes, "checkpoint_interval": 2, "device": "cpu"})
     train_policy(home, home.dataset("d"), home.run("model"), config, resume=runs[0] if runs else None)
 
 

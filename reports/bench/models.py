@@ -12,7 +12,7 @@ from reports.evaluate.model_evaluation import HORIZONS, longest_rollout
 from reports.evaluate.rollouts import Rollout, held_out_windows, roll_out
 from reports.evaluate.statistics import T_95, pearson, remove_step_and_trajectory_means, seeds_interval
 from rwmdata.catalog import Dataset
-from rwmdata.config import Frozen
+from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
@@ -20,9 +20,9 @@ from rwmdata.runs import Run
 from rwmmodel.calibration_factors import coverage, step_factors
 from rwmmodel.checkpoint import load_model
 from rwmmodel.fit import fit_model
-from rwmmodel.fit_config import FitConfig, fit_preset, merged
+from rwmmodel.fit_config import FitConfig
 
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, object]] = {
     "gru": {},
     "gru, teacher forcing": {"loss": {"teacher_forcing": True}},
     "gru, sequence term": {"loss": {"sequence_weight": 1.0}},
@@ -73,7 +73,7 @@ def base_config(config: BenchModelsConfig, variant: str, seed: int) -> FitConfig
         "seed": seed,
         "device": config.device,
     }
-    return fit_preset("laptop", **merged(size, training, VARIANTS[variant]))
+    return build(FitConfig, "laptop", size, training, VARIANTS[variant])
 
 
 def bench_models(

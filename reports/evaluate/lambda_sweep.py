@@ -21,7 +21,7 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
-from rwmrl.imagination_training import PolicyConfig
+from rwmrl.policy_config import PolicyConfig
 
 SCENARIO: Scenario = "disturbed"
 """The simulator's scenario that imagination is compared with: it has pushes and observation noise too."""
@@ -101,7 +101,7 @@ def sweep_of(home: Home, model_run: Run) -> list[Run]:
     for run in home.runs("policy"):
         if run.meta.parents.get("model") != model_run.id or run.meta.status != "finished":
             continue
-        config = PolicyConfig(**run.meta.config)
+        config = run.configuration(PolicyConfig)
         alike = config.model_dump(
             exclude={"warm_start": True, "seed": True, "device": True, "wandb": True, "imagination": {"lam", "seed"}}
         )

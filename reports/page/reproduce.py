@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
-from rwmmodel.fit_config import PRESETS as FIT_PRESETS
-from rwmmodel.fit_config import FitConfig, fit_preset
+from rwmmodel.fit_config import FitConfig
 
 FIT_OPTIONS = (
     "updates",
@@ -33,7 +33,6 @@ FIT_OPTIONS = (
 )
 """Fields of a fit with an option of their own name; the others go through ``--set``."""
 SWITCHES = {"shared_base": ("--shared-base", "--independent"), "balance": ("--balance", "--no-balance")}
-NESTED = ("imagination", "ppo")
 COMMON = ("seed", "device")
 EVALUATION_OPTIONS = (
     "windows",
@@ -81,10 +80,8 @@ def model_words(run: Run) -> list[str]:
     config = run.meta.config
     if "imported" in config:
         return ["rwm", "model", "import", config["imported"], "--history", str(config["history"])]
-    plans = {name: fit_preset(name).model_dump(mode="json") for name in FIT_PRESETS}
-    config = FitConfig(**config).model_dump(mode="json")
-    preset, changed = closest(flat(config), {name: flat(plan) for name, plan in plans.items()})
-    words = ["rwm", "fit", *_named(run.meta.parents.get("dataset")), "--preset", preset]
+    preset, changed = closest(run.configuration(FitConfig))
+    words = ["rwm", "fit", *_named(run.meta.parents.get("dataset")), "--preset", str(preset)]
     for key, value in changed.items():
         if key in SWITCHES:
             words.append(SWITCHES[key][0 if value else 1])
@@ -98,21 +95,20 @@ def model_words(run: Run) -> list[str]:
 def policy_words(run: Run) -> list[str]:
     """Return the words of ``rwm policy``."""
     from rwmrl.cloning import CloningConfig
-    from rwmrl.imagination_training import NOTHING, PRESETS, PolicyConfig
+    from rwmrl.offline_rl import OfflineRLConfig
+    from rwmrl.policy_config import NOTHING, PolicyConfig
 
-    config, parents = run.meta.config, run.meta.parents
+    parents, algo = run.meta.parents, run.meta.config.get("algo")
     words = ["rwm", "policy", *_named(parents.get("dataset"))]
-    if config.get("algo") == "bc":
-        usual = CloningConfig().model_dump(mode="json")
-        changed = {k: v for k, v in config.items() if k in usual and v != usual[k] and k not in COMMON}
-        return [*words, "--algo", "bc", *_settings(changed), *_common(config)]
-    config = PolicyConfig(**config).model_dump(mode="json")
-    plans = {name: one_level(PolicyConfig.preset(name).model_dump(mode="json")) for name in PRESETS}
-    preset, changed = closest(one_level(config), plans)
-    lam = changed.pop("lam", config["imagination"]["lam"])
-    warm = ["--warm-start", changed.pop("warm_start") or NOTHING] if "warm_start" in changed else []
-    words += ["--model", str(parents["model"]), "--lam", f"{lam:g}", "--preset", preset]
-    return [*words, *warm, *_settings(changed), *_common(config)]
+    if algo:
+        _, changed = closest(run.configuration(CloningConfig if algo == "bc" else OfflineRLConfig))
+        return [*words, "--algo", algo, *_settings(changed), *_common(run.meta.config)]
+    config = run.configuration(PolicyConfig)
+    preset, changed = closest(config)
+    lam = changed.pop("imagination.lam", config.imagination.lam)
+    warm = ["--warm-start", str(changed.pop("warm_start") or NOTHING)] if "warm_start" in changed else []
+    words += ["--model", str(parents["model"]), "--lam", f"{lam:g}", "--preset", str(preset)]
+    return [*words, *warm, *_settings(changed), *_common(run.meta.config)]
 
 
 def train_words(run: Run) -> list[str]:
@@ -120,7 +116,7 @@ def train_words(run: Run) -> list[str]:
     from reports.stages import command_of
     from rwmrl.simulator_training import TrainConfig
 
-    config = TrainConfig(**run.meta.config)
+    config = run.configuration(TrainConfig)
     return [config.warm_start or word if word == "RUN" else word for word in shlex.split(command_of(config))]
 
 
@@ -176,28 +172,26 @@ def _export_words(config: dict[str, Any]) -> list[str]:
     return words
 
 
+def closest(config: Frozen) -> tuple[str | None, dict[str, Any]]:
+    """Return the preset a configuration differs least from, None without presets, and what differs by dotted key.
+
+    Seeds and device do not count.
+    """
+    values = flat(config.model_dump(mode="json"))
+    changes: dict[str | None, dict[str, Any]] = {}
+    for name in config.presets or (None,):
+        plan = flat(build(type(config), name).model_dump(mode="json"))
+        changes[name] = {k: v for k, v in values.items() if v != plan.get(k) and k.rpartition(".")[2] not in COMMON}
+    nearest = min(changes, key=lambda name: len(changes[name]))
+    return nearest, changes[nearest]
+
+
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested options under dotted names: ``loss.kind``."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
-
-
-def one_level(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a policy's options as ``rwm policy --set`` takes them: those of imagination and PPO by their own names."""
-    parts = {k: v for name in NESTED for k, v in config[name].items() if k != "seed"}
-    return {k: v for k, v in config.items() if k not in NESTED} | parts
-
-
-def closest(config: dict[str, Any], presets: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """Return the preset a configuration differs least from, and what differs; seed and device aside."""
-    changes = {
-        name: {k: v for k, v in config.items() if k in plan and v != plan[k] and k not in COMMON}
-        for name, plan in presets.items()
-    }
-    name = min(changes, key=lambda each: len(changes[each]))
-    return name, changes[name]
+        options |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return options
 
 
 def text_of(value: Any) -> str:

@@ -11,12 +11,13 @@ import time
 import pytest
 import torch
 
+from rwmdata.config import build
 from rwmdata.home import Home
 from rwmdata.windows import window_starts
 from rwmmodel.checkpoint import load_model
 from rwmmodel.data import RowStore
 from rwmmodel.fit import fit_model
-from rwmmodel.fit_config import fit_preset
+from rwmmodel.fit_config import FitConfig
 
 
 def start(*words, home):
@@ -63,10 +64,21 @@ def test_the_exported_dataset_is_sound(home):
 def test_the_right_action_predicts_seen_rows_better_than_its_neighbours(home, tmp_path):
     """One-step error on training windows: fed the schema's action, and fed the action one row early or late."""
     dataset, runs = home.dataset("d"), Home(tmp_path)
-    config = fit_preset(
-        "smoke", base="mlp", mlp_hidden=(256,), history=3, forecast=1, members=1, batch=512, updates=600, lr=2e-3,
-        val_interval=600,
-    )  # fmt: skip
+    config = build(
+        FitConfig,
+        "smoke",
+        {
+            "base": "mlp",
+            "mlp_hidden": (256,),
+            "history": 3,
+            "forecast": 1,
+            "members": 1,
+            "batch": 512,
+            "updates": 600,
+            "lr": 2e-3,
+            "val_interval": 600,
+        },
+    )
     model = load_model(fit_model(runs, dataset, config).model_file)
     starts = window_starts(dataset.episodes.start, dataset.episodes.length, 6, dataset.split("train"))
     windows = RowStore(dataset, model.normalizer, torch.device("cpu")).windows(starts[::4], 6)

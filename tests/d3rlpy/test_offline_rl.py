@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.runs import continue_run
+from rwmdata.config import build
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
@@ -48,7 +49,7 @@ def dataset(home, schema):
 
 @ALGORITHMS
 def test_it_trains_and_the_run_is_a_policy_run_like_any_other(home, dataset, algo):
-    run = train_offline_rl(home, dataset, OfflineRLConfig.of(algo, **SMALL))
+    run = train_offline_rl(home, dataset, build(OfflineRLConfig, algo, SMALL))
     assert run.meta.status == "finished" and run.meta.parents == {"dataset": "steered"}
     assert run.meta.summary["algo"] == algo and run.meta.summary["command"] == "recorded"
     assert [m["step"] for m in run.metrics() if m["metric"] == "val/action_mse"] == [4, 8, 12]
@@ -58,7 +59,7 @@ def test_it_trains_and_the_run_is_a_policy_run_like_any_other(home, dataset, alg
 
 @ALGORITHMS
 def test_our_policy_acts_as_the_librarys_actor(dataset, algo):
-    learner = Learner(dataset, OfflineRLConfig.of(algo, **SMALL))
+    learner = Learner(dataset, build(OfflineRLConfig, algo, SMALL))
     for _ in range(6):
         learner.update()
     x = torch.randn(200, 48, generator=torch.Generator().manual_seed(0)) * 3
@@ -74,9 +75,9 @@ def test_a_broken_run_is_resumed_to_the_same_weights_and_numbers(home, dataset, 
         if done == 8:
             raise KeyboardInterrupt
 
-    whole = train_offline_rl(home, dataset, OfflineRLConfig.of(algo, **SMALL))
+    whole = train_offline_rl(home, dataset, build(OfflineRLConfig, algo, SMALL))
     with pytest.raises(KeyboardInterrupt):
-        train_offline_rl(home, dataset, OfflineRLConfig.of(algo, **SMALL), interrupt)
+        train_offline_rl(home, dataset, build(OfflineRLConfig, algo, SMALL), interrupt)
     broken = home.runs("policy")[0]
     assert broken.meta.status == "interrupted"
     again = continue_run(home, broken, lambda *_: None)
@@ -88,7 +89,7 @@ def test_a_broken_run_is_resumed_to_the_same_weights_and_numbers(home, dataset, 
 
 
 def test_the_library_is_given_the_transitions_of_the_train_split(dataset):
-    learner = Learner(dataset, OfflineRLConfig.of("iql", **SMALL, noise=False))
+    learner = Learner(dataset, build(OfflineRLConfig, "iql", {**SMALL, "noise": False}))
     first = learner.sampler.starts
     batch, found = learner.batch(first), Transitions(dataset, "recorded", torch.device("cpu")).batch(first)
     np.testing.assert_array_equal(batch.observations, found.observation)
@@ -101,7 +102,7 @@ def test_the_library_is_given_the_transitions_of_the_train_split(dataset):
 
 
 def test_noise_is_drawn_anew_for_what_is_seen_next(dataset):
-    learner = Learner(dataset, OfflineRLConfig.of("iql", **SMALL))
+    learner = Learner(dataset, build(OfflineRLConfig, "iql", SMALL))
     first = learner.sampler.starts[:50]
     clean, noisy = learner.batch(first), learner.batch(first, torch.Generator().manual_seed(0))
     a, b = noisy.observations - clean.observations, noisy.next_observations - clean.next_observations
@@ -112,10 +113,19 @@ def test_noise_is_drawn_anew_for_what_is_seen_next(dataset):
 def test_iql_finds_what_pays(dataset):
     """Actions were random; those that follow the command earn most, and that is what the policy learns."""
     rates = dict.fromkeys(("actor_learning_rate", "critic_learning_rate"), 3e-3)
-    config = OfflineRLConfig.of(
-        "iql", updates=200, batch=128, hidden_dims=(64,), noise=False, device="cpu", gamma=0.0,
-        options={**rates, "weight_temp": 10.0, "tau": 0.05},
-    )  # fmt: skip
+    config = build(
+        OfflineRLConfig,
+        "iql",
+        {
+            "updates": 200,
+            "batch": 128,
+            "hidden_dims": (64,),
+            "noise": False,
+            "device": "cpu",
+            "gamma": 0.0,
+            "options": {**rates, "weight_temp": 10.0, "tau": 0.05},
+        },
+    )
     learner = Learner(dataset, config)
     for _ in range(config.updates):
         learner.update()
@@ -144,7 +154,7 @@ def test_the_command_line_trains_with_the_librarys_own_options(home, dataset):
 
 def test_an_option_the_library_does_not_have_is_named(dataset):
     with pytest.raises(RwmError, match=r"cql has no number expectile; it has .*conservative_weight"):
-        Learner(dataset, OfflineRLConfig.of("cql", **SMALL, options={"expectile": 0.9}))
+        Learner(dataset, build(OfflineRLConfig, "cql", {**SMALL, "options": {"expectile": 0.9}}))
 
 
 def test_code_in_a_checkpoint_is_never_run(home, dataset, tmp_path):
@@ -154,8 +164,8 @@ def test_code_in_a_checkpoint_is_never_run(home, dataset, tmp_path):
         def __reduce__(self):
             return open, (str(marker), "w")
 
-    run = train_offline_rl(home, dataset, OfflineRLConfig.of("iql", **SMALL))
+    run = train_offline_rl(home, dataset, build(OfflineRLConfig, "iql", SMALL))
     torch.save({"parts": Evil(), "completed": 3}, run.state_file)
     with pytest.raises(RwmError, match="cannot be read"):
-        train_offline_rl(home, dataset, OfflineRLConfig.of("iql", **SMALL), resume=run)
+        train_offline_rl(home, dataset, build(OfflineRLConfig, "iql", SMALL), resume=run)
     assert not marker.exists()

@@ -7,13 +7,14 @@ import pytest
 
 from reports.evaluate.summary import finish_evaluation
 from reports.figures import BLUE, figure
+from rwmdata.config import build
 from rwmdata.episodes import Episode
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
-from rwmmodel.fit_config import fit_preset
+from rwmmodel.fit_config import FitConfig
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png>"
 """Stands where a user's text can: in a behaviour's name and in an error."""
@@ -34,7 +35,7 @@ def add_evaluation(home, name, parents, scalars, config=None, pictures=()):
 
 
 def add_model(home, dataset, lr=1e-3, factor=1.0):
-    config = fit_preset("smoke", lr=lr).model_dump(mode="json")
+    config = build(FitConfig, "smoke", {"lr": lr}).model_dump(mode="json")
     model = Run.create(home, "model", config, {"dataset": dataset}, seed=0)
     for step in (10, 20, 30):
         held_out = {"val/total": 5.0 / step, "val/relative_l1_h1": 1 / step, "val/rel_l1_h8": 2 / step}
@@ -46,7 +47,7 @@ def add_model(home, dataset, lr=1e-3, factor=1.0):
 @pytest.fixture(scope="session")
 def report_home(tmp_path_factory):
     """A dataset, two models, a policy and their evaluations; returns the home and the runs by name."""
-    from rwmrl.imagination_training import PolicyConfig
+    from rwmrl.policy_config import PolicyConfig
 
     home = Home(tmp_path_factory.mktemp("report"))
     schema = Schema.from_robot(load_robot("anymal_d"))
@@ -68,7 +69,7 @@ def report_home(tmp_path_factory):
             pictures=["dynamics_error_by_horizon"],
         ),
     }  # fmt: skip
-    policy = Run.create(home, "policy", PolicyConfig.preset("smoke").model_dump(mode="json"), of, seed=0)
+    policy = Run.create(home, "policy", build(PolicyConfig, "smoke").model_dump(mode="json"), of, seed=0)
     policy.log(1, {"imagined/reward": 0.1, "imagined/penalised_reward": -0.1, "imagined/epistemic": float("nan")})
     policy.log(2, {"imagined/reward": 0.2, "imagined/penalised_reward": 0.1, "imagined/epistemic": 2.0})
     policy.finish({"lam": 1.0})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmdata.config import build
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
@@ -22,7 +23,7 @@ from rwmmodel.checkpoint import load_model
 from rwmmodel.data import RowStore
 from rwmmodel.distributed import Ranks
 from rwmmodel.fit import fit_model, resume_fit
-from rwmmodel.fit_config import FitConfig, fit_preset
+from rwmmodel.fit_config import FitConfig
 from rwmmodel.loss import LossConfig
 
 NOISE_STD = 0.3
@@ -259,14 +260,14 @@ def test_a_dataset_without_held_out_episodes_is_refused(home, linear_dataset):
 
 
 def test_presets_can_be_changed_and_mistakes_are_listed():
-    paper = fit_preset("paper", members=1)
+    paper = build(FitConfig, "paper", {"members": 1})
     assert (paper.batch, paper.lr, paper.weight_decay, paper.members) == (1024, 1e-4, 1e-5, 1)
-    assert fit_preset("laptop", loss="nll").loss == LossConfig(kind="nll", sequence_weight=1.0)
-    assert fit_preset("smoke", loss="nll").loss == LossConfig(kind="nll")
+    assert build(FitConfig, "laptop", {"loss": "nll"}).loss == LossConfig(kind="nll", sequence_weight=1.0)
+    assert build(FitConfig, "smoke", {"loss": "nll"}).loss == LossConfig(kind="nll")
     with pytest.raises(RwmError, match="smoke, demo, laptop, reference, paper"):
-        fit_preset("huge")
+        build(FitConfig, "huge")
     with pytest.raises(RwmError, match="membres.*") as caught:
-        fit_preset("smoke", membres=3, lr=-1)
+        build(FitConfig, "smoke", {"membres": 3, "lr": -1})
     assert "lr" in str(caught.value)
 
 

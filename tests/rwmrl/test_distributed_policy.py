@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rwmdata.config import build
 from rwmdata.errors import RwmError
-from rwmrl.imagination_training import PolicyConfig, train_policy
+from rwmrl.imagination_training import train_policy
+from rwmrl.policy_config import PolicyConfig
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import series
 from rwmrl.simulator_training import train_in_simulator
@@ -19,7 +21,8 @@ import torch.distributed as dist
 from pathlib import Path
 from rwmdata.home import Home
 from rwmmodel.distributed import Ranks
-from rwmrl.imagination_training import PolicyConfig, train_policy
+from rwmrl.imagination_training import train_policy
+from rwmrl.policy_config import PolicyConfig
 torch.set_num_threads(1)
 if sys.argv[1] == "alike":
     Ranks.seed = lambda self, seed: seed
@@ -32,8 +35,18 @@ Path(sys.argv[4], os.environ["RANK"]).write_text(f"{run.id} {run.meta.status}")
 
 @pytest.fixture
 def config():
-    return PolicyConfig.preset(
-        "smoke", iterations=4, num_envs=16, hidden_dims=(16,), episode_steps=20, schedule="fixed", lam=1.0, device="cpu"
+    return build(
+        PolicyConfig,
+        "smoke",
+        {
+            "iterations": 4,
+            "num_envs": 16,
+            "hidden_dims": (16,),
+            "episode_steps": 20,
+            "schedule": "fixed",
+            "lam": 1.0,
+            "device": "cpu",
+        },
     )
 
 

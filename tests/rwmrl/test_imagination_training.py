@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
@@ -14,28 +15,29 @@ from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
 from rwmrl import imagination_training
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationEnv
-from rwmrl.imagination_training import PolicyConfig, train_policy
+from rwmrl.imagination_training import train_policy
+from rwmrl.policy_config import PolicyConfig
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import Runner, series
 
 
 def small(**options):
-    return PolicyConfig.preset(
-        "smoke", **{"iterations": 3, "num_envs": 16, "hidden_dims": (16,), "episode_steps": 20, **options}
+    return build(
+        PolicyConfig, "smoke", {"iterations": 3, "num_envs": 16, "hidden_dims": (16,), "episode_steps": 20, **options}
     )
 
 
 def test_presets_take_flat_overrides_and_name_what_they_do_not_know():
-    config = PolicyConfig.preset("paper", lam=0.5, rollout="mean", lr=1e-4, seed=7)
+    config = build(PolicyConfig, "paper", {"lam": 0.5, "rollout": "mean", "lr": 1e-4, "seed": 7})
     assert (config.imagination.lam, config.imagination.rollout, config.ppo.lr) == (0.5, "mean", 1e-4)
     assert (config.imagination.num_envs, config.ppo.num_steps, config.iterations) == (4096, 100, 2500)
     assert config.seed == config.imagination.seed == 7
     with pytest.raises(RwmError, match="Unknown policy preset 'huge'; presets: smoke"):
-        PolicyConfig.preset("huge")
+        build(PolicyConfig, "huge")
     with pytest.raises(RwmError, match="lambda_weight"):
-        PolicyConfig.preset("smoke", lambda_weight=1.0)
+        build(PolicyConfig, "smoke", {"lambda_weight": 1.0})
     with pytest.raises(RwmError, match="lam: "):
-        PolicyConfig.preset("smoke", lam=-1.0)
+        build(PolicyConfig, "smoke", {"lam": -1.0})
 
 
 def test_a_policy_run_keeps_parents_config_metrics_and_policy(home, dataset, model_run):
@@ -142,4 +144,4 @@ def test_a_clone_is_made_where_there_is_none_and_taken_where_there_is(home, data
     assert [r.meta.config["warm_start"] for r in runs] == [clone.id] * 2 and clone.meta.config["hidden_dims"] == [16]
     train_policy(home, dataset, model_run, small(iterations=1, warm_start="bc", seed=1))
     assert len([r for r in home.runs("policy") if "algo" in r.meta.config]) == 2
-    assert PolicyConfig.preset(warm_start="none").warm_start is None
+    assert build(PolicyConfig, None, {"warm_start": "none"}).warm_start is None

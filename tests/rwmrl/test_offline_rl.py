@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmrl.offline_rl import OfflineRLConfig, train_offline_rl
 
@@ -14,14 +15,14 @@ from rwmrl.offline_rl import OfflineRLConfig, train_offline_rl
 def test_a_missing_library_is_named_with_its_extra_and_no_run_is_left(home, dataset, monkeypatch, algo):
     monkeypatch.setitem(sys.modules, "d3rlpy", None)
     with pytest.raises(RwmError, match="need the package d3rlpy") as error:
-        train_offline_rl(home, dataset, OfflineRLConfig.of(algo))
+        train_offline_rl(home, dataset, build(OfflineRLConfig, algo))
     assert "rwm[d3rlpy]" in str(error.value) + str(error.value.hint)
     assert home.runs("policy") == []
 
 
 def test_configurations_name_what_they_do_not_know():
-    assert OfflineRLConfig.of("iql", updates=7).updates == 7
-    with pytest.raises(RwmError, match="configuration of cql is not valid: expectile"):
-        OfflineRLConfig.of("cql", expectile=0.9)
+    assert build(OfflineRLConfig, "iql", {"updates": 7}).updates == 7
+    with pytest.raises(RwmError, match="configuration is not valid: expectile: is no option"):
+        build(OfflineRLConfig, "cql", {"expectile": 0.9})
     with pytest.raises(RwmError, match="updates: "):
-        OfflineRLConfig.of("cql", updates=0)
+        build(OfflineRLConfig, "cql", {"updates": 0})

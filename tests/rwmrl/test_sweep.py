@@ -7,15 +7,17 @@ from functools import partial
 import pytest
 
 from cli.sweep import weights
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmrl.cloning import CloningConfig
-from rwmrl.imagination_training import PolicyConfig, train_policy
+from rwmrl.imagination_training import train_policy
+from rwmrl.policy_config import PolicyConfig
 from rwmrl.sweep import sweep_policies
 
 
 def small(lam, seed, **options):
     sizes = {"iterations": 2, "num_envs": 8, "hidden_dims": (8,), "episode_steps": 10, "checkpoint_interval": 1}
-    return PolicyConfig.preset("smoke", lam=lam, seed=seed, device="cpu", **sizes | options)
+    return build(PolicyConfig, "smoke", {"lam": lam, "seed": seed, "device": "cpu", **sizes | options})
 
 
 def test_finished_policies_are_skipped_and_broken_ones_resumed(home, dataset, model_run):

@@ -8,9 +8,10 @@ import pytest
 import reports.evaluate.lambda_sweep
 from reports.evaluate.lambda_sweep import LambdaSweepConfig, best_lambda, evaluate_lambda_sweep, sweep_of
 from reports.evaluate.summary import finish_evaluation
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
-from rwmrl.imagination_training import PolicyConfig
+from rwmrl.policy_config import PolicyConfig
 
 
 def test_a_clear_best_is_called_and_noise_is_not():
@@ -40,7 +41,7 @@ def test_the_share_of_resamples_is_that_of_all_of_them():
 @pytest.fixture
 def make_policy(home):
     def make(lam, seed, model="m", status="finished", **options):
-        config = PolicyConfig.preset("smoke", lam=lam, seed=seed, **options)
+        config = build(PolicyConfig, "smoke", {"lam": lam, "seed": seed, **options})
         run = Run.create(home, "policy", config.model_dump(mode="json"), {"dataset": "d", "model": model}, seed)
         if status == "finished":
             imagined = {"imagined_reward_after": 0.03, "penalised_reward_after": 0.03 - 0.01 * lam}

@@ -15,12 +15,14 @@ from reports.evaluate.closed_loop import ClosedLoopConfig
 from reports.evaluate.policy_score import PolicyScoreConfig
 from reports.evaluate.uncertainty import UncertaintyConfig
 from reports.page.reproduce import dataset_command, recorded_command, run_command
+from rwmdata.config import build
 from rwmdata.home import Home
 from rwmdata.runs import Run
-from rwmmodel.fit_config import fit_preset
+from rwmmodel.fit_config import FitConfig
 from rwmrl.cloning import CloningConfig
 from rwmrl.export import ExportConfig
-from rwmrl.imagination_training import PolicyConfig
+from rwmrl.offline_rl import OfflineRLConfig
+from rwmrl.policy_config import PolicyConfig
 from rwmrl.simulator_training import TrainConfig
 
 
@@ -33,6 +35,7 @@ WORKERS = (
     "rwmrl.imagination_training.train_policy",
     "rwmrl.simulator_training.train_in_simulator",
     "rwmrl.cloning.clone_behaviour",
+    "rwmrl.offline_rl.train_offline_rl",
     "reports.evaluate.uncertainty.evaluate_uncertainty",
     "reports.evaluate.policy_score.evaluate_policy",
     "reports.evaluate.closed_loop.evaluate_closed_loop",
@@ -43,7 +46,7 @@ WORKERS = (
 @pytest.fixture
 def parse(home, monkeypatch):
     """Return the configuration a command line hands to the function that does the work."""
-    some_run = made(home, "model", fit_preset("laptop"), {"dataset": "d"})
+    some_run = made(home, "model", build(FitConfig, "laptop"), {"dataset": "d"})
     some_run.meta = some_run.meta.model_copy(update={"id": "m"})
 
     def arrive(*args, **kwargs):
@@ -71,10 +74,14 @@ def made(home, kind, config, parents, **more):
 @pytest.mark.parametrize(
     "config",
     [
-        fit_preset("laptop"),
-        fit_preset("laptop", updates=2500, normalizer="fitted", seed=3),
-        fit_preset("smoke", shared_base=False, balance=True, patience=4, loss={"decay": 0.9, "kind": "nll"}),
-        fit_preset("laptop", late_forecast=None, mlp_hidden=(64, 32), device="cpu"),
+        build(FitConfig, "laptop"),
+        build(FitConfig, "laptop", {"updates": 2500, "normalizer": "fitted", "seed": 3}),
+        build(
+            FitConfig,
+            "smoke",
+            {"shared_base": False, "balance": True, "patience": 4, "loss": {"decay": 0.9, "kind": "nll"}},
+        ),
+        build(FitConfig, "laptop", {"late_forecast": None, "mlp_hidden": (64, 32), "device": "cpu"}),
     ],
 )
 def test_a_fit_comes_back_from_its_command(home, parse, config):
@@ -84,7 +91,7 @@ def test_a_fit_comes_back_from_its_command(home, parse, config):
 
 
 def test_what_an_older_record_does_not_say_is_the_default_of_its_field(home):
-    config = fit_preset("laptop").model_dump(mode="json")
+    config = build(FitConfig, "laptop").model_dump(mode="json")
     del config["bounded"]
     assert "--set bounded=false" in run_command(made(home, "model", config, {"dataset": "d"}))
 
@@ -92,10 +99,14 @@ def test_what_an_older_record_does_not_say_is_the_default_of_its_field(home):
 @pytest.mark.parametrize(
     "config",
     [
-        PolicyConfig.preset("laptop"),
-        PolicyConfig.preset("laptop", lam=0.1, warm_start="none"),
-        PolicyConfig.preset("smoke", lam=2.0, seed=5, penalty="calibrated", hidden_dims=(64,), halt_quantile=0.99),
-        PolicyConfig.preset("demo", warm_start="m", command={"standing_share": 0.5, "resample_s": (1.0, 2.0)}),
+        build(PolicyConfig, "laptop"),
+        build(PolicyConfig, "laptop", {"lam": 0.1, "warm_start": "none"}),
+        build(
+            PolicyConfig,
+            "smoke",
+            {"lam": 2.0, "seed": 5, "penalty": "calibrated", "hidden_dims": (64,), "halt_quantile": 0.99},
+        ),
+        build(PolicyConfig, "demo", {"warm_start": "m", "command": {"standing_share": 0.5, "resample_s": (1.0, 2.0)}}),
     ],
 )
 def test_a_policy_comes_back_from_its_command(home, parse, config):
@@ -106,6 +117,10 @@ def test_a_policy_comes_back_from_its_command(home, parse, config):
 def test_a_clone_and_a_training_come_back_from_their_commands(home, parse):
     clone = CloningConfig(updates=7, hidden_dims=(8,), noise=False, seed=2)
     assert parse(run_command(made(home, "policy", clone, {"dataset": "d"}))) == clone
+    offline = build(OfflineRLConfig, "cql", {"updates": 7, "options.conservative_weight": 2.0})
+    command = run_command(made(home, "policy", offline, {"dataset": "d"}))
+    assert command == "rwm policy d --algo cql --set updates=7 --set options.conservative_weight=2.0 --seed 0"
+    assert parse(command) == offline
     train = TrainConfig(robot="go2", iterations=5, num_envs=8, rewards={"action_rate_l2": -0.02}, seed=1)
     assert parse(run_command(made(home, "train", train, {}))) == train
 
@@ -146,6 +161,6 @@ def test_a_page_needs_no_simulator_and_no_reinforcement_learning_library(home, m
         "import sys, reports.page.report, reports.page.compare; sys.exit(bool({'rsl_rl', 'mujoco'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    run = made(home, "policy", PolicyConfig.preset("smoke"), {"dataset": "d", "model": "m"})
+    run = made(home, "policy", build(PolicyConfig, "smoke"), {"dataset": "d", "model": "m"})
     monkeypatch.setitem(sys.modules, "rwmrl.imagination_training", None)
-    assert run_command(run) == recorded_command(run)
+    assert run_command(run) == "rwm policy d --model m --lam 1 --preset smoke --seed 0"
