@@ -1,4 +1,4 @@
-"""What the documentation shows works: its queries run, its commands exist."""
+"""What the documentation shows works: its queries run, its commands exist, its links and names lead somewhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rwmdata.views import run_sql
 from rwmrl.export import ExportConfig, export_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("rwmdata", "rwmmodel", "rwmrl", "reports", "cli", "tests")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("assets/**/*.md")])
 QUERIES = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "queries.md").read_text(), re.DOTALL)
 
 
@@ -52,3 +54,39 @@ def test_every_command_is_in_the_readme_and_every_command_there_exists():
     named = {m for m in re.findall(r"^rwm (\w[\w-]*(?: [a-z][\w-]*)?)", block, re.MULTILINE)}
     heads = {name.split()[0] for name in known}
     assert {n.split()[0] for n in named} <= heads
+
+
+def target_of_heading(page, anchor):
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_link_of_a_page_leads_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or target_of_heading(target, anchor), link
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    seen, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())
+        waiting += [(page.parent / link).resolve() for link in links]
+    assert [p for p in PAGES if p not in seen] == []
+
+
+def test_the_files_and_names_a_contributor_is_sent_to_exist():
+    words = set(re.findall(r"`([^`\s]+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    source = "\n".join(p.read_text() for room in ROOMS for p in (ROOT / room).rglob("*.py"))
+    files = {word for word in words if "/" in word and "<" not in word}
+    names = {word.split(".")[-1] for word in words if re.fullmatch(r"[A-Z_][\w.]*[a-zA-Z]", word)}
+    assert len(files) > 10 and len(names) > 10
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert [name for name in names if not re.search(rf"\b{name}\b", source)] == []

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
@@ -20,6 +21,11 @@ def test_every_public_name_can_be_imported_from_its_package(package):
     assert not {m.name for m in pkgutil.iter_modules(module.__path__)} & lazy
     with pytest.raises(AttributeError):
         _ = module.no_such_name
+
+
+@pytest.mark.parametrize("package", ["rwmdata", "rwmmodel", "rwmrl", "reports", "cli"])
+def test_type_checkers_are_told_to_read_a_package(package):
+    assert resources.files(package).joinpath("py.typed").is_file()
 
 
 def test_every_evaluation_is_a_public_function():
