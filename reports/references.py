@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from pydantic import Field
 from reports.evaluate.policy_score import SCENARIOS, PolicyScoreConfig, Scenario, score_policy
 from reports.figures import BLUE, GREY, ORANGE, figure
 from reports.stages import Stage, stages_of
-from rwmdata.atomic import temporary_name, write_json
+from rwmdata.atomic import commit_folder, write_json
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress, silent
@@ -78,10 +77,7 @@ def build_references(
         raise RwmError(f"{out} holds other things than reference policies; nothing was written.", "--out NEW_FOLDER")
     robot = load_robot(run.meta.config["robot"])
     chosen = {s.name: s for s in (stages[round(i)] for i in np.linspace(0, len(stages) - 1, config.curve))}
-    building = temporary_name(out)
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
+    with commit_folder(out, hint="--out NEW_FOLDER", replace=True) as building:
         untrained = building / f"{RANDOM}.safetensors"
         save_policy(untrained_policy(robot, config.seed), untrained)
         only: tuple[Scenario, ...] = ("undisturbed",)
@@ -105,10 +101,6 @@ def build_references(
         write_json(building / SCORES, summary)
         draw_curve(building / "curve.png", robot.title, table, returns[RANDOM])
         (building / "README.md").write_text(describe(building, robot))
-        shutil.rmtree(out, ignore_errors=True)
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return summary
 
 

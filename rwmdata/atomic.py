@@ -6,8 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rwmdata.errors import RwmError
 from rwmdata.machine import alive
 
 TMP_MARK = ".tmp-"
-"""Every uncommitted file or folder carries this mark in its name, so leftovers of a crash can be recognised."""
+"""In the name of every uncommitted file or folder, so that leftovers of a crash can be recognised."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -24,13 +24,13 @@ def temporary_name(path: Path) -> Path:
 
 
 def abandoned(path: Path) -> bool:
-    """Whether a file or folder of a temporary name was left by a process that is gone."""
+    """Return whether a temporary file or folder was left by a process that no longer runs."""
     owner = re.match(re.escape(TMP_MARK) + r"(\d+)-", path.name)
     return TMP_MARK in path.name and not (owner and alive(int(owner[1])))
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that are gone left of ``path`` without committing it."""
+    """Remove uncommitted versions of ``path`` left by processes that no longer run."""
     for left in path.parent.glob(f"{TMP_MARK}*"):
         if left.name.removeprefix(TMP_MARK).partition("-")[2] == path.name and abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
@@ -46,13 +46,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the content of a file that another library wrote durable."""
+    """Make the content of a file durable."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def commit_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, then rename it to ``path``; on an error no half file is left behind.
+    """Let ``write`` fill a temporary file, then rename it to ``path``; on an error nothing is left behind.
 
     Raises:
         RwmError: The disk is full or the folder cannot be written.
@@ -71,11 +71,67 @@ def commit_file(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
+@contextmanager
+def commit_folder(path: Path, hint: str = "--home FOLDER", replace: bool = False) -> Iterator[Path]:
+    """Give a temporary folder to fill and, when the block ends without an error, rename it to ``path``.
+
+    Args:
+        path: The new folder.
+        hint: What to try when it exists or cannot be written.
+        replace: Delete an existing folder just before the rename instead of refusing.
+
+    Raises:
+        RwmError: ``path`` exists, the disk is full or the parent folder cannot be written.
+    """
+    if path.exists() and not replace:
+        raise RwmError(f"{path} exists already; nothing was written.", hint)
+    temporary = temporary_name(path)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        rename_folder(temporary, path)
+    except OSError as exc:
+        raise RwmError(f"Cannot write {path}: {exc.strerror or exc}.", hint) from exc
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def rename_folder(temporary: Path, path: Path) -> None:
+    """Commit a folder by renaming it; what is in it is made durable before, the rename after.
+
+    Raises:
+        OSError: ``path`` exists, or a folder cannot be written.
+    """
+    for inside in temporary.rglob("*"):
+        sync_folder(inside) if inside.is_dir() else sync_file(inside)
+    sync_folder(temporary)
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder; a reader sees all of it or nothing.
+
+    Raises:
+        RwmError: It cannot be renamed.
+    """
+    temporary = temporary_name(path)
+    try:
+        path.rename(temporary)
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise RwmError(f"Cannot remove {path}: {exc.strerror}.") from exc
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     commit_file(path, lambda p: p.write_text(text))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically; NaN and infinity are refused, as JSON has no words for them."""
+    """Write a JSON file atomically; NaN and infinity are refused, as JSON cannot represent them."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

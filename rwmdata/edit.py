@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from rwmdata.atomic import sync_folder, temporary_name, write_text
+from rwmdata.atomic import commit_folder, remove_folder, write_text
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import read_episodes
 from rwmdata.errors import RwmError
@@ -89,19 +90,10 @@ def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float],
     origin = {"source": "rwm data split", "datasets": [about(source)], "shares": shares, "seed": seed}
     changes = {"name": name, "created": now(), "splits": splits, "provenance": origin}
     manifest = DatasetManifest.model_validate({**source.manifest.model_dump(), **changes})
-    building = temporary_name(target)
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
+    with commit_folder(target) as folder:
         for path in source.shard_paths:
-            _share_file(path, building / path.name)
-        write_text(building / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
-        building.rename(target)
-    except OSError as exc:
-        raise RwmError(f"Cannot write {target}: {exc.strerror}.", "--home FOLDER") from exc
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    sync_folder(target.parent)
+            _share_file(path, folder / path.name)
+        write_text(folder / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
     return Dataset.open(target)
 
 
@@ -112,12 +104,7 @@ def remove(home: Home, source: Dataset) -> list[str]:
         Ids of the runs that were made from it: their provenance now points nowhere.
     """
     made_from = [r.id for r in home.runs() if r.meta.parents.get("dataset") == source.name]
-    gone = temporary_name(source.path)
-    try:
-        os.rename(source.path, gone)
-    except OSError as exc:
-        raise RwmError(f"Cannot remove {source.path}: {exc.strerror}.") from exc
-    shutil.rmtree(gone, ignore_errors=True)
+    remove_folder(source.path)
     return made_from
 
 
@@ -127,7 +114,7 @@ def about(dataset: Dataset) -> dict[str, Any]:
     return {"name": m.name, "created": m.created, "rows": m.rows, "provenance": m.provenance}
 
 
-def new_path(home: Home, name: str) -> Any:
+def new_path(home: Home, name: str) -> Path:
     """Return the folder of a new dataset.
 
     Raises:
@@ -159,7 +146,7 @@ def _rewrite(
         return writer.commit()
 
 
-def _share_file(source: Any, target: Any) -> None:
+def _share_file(source: Path, target: Path) -> None:
     """Give a file a second name; copy it where the file system cannot."""
     try:
         os.link(source, target)

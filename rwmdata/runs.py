@@ -13,18 +13,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from rwmdata.atomic import temporary_name, write_json, write_text
+from rwmdata.atomic import commit_folder, write_json, write_text
 from rwmdata.config import Model, one_line
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive
 from rwmdata.wandb_log import WandbLog
-
-if TYPE_CHECKING:
-    from rwmdata.home import Home
 
 Status = Literal["created", "running", "finished", "failed", "interrupted"]
 KINDS = ("model", "policy", "train", "eval", "report")
@@ -92,6 +89,14 @@ class RunMeta(BaseModel):
     git: dict[str, str | bool] = {}
 
 
+class HasRuns(Protocol):
+    """A home folder, as far as a new run needs to know it."""
+
+    @property
+    def runs_dir(self) -> Path:
+        """Folder of the runs."""
+
+
 class Run:
     """One stage's folder under ``runs/<kind>/<id>/``."""
 
@@ -139,7 +144,7 @@ class Run:
         return sorted(self.checkpoints.glob("policy-*.safetensors"))
 
     @classmethod
-    def create(cls, home: Home, kind: str, config: dict[str, Any], parents: dict[str, str | None], seed: int) -> Run:
+    def create(cls, home: HasRuns, kind: str, config: dict[str, Any], parents: dict[str, str | None], seed: int) -> Run:
         """Make a new run folder with its resolved config.
 
         Raises:
@@ -162,14 +167,11 @@ class Run:
             git=git_state(),
         )
         path = home.runs_dir / kind / run_id
-        building = cls(temporary_name(path), meta)
-        try:
-            building.checkpoints.mkdir(parents=True)
-            write_json(building.path / "config.json", config)
-            building.save()
-            building.path.rename(path)
-        except OSError as exc:
-            raise RwmError(f"Cannot write the run folder {path}: {exc.strerror}.", "--home FOLDER") from exc
+        with commit_folder(path) as folder:
+            run = cls(folder, meta)
+            run.checkpoints.mkdir()
+            write_json(folder / "config.json", config)
+            run.save()
         return cls(path, meta)
 
     @classmethod
@@ -236,6 +238,15 @@ class Run:
         """Mark the run as finished with its key numbers."""
         self.update(status="finished", finished=now(), summary=summary, error=None)
 
+    def _open_wandb(self) -> WandbLog | None:
+        """Return the log at Weights & Biases if the configuration asks for one."""
+        project = self.meta.config.get("wandb")
+        if not project:
+            return None
+        config = {**self.meta.config, "parents": self.meta.parents}
+        sent = {(row["step"], row["metric"]) for row in self.metrics()}
+        return WandbLog(project, f"{self.kind}-{self.id}", self.kind, self.path, config, sent)
+
     @contextmanager
     def running(self) -> Iterator[Run]:
         """Mark the run as running; as failed or interrupted when the block ends by an exception.
@@ -250,8 +261,7 @@ class Run:
         with exclusive(self.path / ".lock", f"Run {self.id}", "rwm runs ls"):
             self.update(status="running", error=None, pid=os.getpid(), machine=machine)
             try:
-                project = self.meta.config.get("wandb")
-                self._wandb = WandbLog(self, project) if project else None
+                self._wandb = self._open_wandb()
                 yield self
             except KeyboardInterrupt:
                 self.update(status="interrupted", error="interrupted by the user")

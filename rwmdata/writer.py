@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rwmdata.atomic import commit_file, remove_leftovers, sync_folder, temporary_name, write_text
+from rwmdata.atomic import commit_file, remove_leftovers, rename_folder, temporary_name, write_text
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
@@ -186,11 +185,10 @@ class DatasetWriter:
         write_text(self._temporary / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
         self._refuse_existing()
         try:
-            os.rename(self._temporary, self.path)
+            rename_folder(self._temporary, self.path)
         except OSError as exc:
             self._refuse_existing()
             raise RwmError(f"Cannot commit {self.path}: {exc.strerror}.", "--home FOLDER") from exc
-        sync_folder(self.path.parent)
         return Dataset(self.path, manifest)
 
     def _manifest(self) -> DatasetManifest:

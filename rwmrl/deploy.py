@@ -14,6 +14,7 @@ import torch
 
 from rwmdata.atomic import commit_file, write_json
 from rwmdata.errors import RwmError
+from rwmdata.optional import optional_import
 from rwmdata.robots import RobotSpec, load_robot
 from rwmmodel.checkpoint import save_state
 from rwmrl.policy_file import MlpPolicy, load_policy
@@ -126,13 +127,9 @@ def _torchscript(policy: MlpPolicy, path: Path, observation: torch.Tensor, expec
 
 
 def _onnx(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np.ndarray) -> float:
-    try:
+    with optional_import("ONNX needs the packages onnxscript and onnxruntime", extra="onnx"):
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as exc:
-        raise RwmError(
-            f"ONNX needs the packages onnxscript and onnxruntime: {exc}.", "pip install 'rwm[onnx]'"
-        ) from exc
 
     def write(temporary: Path) -> None:
         level = logging.getLogger("torch.onnx").level

@@ -15,6 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
@@ -261,11 +262,8 @@ def library() -> Any:
     Raises:
         RwmError: It is not installed.
     """
-    try:
-        with redirect_stderr(io.StringIO()):  # A package it imports complains of its own age.
-            import d3rlpy
-    except ImportError as exc:
-        raise RwmError(
-            f"CQL and IQL need the package d3rlpy: {exc}.", "pip install 'rwm[d3rlpy]' in an environment of its own"
-        ) from exc
+    need, advice = "CQL and IQL need the package d3rlpy", " in an environment of its own"
+    # One of its dependencies prints a warning about its own age.
+    with optional_import(need, extra="d3rlpy", advice=advice), redirect_stderr(io.StringIO()):
+        import d3rlpy
     return d3rlpy

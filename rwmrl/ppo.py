@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
+from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
 from rwmdata.runs import Run
@@ -24,14 +25,10 @@ from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy, save_policy
 from rwmrl.ppo_config import PPOConfig
 from rwmrl.symmetry import Mirror
 
-try:
+with optional_import("PPO needs the package rsl-rl-lib 5.4 or newer", extra="rl", advice=", or rwm doctor"):
     from rsl_rl.runners import OnPolicyRunner
     from rsl_rl.utils.logger import Logger
     from tensordict import TensorDict
-except ImportError as exc:
-    raise RwmError(
-        f"PPO needs the package rsl-rl-lib 5.4 or newer: {exc}.", "pip install 'rwm[rl]', or rwm doctor"
-    ) from exc
 
 WARM_COUNT = 1_000_000
 """Observations a policy's normaliser counts as when a training begins with it: new ones move it slowly."""

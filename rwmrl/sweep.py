@@ -15,6 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
+from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmrl.imagination_training import parents_of, train_policy, with_clone
@@ -122,10 +123,8 @@ def _locally(jobs: dict[int, Job], workers: int, threads: int) -> Iterator[tuple
 
 
 def _on_ray(jobs: dict[int, Job], workers: int, threads: int, address: str | None) -> Iterator[tuple[int, Outcome]]:
-    try:
+    with optional_import("A sweep on a cluster needs the package ray", extra="ray"):
         import ray
-    except ImportError as exc:
-        raise RwmError(f"A sweep on a cluster needs the package ray: {exc}.", "pip install 'rwm[ray]'") from exc
     if not jobs:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -14,6 +14,7 @@ from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.mapping import PER_LEG, Source, check_finite, drive_torque
+from rwmdata.optional import optional_import
 
 if TYPE_CHECKING:
     import h5py
@@ -45,10 +46,8 @@ class Hdf5Format(Format):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
-        try:
+        with optional_import("HDF5 files need the package h5py", extra="hdf5"):
             import h5py
-        except ImportError as exc:
-            raise RwmError("HDF5 files need the package h5py.", "pip install 'rwm[hdf5]'") from exc
         self._h5py = h5py
 
     @classmethod

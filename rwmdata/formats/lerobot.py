@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rwmdata.atomic import temporary_name, write_json
+from rwmdata.atomic import commit_folder, write_json
 from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
 from rwmdata.episodes import Episode, is_truncated, read_episodes
@@ -44,18 +43,8 @@ def write_lerobot(dataset: Dataset, folder: Path, progress: Progress = silent) -
     Raises:
         RwmError: The folder exists, or cannot be written.
     """
-    if folder.exists():
-        raise RwmError(f"{folder} exists already; nothing was written.", "--out FOLDER")
-    building = temporary_name(folder)
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        building.mkdir(parents=True)
-        _write(dataset, building, progress)
-        building.rename(folder)
-    except OSError as exc:
-        raise RwmError(f"Cannot write {folder}: {exc.strerror or exc}.", "--out FOLDER") from exc
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    with commit_folder(folder, hint="--out FOLDER") as temporary:
+        _write(dataset, temporary, progress)
     return folder
 
 

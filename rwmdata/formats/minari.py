@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from rwmdata.atomic import temporary_name
+from rwmdata.atomic import commit_folder
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
+from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
@@ -39,17 +39,13 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
         RwmError: minari is missing, the folder holds that dataset already or cannot be written, or no episode has a
             step.
     """
-    try:
+    with optional_import("Minari datasets need the package minari", extra="minari"):
         import minari
         from gymnasium import spaces
-    except ImportError as exc:
-        raise RwmError("Minari datasets need the package minari.", "pip install 'rwm[minari]'") from exc
     if not (dataset.episodes.length > 1).any():
         raise RwmError(f"No episode of '{dataset.name}' has a step; nothing was written.")
     name = f"{dataset.robot}-{re.sub('[^A-Za-z0-9_-]+', '-', dataset.name)}-v0"
-    target, building = folder / name, temporary_name(folder / name)
-    if target.exists():
-        raise RwmError(f"{target} exists already; nothing was written.", "--out FOLDER")
+    target = folder / name
     sizes = {key: len(values) for key, values in _observations(next(iter(read_episodes(dataset))), dataset).items()}
     space: dict[str, spaces.Space[Any]] = {
         key: spaces.Box(-np.inf, np.inf, (columns,), np.float32) for key, columns in sizes.items()
@@ -60,22 +56,22 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
         "algorithm_name": ", ".join(sorted({b for b in dataset.episodes.behaviour if b})) or None,
         "description": f"{dataset.robot} at {dataset.control_hz:g} Hz; columns: {', '.join(dataset.schema.names)}",
     }
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        with datasets_root(building), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # It misses authors and an environment to make anew.
-            made = None
-            for buffers, rows in _buffers(dataset):
-                if made is None:
-                    made = minari.create_dataset_from_buffers(name, buffers, **about)
-                else:
-                    made.update_dataset_from_buffer(buffers)
-                progress(rows, dataset.rows, {})
-        (building / name).rename(target)
-    except OSError as exc:
-        raise RwmError(f"Cannot write {target}: {exc.strerror or exc}.", "--out FOLDER") from exc
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    with (
+        commit_folder(target, hint="--out FOLDER") as temporary,
+        datasets_root(temporary),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # It wants to know the authors and how to make the environment.
+        written = None
+        for buffers, rows in _buffers(dataset):
+            if written is None:
+                written = minari.create_dataset_from_buffers(name, buffers, **about)
+            else:
+                written.update_dataset_from_buffer(buffers)
+            progress(rows, dataset.rows, {})
+        for part in (temporary / name).iterdir():
+            part.rename(temporary / part.name)
+        (temporary / name).rmdir()
     return name
 
 

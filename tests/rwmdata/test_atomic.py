@@ -1,0 +1,72 @@
+"""Folders are committed and removed as a whole, and what is committed is on the disk."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from rwmdata.atomic import commit_folder, remove_folder
+from rwmdata.errors import RwmError
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Record what is synced, by name and in order."""
+    names, fsync = [], os.fsync
+
+    def record(handle):
+        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")).split("-", 2)[-1])
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return names
+
+
+def test_a_folder_appears_only_when_the_block_ends(tmp_path):
+    target = tmp_path / "home" / "a"
+    with commit_folder(target) as folder:
+        (folder / "x").write_text("1")
+        assert not target.exists()
+    assert (target / "x").read_text() == "1" and [p.name for p in target.parent.iterdir()] == ["a"]
+
+
+def test_everything_in_it_is_synced_before_the_rename_and_the_parent_after(tmp_path, synced):
+    with commit_folder(tmp_path / "a") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "x").write_text("1")
+    assert sorted(synced[:2]) == ["inner", "x"] and synced[2:] == ["a", tmp_path.name.split("-", 2)[-1]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised", "message"),
+    [
+        (ValueError("odd"), ValueError, "odd"),
+        (OSError(28, "No space"), RwmError, "Cannot write .*a: No space"),
+    ],
+)
+def test_nothing_is_left_of_a_folder_that_could_not_be_filled(tmp_path, fault, raised, message):
+    with pytest.raises(raised, match=message), commit_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("1")
+        raise fault
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_kept_unless_it_is_to_be_replaced(tmp_path):
+    target = tmp_path / "a"
+    target.mkdir()
+    (target / "old").write_text("1")
+    with pytest.raises(RwmError, match="exists already") as error, commit_folder(target, hint="--out FOLDER"):
+        pass
+    assert error.value.hint == "--out FOLDER" and (target / "old").exists()
+    with commit_folder(target, replace=True) as folder:
+        (folder / "new").write_text("1")
+    assert [p.name for p in target.iterdir()] == ["new"]
+
+
+def test_a_removed_folder_is_gone_for_good(tmp_path, synced):
+    (tmp_path / "a").mkdir()
+    remove_folder(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == [] and len(synced) == 1
+    with pytest.raises(RwmError, match="Cannot remove .*a: No such file"):
+        remove_folder(tmp_path / "a")
