@@ -24,6 +24,7 @@ from cli.common import (
     progress_bar,
     say,
 )
+from rwmdata.evaluation_summary import EvaluationSummary, Scalar
 from rwmdata.home import Home
 from rwmdata.runs import Run
 
@@ -232,29 +233,28 @@ def pick_policy(home: Home, name: str | None, quiet: bool) -> str:
 
 def show_scalars(run: Run, json_output: bool) -> None:
     """Print an evaluation's numbers and where it lies."""
-    summary = run.meta.summary
     if json_output:
-        print_json(summary)
+        print_json(run.meta.summary)
         return
-    names = ("metric", "mode", "horizon", "value", "low", "high")
-    whole, parts = split_parts(summary["scalars"])
-    rows = [tuple(s.get(n) for n in names) for s in whole]
-    print_table(f"{summary['evaluation']} of {summary['robot']}", (*names[:4], "95 % low", "95 % high"), rows)
+    summary, key = EvaluationSummary.of_run(run), ("metric", "mode", "horizon")
+    whole, parts = split_parts(summary.scalars)
+    rows = [(*s.key, s.value, s.low, s.high) for s in whole]
+    print_table(f"{summary.evaluation} of {summary.robot}", (*key, "value", "95 % low", "95 % high"), rows)
     for columns, table in parts:
-        print_table("by part", ("metric", "mode", "horizon", *columns), table)
-    for what in summary.get("not_computed") or []:
+        print_table("by part", (*key, *columns), table)
+    for what in run.meta.summary.get("not_computed") or []:
         say(f"not computed: {what}")
     out.print(f"wrote {run.path}", highlight=False)
 
 
-def split_parts(scalars: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[tuple[list[str], list[tuple]]]]:
-    """Return the numbers as a whole, and tables of those of parts (``metric/part``) with a column for each part.
+def split_parts(scalars: list[Scalar]) -> tuple[list[Scalar], list[tuple[list[str], list[tuple]]]]:
+    """Return the numbers of the whole, and tables of those of parts (``metric/part``) with a column for each part.
 
     Metrics with the same parts share a table.
     """
-    whole = [s for s in scalars if "/" not in s["metric"]]
-    value = {(s["metric"], s["mode"], s["horizon"]): s["value"] for s in scalars}
-    names: dict[tuple[str, Any, Any], list[str]] = {}
+    whole = [s for s in scalars if "/" not in s.metric]
+    value = {s.key: s.value for s in scalars}
+    names: dict[tuple[str, str | None, int | None], list[str]] = {}
     for metric, mode, horizon in value:
         if "/" in metric:
             base, _, part = metric.partition("/")

@@ -13,6 +13,7 @@ from reports.page.report import build_report
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
+from rwmdata.evaluation_summary import EvaluationSummary
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
@@ -43,8 +44,8 @@ SMOKE = {"transitions": 20_000, "preset": "smoke", "windows": 8, "steps": 50}
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What one stage made, where, its key number, and how long it took."""
+class StageResult:
+    """What one stage made, where it is, its key number, and how long it took."""
 
     name: str
     made: str
@@ -65,9 +66,9 @@ class Demo:
     def __init__(self, home: Home, config: DemoConfig, bar: Callable[[str], AbstractContextManager[Progress]]) -> None:
         self.home, self.config, self.bar = home, config, bar
         self.shared = {"seed": config.seed, "device": config.device}
-        self.stages: list[Stage] = []
+        self.stages: list[StageResult] = []
 
-    def run(self) -> list[Stage]:
+    def run(self) -> list[StageResult]:
         """Run every stage and return them in order.
 
         Raises:
@@ -83,11 +84,11 @@ class Demo:
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[tuple[Progress, Callable[[str, str, Path], None]]]:
-        """Give a stage its progress callback and a way to say what it made."""
+        """Give a stage its progress callback and a callback that takes what it made, its key number and where."""
         started = time.perf_counter()
 
         def made(what: str, key_number: str, path: Path) -> None:
-            self.stages.append(Stage(name, what, key_number, time.perf_counter() - started, path))
+            self.stages.append(StageResult(name, what, key_number, time.perf_counter() - started, path))
 
         with self.bar(f"{STAGES.index(name) + 1}/{len(STAGES)} {name:<12}") as progress:
             yield progress, made
@@ -133,18 +134,17 @@ class Demo:
     def uncertainty(self, dataset: Dataset, model: Run) -> None:
         """Relate uncertainty and error."""
         with self._stage("uncertainty") as (progress, made):
-            c = self.config
-            config = UncertaintyConfig(windows=c.windows, steps=c.steps, seed=c.seed, device=c.device)
+            config = UncertaintyConfig(**self.config.model_dump(include={"windows", "steps", "seed", "device"}))
             run = evaluate_uncertainty(self.home, dataset, model, config, progress)
-            found = {(s["metric"], s["mode"]): s["value"] for s in run.meta.summary["scalars"]}
-            pooled = found[("pearson_pooled", "mean")]
+            pooled = EvaluationSummary.of_run(run).value("pearson_pooled", "mean")
             text = "undefined" if pooled is None else f"{pooled:.2f}"
             made(f"evaluation {run.id}", f"Pearson of uncertainty and error: {text}", run.path)
 
     def report(self, policy: Run) -> None:
         """Write the page about all of it."""
         with self._stage("report") as (progress, made):
-            found = build_report(self.home, [policy.id])
+            written = build_report(self.home, [policy.id])
             progress(1, 1, {})
-            count = len(found["evaluations"])
-            made("a page", f"{count} evaluation{'s' if count != 1 else ''}; open it in a browser", Path(found["page"]))
+            count = len(written["evaluations"])
+            shown = f"{count} evaluation{'s' if count != 1 else ''}; open it in a browser"
+            made("a page", shown, Path(written["page"]))

@@ -210,10 +210,8 @@ def _score(
     policy: Path, robot: RobotSpec, episodes: int, seed: int, scenarios: tuple[Scenario, ...] = tuple(SCENARIOS)
 ) -> dict[str, dict[str, float]]:
     scalars = score_policy(PolicyScoreConfig(policy=str(policy), robot=str(robot.folder), episodes=episodes, seed=seed))
-    return {
-        scenario: {s["metric"]: s["value"] for s in scalars if s["mode"] == scenario and s["metric"] in KEPT}
-        for scenario in scenarios
-    }
+    kept = [s for s in scalars if s.metric in KEPT and s.value is not None]
+    return {scenario: {s.metric: s.value for s in kept if s.mode == scenario} for scenario in scenarios}
 
 
 def _ship(stage: Stage | None, path: Path, robot: RobotSpec, config: ReferenceConfig) -> None:

@@ -31,7 +31,7 @@ class Scalar(BaseModel):
     metric: str
     """``rel_l1``; with a group or a reward term after a slash, ``rmse/joint_pos``."""
     mode: str | None = None
-    """Which of an evaluation's ways it was measured in: rollout mode, predictor, spread or scenario."""
+    """Rollout mode, predictor, kind of standard deviation, or scenario it was measured in."""
     horizon: int | None = None
     """Forecast horizon, control steps."""
     group: str | None = None
@@ -42,6 +42,11 @@ class Scalar(BaseModel):
     """Lower end of the 95 % interval, likewise ``high``; None where there is none."""
     high: float | None = None
 
+    @property
+    def key(self) -> tuple[str, str | None, int | None]:
+        """Metric, mode and horizon: what tells the scalars of one summary apart."""
+        return self.metric, self.mode, self.horizon
+
     @model_validator(mode="after")
     def _name_group(self) -> Scalar:
         self.group = self.group or self.metric.partition("/")[2] or None
@@ -49,7 +54,7 @@ class Scalar(BaseModel):
 
 
 class EvaluationSummary(BaseModel):
-    """Content of an evaluation's ``summary.json``; what one evaluation alone has (windows, split) stands beside it."""
+    """Content of an evaluation's ``summary.json``; further fields (windows, split) are up to each evaluation."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
     summary_version: int = SUMMARY_VERSION
@@ -62,8 +67,25 @@ class EvaluationSummary(BaseModel):
     robot: str
     seed: int
     units: str = ""
-    """What the metrics are measured in, where they have a unit."""
+    """Units of the metrics, where they have one."""
     scalars: list[Scalar] = Field(default_factory=list)
+
+    def find(self, metric: str, mode: str | None = None, horizon: int | None = None) -> Scalar | None:
+        """Return the first scalar of a metric; without a mode or a horizon, whatever its mode or horizon."""
+        of_metric = (s for s in self.scalars if s.metric == metric)
+        return next((s for s in of_metric if mode in (None, s.mode) and horizon in (None, s.horizon)), None)
+
+    def value(self, metric: str, mode: str | None = None, horizon: int | None = None) -> float | None:
+        """Return the value of the scalar that :meth:`find` returns; None where it is undefined.
+
+        Raises:
+            RwmError: There is no such scalar.
+        """
+        scalar = self.find(metric, mode, horizon)
+        if scalar is None:
+            wanted = " ".join(str(part) for part in (metric, mode, horizon) if part is not None)
+            raise RwmError(f"The {self.evaluation} evaluation {self.run} has no {wanted}.", f"rwm runs show {self.run}")
+        return scalar.value
 
     @classmethod
     def read(cls, content: Any, where: object) -> EvaluationSummary:
@@ -86,12 +108,12 @@ class EvaluationSummary(BaseModel):
                 "update rwm",
             )
         try:
-            found = cls.model_validate({**content, "summary_version": SUMMARY_VERSION})
+            summary = cls.model_validate({**content, "summary_version": SUMMARY_VERSION})
         except ValidationError as exc:
             raise RwmError(f"{where} is not the summary of an evaluation: {one_line(exc)}.", "rwm runs ls") from exc
-        for scalar in found.scalars:
+        for scalar in summary.scalars:
             scalar.metric = current_name(scalar.metric)
-        return found
+        return summary
 
     @classmethod
     def of_run(cls, run: Run) -> EvaluationSummary:

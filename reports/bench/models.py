@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from reports.evaluate.dynamics import predictions
-from reports.evaluate.model_evaluation import HORIZONS, longest_rollout
+from reports.evaluate.model_evaluation import longest_rollout
 from reports.evaluate.rollouts import Rollout, held_out_windows, roll_out
 from reports.evaluate.statistics import T_95, pearson, remove_step_and_trajectory_means, seeds_interval
 from rwmdata.catalog import Dataset
@@ -102,13 +102,14 @@ def bench_models(
     found: dict[tuple[str, str, int | None], list[float]] = {}
     for k, (variant, seed, plan) in enumerate(plans):
         model = load_model(fitted(home, dataset, plan).model_file, plan.device)
-        rollout = roll_out(model, dataset.schema, held_out, history, "mean", 0)
-        calibrating = roll_out(model, dataset.schema, val, history, "mean", 0)
+        rollout = roll_out(model, dataset.schema, held_out)
+        calibrating = roll_out(model, dataset.schema, val)
         for key, value in scores(rollout, calibrating).items():
             found.setdefault((variant, *key), []).append(value)
         progress(k + 1, len(plans), {"seed": seed})
     rows: list[dict[str, Any]] = [
-        {"name": n, "metric": m, "horizon": h, "seeds": len(v), **seeds_interval(v)} for (n, m, h), v in found.items()
+        {"name": n, "metric": m, "horizon": h, "seeds": len(v), **seeds_interval(v)._asdict()}
+        for (n, m, h), v in found.items()
     ]
     for name, values in predictions(model, dataset, held_out, rollout, 0).items():
         if name != "model":
@@ -155,4 +156,4 @@ def rel_l1(predicted: np.ndarray, rollout: Rollout) -> dict[int, float]:
     """Return sum |error| / sum |recorded| over all trajectories and steps up to each horizon."""
     error = np.abs(predicted - rollout.recorded).sum(axis=(0, 2)).cumsum()
     ratio = error / rollout.recorded_l1.sum(axis=0).cumsum()
-    return {h: float(ratio[h - 1]) for h in HORIZONS if h <= len(ratio)}
+    return {h: float(ratio[h - 1]) for h in rollout.horizons}

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 from pydantic import Field
 
 from reports.evaluate.calibration_figures import draw_coverage, draw_reliability, draw_sharpness
 from reports.evaluate.model_evaluation import (
-    HORIZONS,
+    Evaluation,
     EvaluationConfig,
     longest_rollout,
     model_evaluation,
+    no_disagreement,
     refuse_mismatch,
 )
 from reports.evaluate.rollouts import Rollout, held_out_windows, roll_out
 from reports.evaluate.scoring_rules import ence, gaussian_crps, gaussian_nll
-from reports.evaluate.statistics import Number, bootstrap, rows_of
+from reports.evaluate.statistics import Interval, Number, bootstrap, scalars_of
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
-from rwmdata.home import Home
+from rwmdata.evaluation_summary import Scalar
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmdata.schema import STATE_GROUPS
@@ -50,66 +49,58 @@ def calibrate(
     Raises:
         RwmError: The dataset does not fit the model or has no long enough val episode, or the model has one member.
     """
-    c = config or CalibrationConfig()
+    config = config or CalibrationConfig()
     path = model_run.model_file
-    model = load_model(path, resolve_device(c.device))
+    model = load_model(path, resolve_device(config.device))
     refuse_mismatch(dataset, model_run, model)
     if model.config.members == 1:
         raise RwmError("A model of one member has no disagreement to calibrate.", "rwm fit --members 5")
     history, splits = model.config.history, (CALIBRATION_SPLIT,)
-    steps = min(c.steps, longest_rollout(dataset, history, splits))
-    windows = held_out_windows(dataset, c.windows, history, steps, c.seed, splits)
-    rollout = roll_out(model, dataset.schema, windows, history, "mean", c.seed, progress)
+    steps = min(config.steps, longest_rollout(dataset, history, splits))
+    windows = held_out_windows(dataset, config.windows, history, steps, config.seed, splits)
+    rollout = roll_out(model, dataset.schema, windows, "mean", config.seed, progress)
     factors = {s: tuple(step_factors(rollout.error, spread_of(rollout, s)).tolist()) for s in SPREADS}
     model.calibration = Calibration(
-        dataset=dataset.name, split=windows.split, windows=len(windows.start), seed=c.seed, **factors
+        dataset=dataset.name, split=windows.split, windows=len(windows.start), seed=config.seed, **factors
     )
     save_model(model, path)
     return model.calibration
 
 
-def evaluate_calibration(
-    home: Home,
-    dataset: Dataset,
-    model_run: Run,
-    config: CalibrationConfig | None = None,
-    progress: Progress = silent,
-) -> Run:
+@model_evaluation("calibration", CalibrationConfig, shorten=True)
+def evaluate_calibration(ev: Evaluation[CalibrationConfig]) -> None:
     """Measure on the test split how true a model's standard deviations are, as they are and calibrated.
 
     Writes into the new ``eval`` run: ``summary.json``, ``calibration.parquet`` (every number of every spread, state
-    group and step) and ``calibration_{coverage,reliability,sharpness}.png``. What one member has no standard deviation
-    for is left out, and the summary's ``not_computed`` says so.
+    group and step) and ``calibration_{coverage,reliability,sharpness}.png``. Numbers that need a standard deviation
+    which one member does not have are left out, and the summary's ``not_computed`` says so.
 
     Raises:
         RwmError: The dataset does not fit the model, a prediction is not finite, no test episode is left that the
             calibration has not seen, or the model gives no standard deviation at all.
     """
-    c = config or CalibrationConfig()
-    with model_evaluation(home, dataset, model_run, "calibration", c, shorten=True) as ev:
-        used = ev.model.calibration
-        if used is not None and (used.dataset, used.split) == (dataset.name, ev.windows.split):
-            raise RwmError(
-                f"The model was calibrated on the {used.split} split of '{dataset.name}', and no test episode is left.",
-                "rwm data split, or another dataset",
-            )
-        rollout = ev.roll_out("mean", progress)
-        stds = deviations(rollout, used)
-        if not stds:
-            raise RwmError("Neither the members' disagreement nor their predicted stds differ from 0.", "rwm fit")
-        table = calibration_table(dataset, rollout, stds)
-        commit_file(ev.run.path / "calibration.parquet", table.write_parquet)
-        for name, draw in DRAWN.items():
-            draw(ev.run.path / f"calibration_{name}.png", rollout, stds, dataset)
-        rows = scalars(rollout, stds, table, c)
-        ev.finish(
-            rows,
-            "coverage: share of state columns within one std (0.683 for a Gaussian), coverage_2std: two (0.954); "
-            "error_over_std: 0.8 for one; nll in nats and crps in normalised units, per column",
-            calibrated_on=None if used is None else used.model_dump(include={"dataset", "split", "windows", "seed"}),
-            not_computed=missing(ev.model.config.members, stds, rows),
+    dataset, used = ev.dataset, ev.model.calibration
+    if used is not None and (used.dataset, used.split) == (dataset.name, ev.windows.split):
+        raise RwmError(
+            f"The model was calibrated on the {used.split} split of '{dataset.name}', and no test episode is left.",
+            "rwm data split, or another dataset",
         )
-    return ev.run
+    rollout = ev.roll_out()
+    stds = deviations(rollout, used)
+    if not stds:
+        raise RwmError("Neither the members' disagreement nor their predicted stds differ from 0.", "rwm fit")
+    table = calibration_table(dataset, rollout, stds)
+    commit_file(ev.run.path / "calibration.parquet", table.write_parquet)
+    for name, draw in DRAWN.items():
+        draw(ev.run.path / f"calibration_{name}.png", rollout, stds, dataset)
+    numbers = scalars(rollout, stds, table, ev.config)
+    ev.finish(
+        numbers,
+        "coverage: share of state columns within one std (0.683 for a Gaussian), coverage_2std: two (0.954); "
+        "error_over_std: 0.8 for one; nll in nats and crps in normalised units, per column",
+        calibrated_on=None if used is None else used.model_dump(include={"dataset", "split", "windows", "seed"}),
+        not_computed=missing(ev.model.config.members, stds, numbers),
+    )
 
 
 def spread_of(rollout: Rollout, spread: Spread) -> np.ndarray:
@@ -123,11 +114,11 @@ def deviations(rollout: Rollout, calibration: Calibration | None) -> dict[str, n
     A spread that is 0 throughout, the disagreement of one member, is no standard deviation and left out.
     """
     spreads = [spread for spread in SPREADS if spread_of(rollout, spread).any()]
-    found: dict[str, np.ndarray] = {spread: spread_of(rollout, spread) for spread in spreads}
+    stds: dict[str, np.ndarray] = {spread: spread_of(rollout, spread) for spread in spreads}
     if calibration is None:
-        return found
-    last = np.minimum(np.arange(rollout.error.shape[1]), calibration.steps - 1)
-    return found | {f"{s}_calibrated": found[s] * calibration.of(s)[last, None] for s in spreads}
+        return stds
+    last = np.minimum(np.arange(rollout.steps), calibration.steps - 1)
+    return stds | {f"{s}_calibrated": stds[s] * calibration.of(s)[last, None] for s in spreads}
 
 
 def calibration_table(dataset: Dataset, rollout: Rollout, stds: dict[str, np.ndarray]) -> pl.DataFrame:
@@ -136,11 +127,11 @@ def calibration_table(dataset: Dataset, rollout: Rollout, stds: dict[str, np.nda
     rows = []
     for mode, std in stds.items():
         for group, columns in groups.items():
-            error, part = rollout.error[..., columns].astype(float), std[..., columns].astype(float)
-            for k in range(error.shape[1]):
-                numbers = calibration_numbers(*parts_of(error[:, k], part[:, k]))
-                wide = {"rmse": float(np.sqrt((error[:, k] ** 2).mean())), "mean_std": float(part[:, k].mean())}
-                rows.append({"mode": mode, "group": group, "step": k + 1, **numbers, **wide})
+            errors, claimed = rollout.error[..., columns].astype(float), std[..., columns].astype(float)
+            for k in range(rollout.steps):
+                numbers = calibration_numbers(*parts_of(errors[:, k], claimed[:, k]))
+                sizes = {"rmse": float(np.sqrt((errors[:, k] ** 2).mean())), "mean_std": float(claimed[:, k].mean())}
+                rows.append({"mode": mode, "group": group, "step": k + 1, **numbers, **sizes})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -154,7 +145,7 @@ def calibration_numbers(
     error: np.ndarray, std: np.ndarray, within: np.ndarray, within_2: np.ndarray, nll: np.ndarray, crps: np.ndarray
 ) -> dict[str, Number]:
     """Return the numbers that say how true standard deviations are; None for one that is not finite."""
-    found = {
+    numbers = {
         "coverage": within.mean(),
         "coverage_2std": within_2.mean(),
         "error_over_std": np.abs(error).sum() / max(std.sum(), TINY),
@@ -162,37 +153,35 @@ def calibration_numbers(
         "nll": nll.mean(),
         "crps": crps.mean(),
     }
-    return {name: float(value) if np.isfinite(value) else None for name, value in found.items()}
+    return {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}
 
 
 def scalars(
     rollout: Rollout, stds: dict[str, np.ndarray], table: pl.DataFrame, config: CalibrationConfig
-) -> list[dict[str, Any]]:
+) -> list[Scalar]:
     """Return every number with its interval over trajectories at every horizon; the mode is the std's.
 
     Coverage by state group follows as ``coverage/<group>``.
     """
-    found: list[dict[str, Any]] = []
-    horizons = [h for h in HORIZONS if h <= rollout.error.shape[1]]
+    numbers: list[Scalar] = []
     for mode, std in stds.items():
-        for h in horizons:
+        for h in rollout.horizons:
             parts = parts_of(rollout.error[:, h - 1].astype(float), std[:, h - 1].astype(float))
-            numbers = bootstrap(calibration_numbers, *parts, seed=config.seed, draws=config.resamples)
-            found += rows_of(mode, numbers, h)
-    at_horizons = table.filter(pl.col("step").is_in(horizons) & (pl.col("group") != "all"))
-    return found + [
-        {"metric": f"coverage/{row['group']}", "mode": row["mode"], "horizon": row["step"], "value": row["coverage"]}
-        for row in at_horizons.iter_rows(named=True)
+            intervals = bootstrap(calibration_numbers, *parts, seed=config.seed, draws=config.resamples)
+            numbers += scalars_of(mode, intervals, h)
+    by_group = table.filter(pl.col("step").is_in(rollout.horizons) & (pl.col("group") != "all"))
+    return numbers + [
+        Interval(row["coverage"]).scalar(f"coverage/{row['group']}", row["mode"], row["step"])
+        for row in by_group.iter_rows(named=True)
     ]
 
 
-def missing(members: int, stds: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> list[str]:
+def missing(members: int, stds: dict[str, np.ndarray], numbers: list[Scalar]) -> list[str]:
     """Return in words what the evaluation could not compute."""
-    found = []
+    gaps = []
     if "epistemic" not in stds:
-        why = "the model has one member" if members == 1 else "the members agree exactly"
-        found.append(f"everything about the epistemic std: {why}, so there is none")
-    undefined = sorted({f"{row['metric']} of {row['mode']}" for row in rows if row["value"] is None})
+        gaps.append(f"everything about the epistemic std: {no_disagreement(members)}")
+    undefined = sorted({f"{number.metric} of {number.mode}" for number in numbers if number.value is None})
     if undefined:
-        found.append(f"{', '.join(undefined)}: some standard deviations are 0")
-    return found
+        gaps.append(f"{', '.join(undefined)}: some standard deviations are 0")
+    return gaps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,12 +14,13 @@ from torch import Tensor
 
 from reports.evaluate.policy_score import parents_of
 from reports.evaluate.rollouts import HeldOutWindows, Rollout, roll_out
-from reports.evaluate.statistics import ratio_interval
-from reports.evaluate.summary import finish_evaluation
+from reports.evaluate.statistics import mean_interval, ratio_up_to
+from reports.evaluate.summary import finish_evaluation, start_evaluation
 from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
 from rwmdata.atomic import commit_file
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
+from rwmdata.evaluation_summary import Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
@@ -105,7 +105,7 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
         raise RwmError(f"Model {model_run.id} does not say of which robot it is.", "rwm fit")
     robot = load_robot(model.info.robot)
     parents = parents_of(config.policy) | {"model": model_run.id}
-    run = Run.create(home, "eval", {"evaluation": "closed-loop", **config.model_dump()}, parents, config.seed)
+    run = start_evaluation(home, "closed-loop", config, parents, config.seed)
     with run.running():
         behaviour = make_behaviour(config.policy, Setting(robot, config.robots, torch.Generator()), 0.0)
         history, schema = model.config.history, Schema.from_robot(robot)
@@ -120,12 +120,12 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
         imagined, contact, actions = imagine(model, behaviour, walks, schema)
         misled = mislead(config, robot, model, walks, schema, progress)
         windows = HeldOutWindows(walks.rows, np.arange(len(walks.rows)), np.arange(len(walks.rows)), "simulated")
-        given = roll_out(model, schema, windows, history, "mean", config.seed)
+        given = roll_out(model, schema, windows, "mean", config.seed)
         predicted = {
             "imagined": imagined,
             "recorded_actions": given.predicted,
             "misled": misled,
-            "hold_last": np.broadcast_to(given.last[:, None], given.recorded.shape),
+            "hold_last": given.hold_last,
         }
         rewards = {
             "simulated": mean_reward(robot, schema, walks, history),
@@ -327,7 +327,7 @@ def error_table(given: Rollout, predicted: dict[str, np.ndarray], control_dt_s: 
 def l1_of(given: Rollout, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return |error| and |simulated| summed over state dimensions, ``(w, T)``, of the walks that have ``values``."""
     walked = np.isfinite(values).all(axis=(1, 2))
-    return np.abs(values - given.recorded).sum(axis=-1)[walked], given.recorded_l1[walked]
+    return given.l1_of(values)[walked], given.recorded_l1[walked]
 
 
 def horizons(steps: int, control_dt_s: float) -> list[int]:
@@ -337,25 +337,22 @@ def horizons(steps: int, control_dt_s: float) -> list[int]:
 
 def scalars(
     given: Rollout, predicted: dict[str, np.ndarray], rewards: dict[str, np.ndarray], control_dt_s: float
-) -> list[dict[str, Any]]:
+) -> list[Scalar]:
     """Return the relative L1 error up to every horizon and the mean reward a step up to it, with 95 % intervals.
 
-    Mode ``imagined`` is the policy in the model, ``recorded_actions`` the model's error on these walks when it is told
-    what the policy did. Mode ``misled`` is the simulator with a policy that sees what is as wrong as the model's
+    Mode ``imagined`` is the policy in the model, ``recorded_actions`` the model's error on these walks when it is given
+    what the policy did. Mode ``misled`` is the simulator with a policy whose observations are as wrong as the model's
     predictions one step ahead.
     """
-    found: list[dict[str, Any]] = []
-    parted = {mode: l1_of(given, values) for mode, values in predicted.items()}
-    for h in horizons(given.recorded.shape[1], control_dt_s):
-        for mode, (error, recorded) in parted.items():
-            if len(error) < 2:
-                continue
-            value, low, high = ratio_interval(error[:, :h].sum(axis=1), recorded[:, :h].sum(axis=1))
-            found.append({"metric": "rel_l1", "mode": mode, "horizon": h, "value": value, "low": low, "high": high})
+    numbers: list[Scalar] = []
+    errors = {mode: l1_of(given, values) for mode, values in predicted.items()}
+    for h in horizons(given.steps, control_dt_s):
+        for mode, (error, recorded) in errors.items():
+            if len(error) >= 2:
+                numbers.append(ratio_up_to(h, error, recorded).scalar("rel_l1", mode, h))
         for mode, reward in rewards.items():
-            value, low, high = ratio_interval(reward[:, :h].mean(axis=1), np.ones(len(reward)))
-            found.append({"metric": "reward", "mode": mode, "horizon": h, "value": value, "low": low, "high": high})
-    return found
+            numbers.append(mean_interval(reward[:, :h].mean(axis=1)).scalar("reward", mode, h))
+    return numbers
 
 
 def draw(

@@ -11,12 +11,12 @@ from pydantic import Field
 
 from reports.evaluate.policy_score import PolicyScoreConfig, Scenario, evaluate_policy
 from reports.evaluate.statistics import seeds_interval
-from reports.evaluate.summary import finish_evaluation
+from reports.evaluate.summary import finish_evaluation, start_evaluation
 from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
 from rwmdata.atomic import commit_file
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
-from rwmdata.evaluation_summary import EvaluationSummary
+from rwmdata.evaluation_summary import EvaluationSummary, Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
@@ -59,7 +59,7 @@ def evaluate_lambda_sweep(
     Raises:
         RwmError: The model has no finished policies of two lambdas that are alike otherwise.
     """
-    c = config or LambdaSweepConfig()
+    config = config or LambdaSweepConfig()
     runs = sweep_of(home, model_run)
     lams = {r.meta.config["imagination"]["lam"] for r in runs}
     if len(lams) < 2:
@@ -67,24 +67,25 @@ def evaluate_lambda_sweep(
             f"Model {model_run.id} has no finished policies of several lambdas that are alike otherwise.",
             f"rwm sweep policy --model {model_run.id} --lam 0,0.2,0.5,1,2,5 --seeds 3",
         )
-    parents: dict[str, str | None] = {"dataset": model_run.meta.parents.get("dataset"), "model": model_run.id}
-    run = Run.create(home, "eval", {"evaluation": "lambda-sweep", **c.model_dump()}, parents, c.seed)
+    robot = str(runs[0].meta.summary["robot"])
+    parents = {"dataset": model_run.meta.parents.get("dataset"), "model": model_run.id}
+    run = start_evaluation(home, "lambda-sweep", config, parents, config.seed)
     with run.running():
         rows = []
         for k, policy in enumerate(runs):
-            rows.append(row_of(policy, score_of(home, policy, c)))
+            rows.append(row_of(policy, score_of(home, policy, config)))
             progress(k + 1, len(runs), {"lambda": rows[-1]["lam"], "reward": rows[-1]["simulated_reward"]})
         table = pl.DataFrame(rows).sort("lam", "seed")
-        verdict = best_lambda(table, c.seed)
+        verdict = best_lambda(table, config.seed)
         commit_file(run.path / "lambda_sweep.parquet", table.write_parquet)
-        draw(run.path / "lambda_sweep.png", table, verdict, str(runs[0].meta.summary["robot"]), c.episodes)
+        draw(run.path / "lambda_sweep.png", table, verdict, robot, config.episodes)
         finish_evaluation(
             run,
-            str(runs[0].meta.summary["robot"]),
+            robot,
             scalars(table),
             "rewards: a step; share_without_fall: of episodes; lin_vel_error: m/s; the mode is the lambda",
             policies=[r.id for r in runs],
-            episodes=c.episodes,
+            episodes=config.episodes,
             scenario=SCENARIO,
             **verdict,
         )
@@ -96,7 +97,7 @@ def sweep_of(home: Home, model_run: Run) -> list[Run]:
 
     Where they began does not count: every seed has a clone of its own.
     """
-    found: dict[tuple[float, int], Run] = {}
+    newest: dict[tuple[float, int], Run] = {}
     wanted: dict[str, Any] | None = None
     for run in home.runs("policy"):
         if run.meta.parents.get("model") != model_run.id or run.meta.status != "finished":
@@ -108,8 +109,8 @@ def sweep_of(home: Home, model_run: Run) -> list[Run]:
         alike["warm"] = config.warm_start is not None
         wanted = wanted or alike
         if alike == wanted:
-            found.setdefault((config.imagination.lam, config.seed), run)
-    return list(found.values())
+            newest.setdefault((config.imagination.lam, config.seed), run)
+    return list(newest.values())
 
 
 def score_of(home: Home, policy: Run, config: LambdaSweepConfig) -> EvaluationSummary:
@@ -132,12 +133,10 @@ def row_of(policy: Run, score: EvaluationSummary) -> dict[str, Any]:
     """Return a policy's row: lambda, seed, run, rewards, gap, falls and tracking."""
     robot = load_robot(score.robot)
     longest = robot.episode_length_s / robot.control_dt_s
-    value = {(s.metric, s.mode): s.value for s in score.scalars}
-    found: dict[str, Any] = {}
+    simulated: dict[str, Any] = {}
     for name, metric in SIMULATED.items():
-        scenario = "undisturbed" if name.endswith("_undisturbed") else SCENARIO
-        number = value[metric, scenario]
-        found[name] = None if number is None else number / (longest if metric == "return" else 1.0)
+        value = score.value(metric, "undisturbed" if name.endswith("_undisturbed") else SCENARIO)
+        simulated[name] = None if value is None else value / (longest if metric == "return" else 1.0)
     imagined = policy.meta.summary
     return {
         "lam": policy.meta.config["imagination"]["lam"],
@@ -145,8 +144,8 @@ def row_of(policy: Run, score: EvaluationSummary) -> dict[str, Any]:
         "policy": policy.id,
         "imagined_reward": imagined["imagined_reward_after"],
         "imagined_penalised_reward": imagined["penalised_reward_after"],
-        "exploitation_gap": imagined["imagined_reward_after"] - found["simulated_reward"],
-        **found,
+        "exploitation_gap": imagined["imagined_reward_after"] - simulated["simulated_reward"],
+        **simulated,
     }
 
 
@@ -184,13 +183,13 @@ def best_lambda(table: pl.DataFrame, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def scalars(table: pl.DataFrame) -> list[dict[str, Any]]:
+def scalars(table: pl.DataFrame) -> list[Scalar]:
     """Return the mean over seeds of every column and lambda with its 95 % interval (Student's t)."""
-    found = []
-    for (lam,), part in table.group_by("lam", maintain_order=True):
-        for name in table.columns[3:]:
-            found.append({"metric": name, "mode": f"lam_{lam:g}", **seeds_interval(part[name].to_list())})
-    return found
+    return [
+        seeds_interval(part[name].to_list()).scalar(name, f"lam_{lam:g}")
+        for (lam,), part in table.group_by("lam", maintain_order=True)
+        for name in table.columns[3:]
+    ]
 
 
 def draw(path: Path, table: pl.DataFrame, verdict: dict[str, Any], robot: str, episodes: int) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from reports.evaluate.rollouts import HELD_OUT, Disturbance, HeldOutWindows, Mode, Rollout, held_out_windows, roll_out
-from reports.evaluate.summary import finish_evaluation
+from reports.evaluate.summary import finish_evaluation, start_evaluation
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
+from rwmdata.evaluation_summary import Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
@@ -23,7 +23,6 @@ from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
 
-HORIZONS = (1, 8, 32, 100, 200, 368)
 FAR, STILL = 60.0, 1e-3
 """Normalised magnitudes between which recorded states lie: a robot on its side reaches 50, degrees for radians more."""
 
@@ -39,15 +38,20 @@ class EvaluationConfig(Frozen):
     device: str = "auto"
 
 
+ConfigT = TypeVar("ConfigT", bound=EvaluationConfig)
+ConfigT_contra = TypeVar("ConfigT_contra", bound=EvaluationConfig, contravariant=True)
+
+
 @dataclass(frozen=True)
-class Evaluation:
-    """A model beside the held-out windows it is evaluated on, and the run that takes the results."""
+class Evaluation(Generic[ConfigT]):
+    """A model, the held-out windows it is evaluated on, and the running ``eval`` run that takes the results."""
 
     run: Run
     dataset: Dataset
     model: DynamicsEnsemble
     windows: HeldOutWindows
-    seed: int
+    config: ConfigT
+    progress: Progress
 
     @property
     def history(self) -> int:
@@ -59,12 +63,14 @@ class Evaluation:
         """Autoregressive steps per trajectory."""
         return self.windows.rows.shape[1] - self.history
 
-    def roll_out(self, mode: Mode = "mean", progress: Progress = silent, disturb: Disturbance | None = None) -> Rollout:
+    def roll_out(
+        self, mode: Mode = "mean", disturb: Disturbance | None = None, progress: Progress | None = None
+    ) -> Rollout:
         """Roll the model out on the windows, see :func:`reports.evaluate.rollouts.roll_out`."""
-        schema = self.dataset.schema
-        return roll_out(self.model, schema, self.windows, self.history, mode, self.seed, progress, disturb)
+        shown = progress or self.progress
+        return roll_out(self.model, self.dataset.schema, self.windows, mode, self.config.seed, shown, disturb)
 
-    def finish(self, scalars: list[dict[str, Any]], units: str, **more: Any) -> None:
+    def finish(self, scalars: Sequence[Scalar], units: str, **more: Any) -> None:
         """Write ``summary.json`` and finish the run with it."""
         finish_evaluation(
             self.run,
@@ -81,37 +87,74 @@ class Evaluation:
         )
 
 
-@contextmanager
+class ModelEvaluation(Protocol[ConfigT_contra]):
+    """How every evaluation of a model is called: its dataset gives the held-out windows, its results are a run."""
+
+    def __call__(
+        self,
+        home: Home,
+        dataset: Dataset,
+        model_run: Run,
+        config: ConfigT_contra | None = None,
+        progress: Progress = silent,
+    ) -> Run:
+        """Evaluate a model and return the finished ``eval`` run."""
+
+
 def model_evaluation(
-    home: Home, dataset: Dataset, model_run: Run, name: str, config: EvaluationConfig, shorten: bool = False
-) -> Iterator[Evaluation]:
-    """Give a model on held-out windows and a running ``eval`` run; what fails inside is recorded in the run.
+    name: str, config_class: type[ConfigT], shorten: bool = False
+) -> Callable[[Callable[[Evaluation[ConfigT]], None]], ModelEvaluation[ConfigT]]:
+    """Turn a function that measures a model on held-out windows into one that evaluates a model run on a dataset.
+
+    It loads the model, refuses what does not fit it, draws the windows, and gives the function a running ``eval`` run;
+    what fails inside is recorded in that run.
 
     Args:
-        home: Where the run goes.
-        dataset: Gives the windows.
-        model_run: Gives the model.
         name: Of the evaluation.
-        config: Windows, steps, seed and device.
+        config_class: Its options; their defaults hold where none are given.
         shorten: Take fewer steps where no held-out episode is long enough.
 
     Raises:
         RwmError: The dataset or the model's normaliser does not fit, or no held-out episode is long enough.
     """
-    model = load_model(model_run.model_file, resolve_device(config.device))
-    refuse_mismatch(dataset, model_run, model)
-    steps = min(config.steps, longest_rollout(dataset, model.config.history)) if shorten else config.steps
-    windows = held_out_windows(dataset, config.windows, model.config.history, steps, config.seed)
-    refuse_foreign_normalizer(dataset, model_run, model, windows.rows)
-    parents: dict[str, str | None] = {"dataset": dataset.name, "model": model_run.id}
-    run = Run.create(home, "eval", {"evaluation": name, **config.model_dump()}, parents, config.seed)
-    with run.running():
-        yield Evaluation(run, dataset, model, windows, config.seed)
+
+    def decorate(measure: Callable[[Evaluation[ConfigT]], None]) -> ModelEvaluation[ConfigT]:
+        def evaluate(
+            home: Home,
+            dataset: Dataset,
+            model_run: Run,
+            config: ConfigT | None = None,
+            progress: Progress = silent,
+        ) -> Run:
+            options = config or config_class()
+            model = load_model(model_run.model_file, resolve_device(options.device))
+            refuse_mismatch(dataset, model_run, model)
+            history, steps = model.config.history, options.steps
+            if shorten:
+                steps = min(steps, longest_rollout(dataset, history))
+            windows = held_out_windows(dataset, options.windows, history, steps, options.seed)
+            refuse_foreign_normalizer(dataset, model_run, model, windows.rows)
+            parents = {"dataset": dataset.name, "model": model_run.id}
+            run = start_evaluation(home, name, options, parents, options.seed)
+            with run.running():
+                measure(Evaluation(run, dataset, model, windows, options, progress))
+            return run
+
+        evaluate.__name__, evaluate.__qualname__ = measure.__name__, measure.__qualname__
+        evaluate.__doc__, evaluate.__module__ = measure.__doc__, measure.__module__
+        return evaluate
+
+    return decorate
+
+
+def no_disagreement(members: int) -> str:
+    """Return in words why a model has no epistemic uncertainty."""
+    return f"{'the model has one member' if members == 1 else 'the members agree exactly'}, so there is none"
 
 
 def longest_rollout(dataset: Dataset, history: int, splits: tuple[str, ...] = HELD_OUT) -> int:
     """Return how many steps can follow a history in the longest episode of the first split there is, at least 1."""
-    ids = next((found for found in map(dataset.split, splits) if len(found)), np.empty(0, np.int64))
+    ids = next((split for split in map(dataset.split, splits) if len(split)), np.empty(0, np.int64))
     return max(1, int(dataset.episodes.length[ids].max(initial=0)) - history)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,15 +11,14 @@ from matplotlib import colormaps
 from pydantic import Field
 from torch import Tensor
 
-from reports.evaluate.model_evaluation import HORIZONS, EvaluationConfig, model_evaluation
+from reports.evaluate.model_evaluation import Evaluation, EvaluationConfig, model_evaluation
 from reports.evaluate.rollouts import Disturbance, Rollout
-from reports.evaluate.statistics import Number, bootstrap, rows_of
+from reports.evaluate.statistics import Number, bootstrap, scalars_of
 from reports.figures import GREY, figure, step_axis
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
-from rwmdata.home import Home
-from rwmdata.progress import Progress, silent
-from rwmdata.runs import Run
+from rwmdata.evaluation_summary import Scalar
+from rwmdata.progress import Progress
 
 SCALES = (0.0, 0.1, 0.2, 0.4, 0.5, 0.8)
 """Standard deviations of the noise, normalised units."""
@@ -36,17 +34,12 @@ class NoiseConfig(EvaluationConfig):
     """Bootstrap resamples of the trajectories behind every interval."""
 
 
-def evaluate_noise(
-    home: Home,
-    dataset: Dataset,
-    model_run: Run,
-    config: NoiseConfig | None = None,
-    progress: Progress = silent,
-) -> Run:
+@model_evaluation("noise", NoiseConfig, shorten=True)
+def evaluate_noise(ev: Evaluation[NoiseConfig]) -> None:
     """Roll a model's mean out on held-out windows with noise on what it is fed, once for every scale.
 
     Gaussian noise is added to every state of the history and to every action, of history and forecast, in normalised
-    space; the predictions that are fed back get none of their own. The same draw serves every scale. Errors are
+    space; the predictions that are fed back get none of their own. All scales use the same draw. Errors are
     against the record without noise.
 
     Writes into the new ``eval`` run: ``summary.json``, ``noise_error.parquet`` (every scale, trajectory and step) and
@@ -56,37 +49,31 @@ def evaluate_noise(
         RwmError: The dataset does not fit the model, has no long enough held-out episode, or a prediction is not
             finite.
     """
-    c = config or NoiseConfig()
-    scales = tuple(sorted({0.0, *c.scales}))
-    with model_evaluation(home, dataset, model_run, "noise", c, shorten=True) as ev:
-        shape = (
-            len(ev.windows.start),
-            ev.windows.rows.shape[1],
-            ev.model.config.state_dim + ev.model.config.action_dim,
-        )
-        noise = torch.from_numpy(np.random.default_rng(c.seed).standard_normal(shape, np.float32))
-        rollouts = {
-            s: ev.roll_out("mean", _of_all(progress, k, len(scales)), disturbed(noise, s)) for k, s in enumerate(scales)
-        }
-        table = pl.concat([error_table(s, r, noise_of_targets(noise, s, r)) for s, r in rollouts.items()])
-        commit_file(ev.run.path / "noise_error.parquet", table.write_parquet)
-        draw_noise(ev.run.path / "noise_error_by_step.png", rollouts, dataset)
-        ev.finish(
-            scalars(rollouts, noise, c),
-            "rel_l1: sum |error| / sum |recorded| up to the horizon; mean_step_rel_l1: mean over steps of the same of "
-            "one step; noise scales are standard deviations in normalised space",
-            scales=list(scales),
-            shortened=ev.steps < c.steps,
-        )
-    return ev.run
+    scales = tuple(sorted({0.0, *ev.config.scales}))
+    shape = (*ev.windows.rows.shape[:2], ev.model.config.state_dim + ev.model.config.action_dim)
+    noise = torch.from_numpy(np.random.default_rng(ev.config.seed).standard_normal(shape, np.float32))
+    rollouts = {
+        scale: ev.roll_out("mean", disturbed(noise, scale), part_of(ev.progress, k, len(scales)))
+        for k, scale in enumerate(scales)
+    }
+    table = pl.concat([error_table(s, r, noise_of_targets(noise, s, r)) for s, r in rollouts.items()])
+    commit_file(ev.run.path / "noise_error.parquet", table.write_parquet)
+    draw_noise(ev.run.path / "noise_error_by_step.png", rollouts, ev.dataset)
+    ev.finish(
+        scalars(rollouts, noise, ev.config),
+        "rel_l1: sum |error| / sum |recorded| up to the horizon; mean_step_rel_l1: mean over steps of the same of "
+        "one step; noise scales are standard deviations in normalised space",
+        scales=list(scales),
+        shortened=ev.steps < ev.config.steps,
+    )
 
 
 def disturbed(noise: Tensor, scale: float) -> Disturbance:
-    """Return what adds ``scale * noise (W, rows, S + A)`` to normalised states and actions."""
+    """Return a disturbance that adds ``scale * noise (W, rows, S + A)`` to normalised states and actions."""
 
     def add(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        ours = scale * noise.to(states.device)
-        return states + ours[..., : states.shape[-1]], actions + ours[..., states.shape[-1] :]
+        scaled = scale * noise.to(states.device)
+        return states + scaled[..., : states.shape[-1]], actions + scaled[..., states.shape[-1] :]
 
     return add
 
@@ -114,28 +101,27 @@ def error_table(scale: float, rollout: Rollout, noise: np.ndarray) -> pl.DataFra
     )
 
 
-def scalars(rollouts: dict[float, Rollout], noise: Tensor, config: NoiseConfig) -> list[dict[str, Any]]:
+def scalars(rollouts: dict[float, Rollout], noise: Tensor, config: NoiseConfig) -> list[Scalar]:
     """Return relative errors by scale and horizon, and over those without noise; the mode is ``noise_<scale>``.
 
     ``mean_step_rel_l1`` is the mean over trajectories and steps of sum |error| / sum |recorded| of one step, the
     paper's number; ``mean_step_rel_l1_noised_target`` measures against the noised record, as the authors' code does,
     so that noise no model could know counts as error. ``hold_last_rel_l1`` repeats the noised last state.
     """
-    clean, found = rollouts[0.0], []
-    horizons = [h for h in HORIZONS if h <= clean.l1.shape[1]] + [clean.l1.shape[1]]
+    clean, numbers = rollouts[0.0], []
+    resampling = {"seed": config.seed, "draws": config.resamples}
     for scale, rollout in rollouts.items():
         mode, target_noise = f"noise_{scale:g}", noise_of_targets(noise, scale, rollout)
         target = rollout.recorded + target_noise
         last = noise[:, -target.shape[1] - 1, : target.shape[2]].numpy() * scale + rollout.last
-        held = np.abs(last[:, None] - rollout.recorded).sum(axis=-1)
-        noised = np.abs(rollout.predicted - target).sum(axis=-1), np.abs(target).sum(axis=-1)
-        for h in dict.fromkeys(horizons):
+        held = rollout.l1_of(last[:, None])
+        noised = np.abs(rollout.predicted - target).sum(axis=-1) / np.abs(target).sum(axis=-1)
+        for h in dict.fromkeys([*clean.horizons, clean.steps]):
             sums = (part[:, :h].sum(axis=1) for part in (rollout.l1, clean.l1, held, rollout.recorded_l1))
-            found += rows_of(mode, bootstrap(_ratios, *sums, seed=config.seed, draws=config.resamples), h)
-        shares = (rollout.l1 / rollout.recorded_l1).mean(axis=1), (noised[0] / noised[1]).mean(axis=1)
-        numbers = bootstrap(_means, *shares, seed=config.seed, draws=config.resamples)
-        found += rows_of(mode, numbers, clean.l1.shape[1])
-    return found
+            numbers += scalars_of(mode, bootstrap(_ratios, *sums, **resampling), h)
+        shares = (rollout.l1 / rollout.recorded_l1).mean(axis=1), noised.mean(axis=1)
+        numbers += scalars_of(mode, bootstrap(_means, *shares, **resampling), clean.steps)
+    return numbers
 
 
 def _ratios(error: np.ndarray, clean: np.ndarray, held: np.ndarray, recorded: np.ndarray) -> dict[str, Number]:
@@ -148,7 +134,7 @@ def _means(share: np.ndarray, noised_share: np.ndarray) -> dict[str, Number]:
     return {"mean_step_rel_l1": float(share.mean()), "mean_step_rel_l1_noised_target": float(noised_share.mean())}
 
 
-def _of_all(progress: Progress, k: int, count: int) -> Progress:
+def part_of(progress: Progress, k: int, count: int) -> Progress:
     """Return the progress of rollout ``k`` of ``count``."""
     return lambda done, total, numbers: progress(k * total + done, count * total, numbers)
 
@@ -167,7 +153,7 @@ def draw_noise(path: Path, rollouts: dict[float, Rollout], dataset: Dataset) -> 
             colour, label = colormaps["viridis"](place), f"noise {scale:g}"
             ax.plot(x, share.mean(axis=0), color=colour, label=label)
             ax.fill_between(x, share.mean(axis=0) - half, share.mean(axis=0) + half, color=colour, alpha=0.15, lw=0)
-        held = np.abs(clean.last[:, None] - clean.recorded).sum(axis=-1) / clean.recorded_l1
+        held = clean.l1_of(clean.hold_last) / clean.recorded_l1
         ax.plot(x, held.mean(axis=0), color=GREY, linestyle=":", label="last state held, no noise")
         ax.set(
             ylabel="relative error of the step\nsum |error| / sum |recorded|",

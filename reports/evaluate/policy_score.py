@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from reports.evaluate.film import draw_film, record
-from reports.evaluate.statistics import ratio_interval
-from reports.evaluate.summary import finish_evaluation
+from reports.evaluate.statistics import Interval, ratio_interval, scalars_of
+from reports.evaluate.summary import finish_evaluation, start_evaluation
 from rwmdata.config import Frozen
+from rwmdata.evaluation_summary import Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
@@ -59,8 +60,7 @@ def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress = 
             numbers stay in the run).
     """
     robot = load_robot(config.robot)
-    evaluation = {"evaluation": "policy", **config.model_dump()}
-    run = Run.create(home, "eval", evaluation, parents_of(config.policy), config.seed)
+    run = start_evaluation(home, "policy", config, parents_of(config.policy), config.seed)
     with run.running():
         scalars = score_policy(config, progress)
         for scenario in SCENARIOS:
@@ -82,7 +82,7 @@ def parents_of(policy: str) -> dict[str, str | None]:
 
 def score_policy(
     config: PolicyScoreConfig, progress: Progress = silent, scenarios: tuple[Scenario, ...] = tuple(SCENARIOS)
-) -> list[dict[str, Any]]:
+) -> list[Scalar]:
     """Let a policy walk in some scenarios and return its numbers; see :func:`evaluate_policy`."""
     robot = load_robot(config.robot)
     generator = torch.Generator().manual_seed(config.seed)
@@ -103,16 +103,14 @@ def reference_returns(robot: RobotSpec, scenario: str) -> tuple[float, float] | 
     return float(low), float(high)
 
 
-def normalized(
-    scalars: list[dict[str, Any]], scenario: str, references: tuple[float, float] | None
-) -> list[dict[str, Any]]:
+def normalized(scalars: list[Scalar], scenario: str, references: tuple[float, float] | None) -> list[Scalar]:
     """Return the normalised score of a scenario, one scalar or none: (return - random) / (expert - random)."""
     if references is None:
         return []
-    low, high = references
-    earned = next(s for s in scalars if s["metric"] == "return" and s["mode"] == scenario)
-    scaled = {key: (earned[key] - low) / (high - low) for key in ("value", "low", "high")}
-    return [{**earned, "metric": "normalized_score", **scaled}]
+    random, expert = references
+    earned = next(s for s in scalars if s.key == ("return", scenario, None))
+    scaled = (None if x is None else (x - random) / (expert - random) for x in (earned.value, earned.low, earned.high))
+    return [Interval(*scaled).scalar("normalized_score", scenario)]
 
 
 @torch.no_grad()
@@ -152,7 +150,7 @@ def play(
     return {name: value.numpy().astype(np.float64) for name, value in sums.items()}
 
 
-def score(scenario: Scenario, sums: dict[str, np.ndarray], control_dt_s: float) -> list[dict[str, Any]]:
+def score(scenario: Scenario, sums: dict[str, np.ndarray], control_dt_s: float) -> list[Scalar]:
     """Return the numbers of one scenario, each with a 95 % bootstrap interval over episodes."""
     ones, steps = np.ones(len(sums["steps"])), sums["steps"]
     ratios = {name: (sums[name], ones) for name in sums if name == "return" or name.startswith("reward/")}
@@ -160,8 +158,4 @@ def score(scenario: Scenario, sums: dict[str, np.ndarray], control_dt_s: float) 
     ratios["falls_per_minute"] = (sums["fell"], steps * control_dt_s / 60)
     ratios["share_without_fall"] = (1 - sums["fell"], ones)
     ratios["episode_steps"] = (steps, ones)
-    found = {name: ratio_interval(*parts) for name, parts in ratios.items()}
-    return [
-        {"metric": name, "mode": scenario, "horizon": None, "value": value, "low": low, "high": high}
-        for name, (value, low, high) in found.items()
-    ]
+    return scalars_of(scenario, {name: ratio_interval(*parts) for name, parts in ratios.items()})

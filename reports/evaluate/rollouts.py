@@ -1,4 +1,4 @@
-"""Held-out windows rolled forward by a model with the recorded actions: what every model evaluation starts from."""
+"""Held-out windows, and a model's autoregressive rollouts on them with the recorded actions."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ Disturbance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes a window's normalised states ``(W, rows, S)`` and actions ``(W, rows, A)``, returns those the model is fed."""
 HELD_OUT = ("test", "val")
 """Splits of episodes no fit has trained on, the preferred one first."""
+HORIZONS = (1, 8, 32, 100, 200, 368)
+"""Forecast horizons that numbers are given for, control steps."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,30 @@ class Rollout:
     @property
     def l1(self) -> np.ndarray:
         """Sum over state dimensions of the absolute error, ``(W, steps)``, in standard deviations."""
-        return np.abs(self.error).sum(axis=-1)
+        return self.l1_of(self.predicted)
+
+    def l1_of(self, predicted: np.ndarray) -> np.ndarray:
+        """Return the L1 error, ``(W, steps)``, of another prediction ``(W, steps, S)`` of the same windows."""
+        return np.abs(predicted - self.recorded).sum(axis=-1)
+
+    @property
+    def hold_last(self) -> np.ndarray:
+        """The prediction that repeats the last state of the history, ``(W, steps, S)``."""
+        return np.broadcast_to(self.last[:, None], self.recorded.shape)
+
+    @property
+    def steps(self) -> int:
+        """Forecast steps."""
+        return self.recorded.shape[1]
+
+    @property
+    def horizons(self) -> list[int]:
+        """The ``HORIZONS`` that are no longer than the forecast."""
+        return [h for h in HORIZONS if h <= self.steps]
 
     @property
     def recorded_l1(self) -> np.ndarray:
-        """Sum over state dimensions of the recorded magnitude, ``(W, steps)``: the relative error's divisor."""
+        """Sum over state dimensions of the recorded magnitude, ``(W, steps)``: what relative errors divide by."""
         return np.abs(self.recorded).sum(axis=-1)
 
     @property
@@ -114,22 +135,21 @@ def roll_out(
     model: DynamicsEnsemble,
     schema: Schema,
     windows: HeldOutWindows,
-    history: int,
-    mode: Mode,
-    seed: int,
+    mode: Mode = "mean",
+    seed: int = 0,
     progress: Progress = silent,
     disturb: Disturbance | None = None,
 ) -> Rollout:
-    """Predict each window autoregressively: ``history`` recorded rows, then the recorded actions only.
+    """Predict each window autoregressively: from its history, then from the recorded actions only.
 
     To predict row ``t + 1`` the model is fed its own state ``t`` and the action of row ``t + 1`` (the one that led
     there). In mode ``mean`` the ensemble mean is fed back; in ``sampled_member`` each window follows one member,
-    drawn once. ``disturb`` changes what the model is fed, the rollout stands beside the undisturbed record.
+    drawn once. ``disturb`` changes what the model is fed; errors are still taken to the undisturbed record.
 
     Raises:
         RwmError: A prediction or its uncertainty is not finite (window and step are named).
     """
-    device = next(model.parameters()).device
+    device, history = next(model.parameters()).device, model.config.history
     rows = torch.from_numpy(windows.rows).to(device)
     with torch.inference_mode():
         states = model.normalizer.state(rows[..., schema.state])
@@ -164,7 +184,7 @@ def stale_actions(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _refuse_non_finite(parts: tuple[np.ndarray, ...], windows: HeldOutWindows) -> None:
-    """Refuse when any of ``parts (W, steps, ...)`` is not finite; a bounded state may hide what its spread shows."""
+    """Refuse when any of ``parts (W, steps, ...)`` is not finite: a bounded state can be, where its spread is not."""
     finite = np.all([np.isfinite(p).reshape(*p.shape[:2], -1).all(axis=-1) for p in parts], axis=0)
     bad = np.argwhere(~finite)
     if len(bad):

@@ -1,16 +1,41 @@
-"""Correlations and intervals the evaluations share."""
+"""Correlations and 95 % intervals that the evaluations share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
+
+from rwmdata.config import one_line
+from rwmdata.errors import RwmError
+from rwmdata.evaluation_summary import Scalar
 
 Number = float | None
 """None where a number is undefined."""
 T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
+
+
+class Interval(NamedTuple):
+    """A number with the ends of its 95 % interval; None where it is undefined, or has no interval."""
+
+    value: Number
+    low: Number = None
+    high: Number = None
+
+    def scalar(self, metric: str, mode: str | None = None, horizon: int | None = None) -> Scalar:
+        """Return it as a scalar of an evaluation.
+
+        Raises:
+            RwmError: It is not finite.
+        """
+        try:
+            return Scalar(metric=metric, mode=mode, horizon=horizon, **self._asdict())
+        except ValidationError as exc:
+            raise RwmError(f"The number {metric} cannot be kept: {one_line(exc)}.") from exc
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
@@ -28,28 +53,36 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
 def remove_step_and_trajectory_means(values: np.ndarray) -> np.ndarray:
     """Return ``values (trajectories, steps)`` with row and column means taken out.
 
-    What both error and uncertainty owe to the horizon (they grow with the step) or to the trajectory (some motions
-    are harder throughout) is gone; a correlation of what remains is the ranking within. What is left of rounding is 0.
+    That removes what error and uncertainty both owe to the horizon (they grow with the step) and to the trajectory
+    (some motions are harder throughout); a correlation of the rest ranks within both. Rounding errors are set to 0.
     """
     values = np.asarray(values, np.float64)
     rows = values.mean(axis=1, keepdims=True)
     columns = values.mean(axis=0, keepdims=True)
-    left = values - rows - columns + values.mean()
-    return np.where(np.abs(left) > 1e-12 * np.abs(values).max(), left, 0.0)
+    rest = values - rows - columns + values.mean()
+    return np.where(np.abs(rest) > 1e-12 * np.abs(values).max(), rest, 0.0)
 
 
 def ratio_interval(
     numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, draws: int = 1000, level: float = 0.95
-) -> tuple[float, float, float]:
+) -> Interval:
     """Return sum(numerator) / sum(denominator), ``(n,)`` each, with its percentile bootstrap interval.
 
     Whole trajectories are resampled, because the steps of one trajectory are not independent.
     """
     index = np.random.default_rng(seed).integers(len(numerator), size=(draws, len(numerator)))
     ratios = numerator[index].sum(axis=1) / denominator[index].sum(axis=1)
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(ratios, [tail, 100 - tail])
-    return float(numerator.sum() / denominator.sum()), float(low), float(high)
+    return Interval(float(numerator.sum() / denominator.sum()), *_ends(ratios, level))
+
+
+def ratio_up_to(horizon: int, numerator: np.ndarray, denominator: np.ndarray) -> Interval:
+    """Return the ratio of two sums, ``(n, steps)`` each, over all trajectories and the steps up to a horizon."""
+    return ratio_interval(numerator[:, :horizon].sum(axis=1), denominator[:, :horizon].sum(axis=1))
+
+
+def mean_interval(values: np.ndarray) -> Interval:
+    """Return the mean of ``values (n,)`` with its percentile bootstrap interval."""
+    return ratio_interval(values, np.ones(len(values)))
 
 
 def bootstrap(
@@ -58,8 +91,8 @@ def bootstrap(
     seed: int = 0,
     draws: int = 300,
     level: float = 0.95,
-) -> dict[str, tuple[Number, Number, Number]]:
-    """Return each statistic's value, low and high: the percentile bootstrap over whole trajectories.
+) -> dict[str, Interval]:
+    """Return each statistic with its percentile bootstrap interval over whole trajectories.
 
     A statistic that is undefined in more than one in twenty resamples has no interval.
 
@@ -67,36 +100,36 @@ def bootstrap(
         statistics: Takes the arrays, returns numbers by name.
         arrays: Each ``(trajectories, ...)``; resampled together.
         seed: Seed of the resamples.
-        draws: Resamples.
-        level: Of the interval.
+        draws: Number of resamples.
+        level: Level of the interval.
     """
     values, count = statistics(*arrays), len(arrays[0])
     resamples = np.random.default_rng(seed).integers(count, size=(draws, count))
     drawn = [statistics(*(a[index] for a in arrays)) for index in resamples]
-    found: dict[str, tuple[Number, Number, Number]] = {}
+    intervals = {}
     for name, value in values.items():
         defined = [d[name] for d in drawn if d[name] is not None]
-        if value is None or len(defined) < 0.95 * draws:
-            found[name] = (value, None, None)
-            continue
-        tail = 100 * (1 - level) / 2
-        low, high = np.percentile(np.array(defined, float), [tail, 100 - tail])
-        found[name] = (value, float(low), float(high))
-    return found
+        has_interval = value is not None and len(defined) >= 0.95 * draws
+        intervals[name] = Interval(value, *(_ends(np.array(defined, float), level) if has_interval else ()))
+    return intervals
 
 
-def rows_of(mode: str, found: Mapping[str, tuple[Number, Number, Number]], horizon: int | None = None) -> list[dict]:
-    """Return what :func:`bootstrap` found as scalars of an evaluation."""
-    return [
-        {"metric": name, "mode": mode, "horizon": horizon, "value": value, "low": low, "high": high}
-        for name, (value, low, high) in found.items()
-    ]
+def _ends(resampled: np.ndarray, level: float) -> tuple[float, float]:
+    """Return the quantiles between which the middle share ``level`` of the resampled values lies."""
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(resampled, [tail, 100 - tail])
+    return float(low), float(high)
 
 
-def seeds_interval(values: list[float]) -> dict[str, float | None]:
+def scalars_of(mode: str, intervals: Mapping[str, Interval], horizon: int | None = None) -> list[Scalar]:
+    """Return intervals by metric as the scalars of one mode and horizon."""
+    return [interval.scalar(metric, mode, horizon) for metric, interval in intervals.items()]
+
+
+def seeds_interval(values: list[float]) -> Interval:
     """Return the mean of a few seeds with its 95 % interval by Student's t; one seed has no interval."""
     mean = float(np.mean(values))
     if len(values) == 1:
-        return {"value": mean, "low": None, "high": None}
+        return Interval(mean)
     half = T_95[len(values) - 1] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return {"value": mean, "low": mean - half, "high": mean + half}
+    return Interval(mean, mean - half, mean + half)

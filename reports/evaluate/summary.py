@@ -1,51 +1,47 @@
-"""The one place evaluations end in: ``summary.json`` in the schema of :mod:`rwmdata.evaluation_summary`."""
+"""How every evaluation begins and ends: an ``eval`` run, and ``summary.json`` with its numbers in it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from rwmdata.atomic import write_json
-from rwmdata.config import one_line
+from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
-from rwmdata.evaluation_summary import SUMMARY_FILE, EvaluationSummary, read_summary
+from rwmdata.evaluation_summary import SUMMARY_FILE, EvaluationSummary, Scalar
+from rwmdata.home import Home
 from rwmdata.runs import Run
 
-__all__ = ["EvaluationSummary", "finish_evaluation", "read_summary"]
+
+def start_evaluation(home: Home, name: str, config: Frozen, parents: Mapping[str, str | None], seed: int) -> Run:
+    """Return a new ``eval`` run that records what is evaluated and how."""
+    return Run.create(home, "eval", {"evaluation": name, **config.model_dump()}, dict(parents), seed)
 
 
 def finish_evaluation(
-    run: Run, robot: str, scalars: list[dict[str, Any]], units: str = "", **more: Any
+    run: Run, robot: str, scalars: Sequence[Scalar], units: str = "", **more: Any
 ) -> EvaluationSummary:
     """Write ``summary.json`` and finish the run with it.
 
     Args:
         run: The running ``eval`` run; its config names the evaluation, its parents what was evaluated.
         robot: Name of the robot.
-        scalars: Rows of :class:`rwmdata.evaluation_summary.Scalar`.
-        units: What the metrics are measured in.
-        more: What this evaluation alone has to say: windows, split, ...
+        scalars: The evaluation's numbers.
+        units: Units of the metrics.
+        more: Further fields of this evaluation alone: windows, split, ...
 
     Raises:
-        RwmError: A scalar is not finite or has an unknown field.
+        RwmError: A further field is not finite.
     """
+    content = {"evaluation": run.meta.config["evaluation"], "run": run.id, **run.meta.parents, "robot": robot,
+               "seed": run.meta.seed, "units": units, **more, "scalars": scalars}  # fmt: skip
     try:
-        summary = EvaluationSummary.model_validate(
-            {
-                "evaluation": run.meta.config["evaluation"],
-                "run": run.id,
-                **run.meta.parents,
-                "robot": robot,
-                "seed": run.meta.seed,
-                "units": units,
-                **more,
-                "scalars": scalars,
-            }
-        )
+        summary = EvaluationSummary.model_validate(content)
     except ValidationError as exc:
         raise RwmError(f"The evaluation's numbers cannot be kept: {one_line(exc)}.") from exc
-    content = summary.model_dump(mode="json")
-    write_json(run.path / SUMMARY_FILE, content)
-    run.finish(content)
+    written = summary.model_dump(mode="json")
+    write_json(run.path / SUMMARY_FILE, written)
+    run.finish(written)
     return summary

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from pydantic import Field
 
-from reports.evaluate.model_evaluation import HORIZONS, Evaluation, EvaluationConfig, model_evaluation
+from reports.evaluate.model_evaluation import Evaluation, EvaluationConfig, model_evaluation, no_disagreement
 from reports.evaluate.ranking import codes, ranking_numbers
 from reports.evaluate.rollouts import MODES, Rollout, stale_actions
-from reports.evaluate.statistics import bootstrap, ratio_interval, rows_of
+from reports.evaluate.statistics import bootstrap, mean_interval, ratio_up_to, scalars_of
 from reports.evaluate.uncertainty_figures import STALE, draw_all
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
-from rwmdata.home import Home
-from rwmdata.progress import Progress, silent
-from rwmdata.runs import Run
+from rwmdata.evaluation_summary import Scalar
 
 BEFORE_FALL = 25
 """Rows (0.5 s at 50 Hz) before a fall in which a warning should rise."""
@@ -38,13 +35,8 @@ class UncertaintyConfig(EvaluationConfig):
     """Bootstrap resamples of the trajectories behind every interval of a ranking number."""
 
 
-def evaluate_uncertainty(
-    home: Home,
-    dataset: Dataset,
-    model_run: Run,
-    config: UncertaintyConfig | None = None,
-    progress: Progress = silent,
-) -> Run:
+@model_evaluation("uncertainty", UncertaintyConfig)
+def evaluate_uncertainty(ev: Evaluation[UncertaintyConfig]) -> None:
     """Roll a model out on held-out windows in both modes and relate uncertainty to error.
 
     Writes into the new ``eval`` run: ``summary.json``, ``uncertainty_error_rollout.{csv,parquet}``, and of each mode
@@ -56,30 +48,29 @@ def evaluate_uncertainty(
         RwmError: The dataset does not fit the model, has no long enough held-out episode, a prediction is not finite,
             or the model was never calibrated and calibrated uncertainty is asked for.
     """
-    config = config or UncertaintyConfig()
-    with model_evaluation(home, dataset, model_run, "uncertainty", config) as ev:
-        if config.calibrated and ev.model.calibration is None:
-            raise RwmError(f"Model {model_run.id} was never calibrated.", f"rwm model calibrate {model_run.id}")
-        rollouts = _roll_out(ev, config, progress)
-        table = pl.concat([rollout_table(m, r, ev.windows.start, ev.windows.episode) for m, r in rollouts.items()])
-        commit_file(ev.run.path / "uncertainty_error_rollout.csv", table.write_csv)
-        commit_file(ev.run.path / "uncertainty_error_rollout.parquet", table.write_parquet)
-        draw_all(ev.run.path, rollouts, dataset)
-        falls = near_fall(dataset, ev.windows.start, ev.history, ev.steps)
-        ev.finish(
-            [s for m, r in rollouts.items() for s in scalars(m, r) + ranking(m, r, falls, config)] + costs(rollouts),
-            "errors and uncertainties are sums over the state dimensions, in normalised units",
-            not_computed=missing(ev.model.config.members, rollouts["mean"], falls),
-        )
-    return ev.run
+    model_id = ev.run.meta.parents["model"]
+    if ev.config.calibrated and ev.model.calibration is None:
+        raise RwmError(f"Model {model_id} was never calibrated.", f"rwm model calibrate {model_id}")
+    rollouts = roll_out_modes(ev)
+    table = pl.concat([rollout_table(m, r, ev.windows.start, ev.windows.episode) for m, r in rollouts.items()])
+    commit_file(ev.run.path / "uncertainty_error_rollout.csv", table.write_csv)
+    commit_file(ev.run.path / "uncertainty_error_rollout.parquet", table.write_parquet)
+    draw_all(ev.run.path, rollouts, ev.dataset)
+    falls = near_fall(ev.dataset, ev.windows.start, ev.history, ev.steps)
+    numbers = [s for m, r in rollouts.items() for s in scalars(m, r) + ranking(m, r, falls, ev.config)]
+    ev.finish(
+        numbers + stale_costs(rollouts),
+        "errors and uncertainties are sums over the state dimensions, in normalised units",
+        not_computed=missing(ev.model.config.members, rollouts["mean"], falls),
+    )
 
 
-def _roll_out(ev: Evaluation, config: UncertaintyConfig, progress: Progress) -> dict[str, Rollout]:
+def roll_out_modes(ev: Evaluation[UncertaintyConfig]) -> dict[str, Rollout]:
     """Return a rollout of each mode, and of each mode with stale actions where they are asked for."""
-    rollouts: dict[str, Rollout] = {m: ev.roll_out(m, progress) for m in MODES}
-    if config.reference_alignment:
-        rollouts |= {m + STALE: ev.roll_out(m, progress, stale_actions) for m in MODES}
-    if config.calibrated and ev.model.calibration is not None:
+    rollouts: dict[str, Rollout] = {m: ev.roll_out(m) for m in MODES}
+    if ev.config.reference_alignment:
+        rollouts |= {m + STALE: ev.roll_out(m, stale_actions) for m in MODES}
+    if ev.config.calibrated and ev.model.calibration is not None:
         factors = ev.model.calibration.at(torch.arange(1, ev.steps + 1)).numpy()
         rollouts = {m: replace(r, epistemic=r.epistemic * factors) for m, r in rollouts.items()}
     return rollouts
@@ -99,21 +90,20 @@ def near_fall(dataset: Dataset, start: np.ndarray, history: int, steps: int) -> 
     """
     ends = dataset.episodes.start + dataset.episodes.length
     episode = np.searchsorted(dataset.episodes.start, start, side="right") - 1
-    left = ends[episode][:, None] - (start[:, None] + history + np.arange(steps))
-    return (left <= BEFORE_FALL) & np.asarray(dataset.episodes.terminated)[episode][:, None]
+    rows_left = ends[episode][:, None] - (start[:, None] + history + np.arange(steps))
+    return (rows_left <= BEFORE_FALL) & np.asarray(dataset.episodes.terminated)[episode][:, None]
 
 
 def missing(members: int, rollout: Rollout, falls: np.ndarray) -> list[str]:
     """Return in words what the evaluation could not compute."""
-    found = []
+    gaps = []
     if not rollout.epistemic.any():
-        why = "the model has one member" if members == 1 else "the members agree exactly"
-        found.append(f"everything about epistemic uncertainty: {why}, so there is none (rwm fit --members 5)")
+        gaps.append(f"everything about epistemic uncertainty: {no_disagreement(members)} (rwm fit --members 5)")
     if not rollout.l1.any():
-        found.append("sparsification: there is no error")
+        gaps.append("sparsification: there is no error")
     if not falls.any():
-        found.append(f"auroc_before_fall: no window reaches the {BEFORE_FALL} steps before a recorded fall")
-    return found
+        gaps.append(f"auroc_before_fall: no window reaches the {BEFORE_FALL} steps before a recorded fall")
+    return gaps
 
 
 def rollout_table(mode: str, rollout: Rollout, start: np.ndarray, episode: np.ndarray) -> pl.DataFrame:
@@ -135,59 +125,42 @@ def rollout_table(mode: str, rollout: Rollout, start: np.ndarray, episode: np.nd
     )
 
 
-def scores(rollout: Rollout) -> dict[str, np.ndarray]:
-    """Return what may warn of an error, ``(W, steps)``: the members' disagreement and two scores that cost nothing."""
-    steps = np.broadcast_to(np.arange(1, rollout.l1.shape[1] + 1), rollout.l1.shape)
+def warnings_of(rollout: Rollout) -> dict[str, np.ndarray]:
+    """Return scores that may warn of an error, ``(W, steps)``: the members' disagreement and two that cost nothing."""
+    steps = np.broadcast_to(np.arange(1, rollout.steps + 1), rollout.l1.shape)
     return {"": rollout.epistemic, "/step_index": steps, "/step_size": rollout.step_size}
 
 
-def ranking(mode: str, rollout: Rollout, falls: np.ndarray, config: UncertaintyConfig) -> list[dict[str, Any]]:
+def ranking(mode: str, rollout: Rollout, falls: np.ndarray, config: UncertaintyConfig) -> list[Scalar]:
     """Return how well each score sorts the errors, with intervals over trajectories: ``<metric>[/<free score>]``."""
-    error_code, found = codes(rollout.l1), []
-    for name, score in scores(rollout).items():
+    error_code, numbers = codes(rollout.l1), []
+    for name, score in warnings_of(rollout).items():
         arrays = score, rollout.l1, falls, codes(score), error_code
-        numbers = bootstrap(ranking_numbers, *arrays, seed=config.seed, draws=config.resamples)
-        found += rows_of(mode, {metric + name: value for metric, value in numbers.items()})
-    return found
+        intervals = bootstrap(ranking_numbers, *arrays, seed=config.seed, draws=config.resamples)
+        numbers += scalars_of(mode, {metric + name: interval for metric, interval in intervals.items()})
+    return numbers
 
 
-def costs(rollouts: dict[str, Rollout]) -> list[dict[str, Any]]:
+def stale_costs(rollouts: dict[str, Rollout]) -> list[Scalar]:
     """Return the error with stale actions over that with the right ones, summed up to every horizon."""
-    found: list[dict[str, Any]] = []
-    for mode in [m for m in rollouts if m + STALE in rollouts]:
-        late, right = rollouts[mode + STALE].l1, rollouts[mode].l1
-        for h in [h for h in HORIZONS if h <= right.shape[1]]:
-            value, low, high = ratio_interval(late[:, :h].sum(axis=1), right[:, :h].sum(axis=1))
-            found.append(
-                {
-                    "metric": "stale_over_aligned_error",
-                    "mode": mode,
-                    "horizon": h,
-                    "value": value,
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return found
+    return [
+        ratio_up_to(h, rollouts[mode + STALE].l1, rollouts[mode].l1).scalar("stale_over_aligned_error", mode, h)
+        for mode in [m for m in rollouts if m + STALE in rollouts]
+        for h in rollouts[mode].horizons
+    ]
 
 
-def scalars(mode: str, rollout: Rollout) -> list[dict[str, Any]]:
+def scalars(mode: str, rollout: Rollout) -> list[Scalar]:
     """Return the evaluation's numbers: final values and the relative error by horizon.
 
     ``rel_l1`` at horizon h is sum |error| / sum |recorded| over all steps up to h and all trajectories; its
     interval comes from resampling trajectories. ``hold_last_rel_l1`` is the same for a prediction that repeats
     the last state of the history, the least a model has to beat.
     """
-    error, recorded, rows = rollout.l1, rollout.recorded_l1, []
-    last = {"final_l1": error, "final_epistemic": rollout.epistemic, "final_aleatoric": rollout.aleatoric}
-    for metric, values in last.items():
-        value, low, high = ratio_interval(values[:, -1], np.ones(len(values)))
-        rows.append(
-            {"metric": metric, "mode": mode, "horizon": error.shape[1], "value": value, "low": low, "high": high}
-        )
-    held = np.abs(rollout.last[:, None] - rollout.recorded).sum(axis=-1)
-    for h in [h for h in HORIZONS if h <= error.shape[1]]:
-        for metric, l1 in (("rel_l1", error), ("hold_last_rel_l1", held)):
-            value, low, high = ratio_interval(l1[:, :h].sum(axis=1), recorded[:, :h].sum(axis=1))
-            rows.append({"metric": metric, "mode": mode, "horizon": h, "value": value, "low": low, "high": high})
-    return rows
+    error, recorded, held = rollout.l1, rollout.recorded_l1, rollout.l1_of(rollout.hold_last)
+    final = {"final_l1": error, "final_epistemic": rollout.epistemic, "final_aleatoric": rollout.aleatoric}
+    numbers = scalars_of(mode, {name: mean_interval(values[:, -1]) for name, values in final.items()}, rollout.steps)
+    for h in rollout.horizons:
+        ratios = {"rel_l1": ratio_up_to(h, error, recorded), "hold_last_rel_l1": ratio_up_to(h, held, recorded)}
+        numbers += scalars_of(mode, ratios, h)
+    return numbers

@@ -88,8 +88,8 @@ def config_differences(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
 
 def scalar_pairs(a: EvaluationSummary, b: EvaluationSummary) -> list[dict[str, Any]]:
     """Return the numbers two evaluations both have, with B - A and whether their 95 % intervals lie apart."""
-    other = {(s.metric, s.mode, s.horizon): s for s in b.scalars}
-    pairs = [(s, other[s.metric, s.mode, s.horizon]) for s in a.scalars if (s.metric, s.mode, s.horizon) in other]
+    other = {s.key: s for s in b.scalars}
+    pairs = [(s, other[s.key]) for s in a.scalars if s.key in other]
     return [
         {
             "evaluation": a.evaluation,

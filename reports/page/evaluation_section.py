@@ -73,7 +73,7 @@ def tables_of(scalars: list[Scalar], caption: str) -> list[Table]:
 def horizon_table(scalars: list[Scalar], caption: str) -> Table:
     """Return a row for every metric and mode and a column for every horizon, intervals below the values."""
     horizons = sorted({s.horizon for s in scalars if s.horizon is not None})
-    values = {(s.metric, s.mode, s.horizon): s for s in scalars}
+    values = {s.key: s for s in scalars}
     rows = []
     for metric, mode in dict.fromkeys((s.metric, s.mode) for s in scalars):
         found = [values.get((metric, mode, h)) for h in horizons]

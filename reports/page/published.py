@@ -74,12 +74,6 @@ KEY_NUMBERS = (
 )  # fmt: skip
 
 
-def scalar_of(summary: EvaluationSummary, metric: str, mode: str, horizon: int | None = None) -> Scalar | None:
-    """Return a summary's scalar; without a horizon, the first of that metric and mode."""
-    found = (s for s in summary.scalars if (s.metric, s.mode) == (metric, mode))
-    return next((s for s in found if horizon in (None, s.horizon)), None)
-
-
 @dataclass(frozen=True)
 class Measured:
     """A key number as an evaluation found it."""
@@ -90,15 +84,15 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """What it is, with the step it was taken at where that depends on the evaluation."""
+        """Its name, with the step it was taken at where that depends on the evaluation."""
         at = self.scalar.horizon if self.key.horizon is None else None
         return self.key.label if at is None else f"{self.key.label} ({at})"
 
     @property
     def conditions(self) -> str:
         """How many trajectories of how many steps, where the evaluation says so."""
-        said = self.summary.model_extra or {}
-        return ", ".join(f"{said[name]} {name}" for name in ("windows", "steps") if said.get(name) is not None)
+        extra = self.summary.model_extra or {}
+        return ", ".join(f"{extra[name]} {name}" for name in ("windows", "steps") if extra.get(name) is not None)
 
 
 def key_numbers(summaries: list[EvaluationSummary]) -> list[Measured]:
@@ -107,11 +101,11 @@ def key_numbers(summaries: list[EvaluationSummary]) -> list[Measured]:
     Args:
         summaries: Of one model or one policy, newest first.
     """
-    found = []
+    measured = []
     for key in KEY_NUMBERS:
         for summary in summaries:
-            scalar = scalar_of(summary, key.metric, key.mode, key.horizon)
+            scalar = summary.find(key.metric, key.mode, key.horizon)
             if summary.evaluation == key.evaluation and scalar is not None:
-                found.append(Measured(key, scalar, summary))
+                measured.append(Measured(key, scalar, summary))
                 break
-    return found
+    return measured

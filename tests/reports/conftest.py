@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reports.evaluate.statistics import Interval
 from reports.evaluate.summary import finish_evaluation
 from reports.figures import BLUE, figure
 from rwmdata.config import build
@@ -21,8 +22,7 @@ HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png>"
 
 
 def scalar(metric, mode, horizon, value, spread=0.01):
-    return {"metric": metric, "mode": mode, "horizon": horizon, "value": value, "low": value - spread,
-            "high": value + spread}  # fmt: skip
+    return Interval(value, value - spread, value + spread).scalar(metric, mode, horizon)
 
 
 def add_evaluation(home, name, parents, scalars, config=None, pictures=()):
@@ -73,8 +73,7 @@ def report_home(tmp_path_factory):
     policy.log(1, {"imagined/reward": 0.1, "imagined/penalised_reward": -0.1, "imagined/epistemic": float("nan")})
     policy.log(2, {"imagined/reward": 0.2, "imagined/penalised_reward": 0.1, "imagined/epistemic": 2.0})
     policy.finish({"lam": 1.0})
-    scores = [scalar("normalized_score", "undisturbed", None, 0.5), {"metric": "return", "mode": "undisturbed",
-                                                                   "value": None}]  # fmt: skip
+    scores = [scalar("normalized_score", "undisturbed", None, 0.5), Interval(None).scalar("return", "undisturbed")]
     config = {"policy": "somewhere/policy.safetensors", "robot": "anymal_d"}
     runs["policy"] = policy
     runs["score"] = add_evaluation(home, "policy", {**of, "policy": policy.id}, scores, config, pictures=["film"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy, normalized, reference_returns
+from reports.evaluate.statistics import Interval
 from reports.references import ReferenceConfig, build_references, describe, normalise, spread
 from reports.stages import stages_of
 from rwmdata.errors import RwmError
@@ -91,9 +92,9 @@ def test_a_folder_with_other_things_is_never_replaced(train_run, tmp_path):
 
 
 def test_normalised_scores_by_hand(robot):
-    scalars = [{"metric": "return", "mode": "disturbed", "value": 8.0, "low": 6.0, "high": 10.0}]
+    scalars = [Interval(8.0, 6.0, 10.0).scalar("return", "disturbed")]
     (score,) = normalized(scalars, "disturbed", (-2.0, 18.0))
-    assert (score["metric"], score["value"], score["low"], score["high"]) == ("normalized_score", 0.5, 0.4, 0.6)
+    assert (score.metric, score.value, score.low, score.high) == ("normalized_score", 0.5, 0.4, 0.6)
     assert normalized(scalars, "disturbed", None) == []
     assert reference_returns(robot.model_copy(update={"name": "nobody"}), "disturbed") is None
 

@@ -61,3 +61,12 @@ def test_a_missing_or_torn_file_is_named(tmp_path, text):
         file.write_text(text)
     with pytest.raises(RwmError, match="cannot be read as JSON"):
         read_summary(file)
+
+
+def test_a_number_is_looked_up_by_metric_mode_and_horizon_and_a_missing_one_is_named():
+    scalars = [Scalar(metric="rel_l1", mode="model", horizon=h, value=v) for h, v in ((1, 0.1), (8, None))]
+    summary = EvaluationSummary(evaluation="dynamics", run="r", robot="go2", seed=0, scalars=scalars)
+    assert summary.value("rel_l1") == 0.1 and summary.value("rel_l1", "model", 8) is None
+    assert summary.find("rel_l1", horizon=8) is scalars[1] and summary.find("rel_l1", "ridge") is None
+    with pytest.raises(RwmError, match="The dynamics evaluation r has no rel_l1 ridge 8."):
+        summary.value("rel_l1", "ridge", 8)

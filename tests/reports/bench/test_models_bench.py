@@ -66,7 +66,7 @@ def test_variants_differ_only_in_what_they_are_named_for():
 
 def test_interval_by_hand():
     found = seeds_interval([1.0, 2.0, 3.0])
-    assert found["value"] == 2.0
+    assert found.value == 2.0
     # Standard error 1 / sqrt(3), t with two degrees of freedom 4.303.
-    assert found["high"] - 2.0 == pytest.approx(4.303 / np.sqrt(3)) == pytest.approx(2.0 - found["low"])
-    assert seeds_interval([1.5]) == {"value": 1.5, "low": None, "high": None}
+    assert found.high - 2.0 == pytest.approx(4.303 / np.sqrt(3)) == pytest.approx(2.0 - found.low)
+    assert seeds_interval([1.5]) == (1.5, None, None)

@@ -62,7 +62,7 @@ def test_numbers_by_hand(linear_dataset):
     model = DynamicsEnsemble(config, Normalizer(45, 12, mean, std))
     every = {"model": predicted, "hold_last": np.zeros_like(recorded)}
     table = error_table(linear_dataset, model, rollout, every)
-    found = {(s["metric"], s["mode"], s["horizon"]): s["value"] for s in scalars(rollout, every, table)}
+    found = {s.key: s.value for s in scalars(rollout, every, table)}
     assert found["rel_l1", "model", 1] == pytest.approx(0.5)
     assert found["rel_l1", "model", 8] == pytest.approx((0.5 * 2 + 1) / 16)
     assert found["rel_l1", "hold_last", 8] == 1.0

@@ -7,6 +7,7 @@ import pytest
 
 import reports.evaluate.lambda_sweep
 from reports.evaluate.lambda_sweep import LambdaSweepConfig, best_lambda, evaluate_lambda_sweep, sweep_of
+from reports.evaluate.statistics import Interval
 from reports.evaluate.summary import finish_evaluation
 from rwmdata.config import build
 from rwmdata.errors import RwmError
@@ -79,7 +80,7 @@ def test_a_sweep_is_scored_once_and_its_numbers_are_these(home, make_policy, mod
         lam, seed = policy.meta.config["imagination"]["lam"], policy.meta.seed
         run = Run.create(home, "eval", {"evaluation": "policy", **config.model_dump()}, {"policy": policy.id}, 0)
         rows = [
-            {"metric": metric, "mode": mode, "value": value}
+            Interval(value).scalar(metric, mode)
             for mode in ("undisturbed", "disturbed")
             for metric, value in (("return", 10 + 10 * lam + seed), ("share_without_fall", 0.5), ("lin_vel_error", 0.1))
         ]

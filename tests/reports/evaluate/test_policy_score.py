@@ -49,12 +49,12 @@ def test_scores_by_hand():
     sums = {"return": [1.0, 5.0], "steps": [100, 300], "fell": [1, 0], "lin_vel_error": [10.0, 90.0],
             "yaw_rate_error": [20.0, 20.0], "reward/x": [2.0, 4.0]}  # fmt: skip
     rows = score("undisturbed", {k: np.array(v, np.float64) for k, v in sums.items()}, 0.02)
-    found = {r["metric"]: r["value"] for r in rows}
+    found = {r.metric: r.value for r in rows}
     assert found["return"] == 3.0 and found["reward/x"] == 3.0
     assert found["lin_vel_error"] == pytest.approx(0.25) and found["yaw_rate_error"] == pytest.approx(0.1)
     assert found["falls_per_minute"] == pytest.approx(1 / (8 / 60))
     assert found["share_without_fall"] == 0.5 and found["episode_steps"] == 200
-    assert all(r["low"] <= r["value"] <= r["high"] for r in rows)
+    assert all(r.low <= r.value <= r.high for r in rows)
 
 
 def test_a_policy_file_is_scored_and_kept_as_a_run(home, robot, tmp_path):

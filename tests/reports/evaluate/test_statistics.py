@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reports.evaluate.statistics import pearson, ratio_interval, remove_step_and_trajectory_means
+from reports.evaluate.statistics import Interval, pearson, ratio_interval, remove_step_and_trajectory_means
+from rwmdata.errors import RwmError
 
 
 def test_pearson_by_hand():
@@ -35,3 +36,8 @@ def test_ratio_interval_holds_the_ratio_and_shrinks_with_more_trajectories():
 
     assert width(1000) < 0.5 * width(50)
     assert ratio_interval(np.full(4, 1.0), np.full(4, 2.0)) == (0.5, 0.5, 0.5)
+
+
+def test_a_number_that_is_not_finite_is_refused_by_name():
+    with pytest.raises(RwmError, match="The number final_l1 cannot be kept: value: Input should be a finite number"):
+        Interval(float("nan")).scalar("final_l1", "mean", 8)

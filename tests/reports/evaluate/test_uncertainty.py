@@ -118,7 +118,7 @@ def test_windows_come_from_held_out_episodes_and_take_turns(dataset):
 def test_the_action_of_the_next_row_is_fed(dataset):
     """An exact model has no error; one action late, it would be off by one action."""
     windows = held_out_windows(dataset, 6, HISTORY, 20, seed=0)
-    rollout = roll_out(KnownModel(), dataset.schema, windows, HISTORY, "mean", seed=0)
+    rollout = roll_out(KnownModel(), dataset.schema, windows)
     np.testing.assert_allclose(rollout.l1, 0, atol=1e-4)
 
 
@@ -189,7 +189,7 @@ def test_actions_one_row_late_are_off_by_one_action_and_the_evaluation_shows_it(
     for name in ("draw_by_step", "draw_scatter", "draw_sparsification"):
         monkeypatch.setattr(uncertainty_figures, name, lambda *args: None)
     windows = held_out_windows(dataset, 6, HISTORY, 20, seed=0)
-    late = roll_out(KnownModel(), dataset.schema, windows, HISTORY, "mean", 0, disturb=stale_actions)
+    late = roll_out(KnownModel(), dataset.schema, windows, disturb=stale_actions)
     # After k steps the late sum lacks the k-th action and holds the one before the first.
     action = windows.rows[:, :, dataset.schema.action]
     expected = np.abs(action[:, HISTORY:] - action[:, HISTORY - 1 : HISTORY]).sum(axis=-1)
@@ -213,7 +213,7 @@ def test_a_splice_shows_as_a_jump_of_the_error_where_two_episodes_meet(home, dat
             writer.append(Episode(np.concatenate((halves[k, :30], halves[k - 1, 30:])), truncated=True))
         spliced = writer.commit()
     windows = held_out_windows(spliced, 8, HISTORY, 20, seed=0)
-    rollout = roll_out(KnownModel(), spliced.schema, windows, HISTORY, "mean", seed=0)
+    rollout = roll_out(KnownModel(), spliced.schema, windows)
     of_step = (windows.start - spliced.episodes.start[windows.episode])[:, None] + HISTORY + np.arange(20)
     before = (of_step[:, :1] >= 30) | (of_step < 30)
     before &= of_step[:, :1] - HISTORY + 1 != 30
@@ -286,4 +286,4 @@ def test_a_bound_does_not_hide_a_prediction_that_is_not_finite(dataset):
 
     model.step = infinite
     with pytest.raises(RwmError, match="not finite at step 1"):
-        roll_out(model, dataset.schema, held_out_windows(dataset, 2, HISTORY, 20, seed=0), HISTORY, "mean", seed=0)
+        roll_out(model, dataset.schema, held_out_windows(dataset, 2, HISTORY, 20, seed=0))
