@@ -209,9 +209,12 @@ def draw_curve(path: Path, title: str, table: list[dict[str, float]], random_ret
 def _score(
     policy: Path, robot: RobotSpec, episodes: int, seed: int, scenarios: tuple[Scenario, ...] = tuple(SCENARIOS)
 ) -> dict[str, dict[str, float]]:
-    scalars = score_policy(PolicyScoreConfig(policy=str(policy), robot=str(robot.folder), episodes=episodes, seed=seed))
-    kept = [s for s in scalars if s.metric in KEPT and s.value is not None]
-    return {scenario: {s.metric: s.value for s in kept if s.mode == scenario} for scenario in scenarios}
+    config = PolicyScoreConfig(policy=str(policy), robot=str(robot.folder), episodes=episodes, seed=seed)
+    scores: dict[str, dict[str, float]] = {scenario: {} for scenario in scenarios}
+    for scalar in score_policy(config, scenarios=scenarios):
+        if scalar.metric in KEPT and scalar.value is not None:
+            scores[str(scalar.mode)][scalar.metric] = scalar.value
+    return scores
 
 
 def _ship(stage: Stage | None, path: Path, robot: RobotSpec, config: ReferenceConfig) -> None:
