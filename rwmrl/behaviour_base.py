@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,19 +13,25 @@ from rwmdata.robots import RobotSpec
 from rwmrl.envs.base import Observations
 
 
-class Behaviour(Protocol):
-    """Something that acts for E environments."""
+class Behaviour(ABC):
+    """Something that acts for E environments, without memory unless ``reset`` says otherwise."""
 
     name: str
+    num_envs: int
+    device = torch.device("cpu")
+    """Where observations are expected and actions returned."""
 
-    def reset(self, env_ids: Tensor) -> None:
-        """Start new episodes in ``env_ids (n,)``."""
-
+    @abstractmethod
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""
 
+    def reset(self, env_ids: Tensor) -> None:
+        """Start new episodes in ``env_ids (n,)``."""
+        return
+
     def names(self) -> list[str]:
         """Return what acts in each environment's current episode, E names."""
+        return [self.name] * self.num_envs
 
 
 @dataclass(frozen=True)
@@ -35,44 +41,37 @@ class Setting:
     robot: RobotSpec
     num_envs: int
     generator: torch.Generator
-    """All draws come from here."""
+    """Source of all random draws."""
 
     def uniform(self, count: int, low: float, high: float) -> Tensor:
         """Draw ``(count, 1)`` numbers from [low, high)."""
         return low + (high - low) * torch.rand(count, 1, generator=self.generator)
 
 
-class Gaussian:
+class Gaussian(Behaviour):
     """Independent normal actions of one standard deviation."""
 
     def __init__(self, setting: Setting, std: float, name: str = "gaussian") -> None:
-        self.name, self.std, self._setting = name, std, setting
-
-    def reset(self, env_ids: Tensor) -> None:
-        """Do nothing: white noise remembers nothing."""
+        self.name, self.num_envs, self.std, self._setting = name, setting.num_envs, std, setting
 
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""
-        shape = (self._setting.num_envs, len(self._setting.robot.joints))
+        shape = (self.num_envs, len(self._setting.robot.joints))
         return self.std * torch.randn(shape, generator=self._setting.generator)
 
-    def names(self) -> list[str]:
-        """Return the behaviour's name E times."""
-        return [self.name] * self._setting.num_envs
 
-
-class Noisy:
-    """A behaviour plus the actions of another: exploration.
+class Noisy(Behaviour):
+    """A behaviour with another's actions added, for exploration.
 
     Args:
         base: The behaviour.
-        noise: What is added to its actions.
+        noise: Gives the actions that are added.
         label: Name of the sum; ``{}`` stands for the base's.
     """
 
     def __init__(self, base: Behaviour, noise: Behaviour, label: str = "{}") -> None:
         self.base, self.noise, self.label = base, noise, label
-        self.name = label.format(base.name)
+        self.name, self.num_envs = label.format(base.name), base.num_envs
 
     def reset(self, env_ids: Tensor) -> None:
         """Start new episodes in ``env_ids (n,)``."""
@@ -88,13 +87,14 @@ class Noisy:
         return [self.label.format(name) for name in self.base.names()]
 
 
-class Mixture:
+class Mixture(Behaviour):
     """Draws one of several behaviours for every episode."""
 
     name = "mixture"
 
     def __init__(self, parts: Sequence[Behaviour], shares: Sequence[float], setting: Setting) -> None:
         self.parts, self._shares, self._setting = list(parts), torch.tensor(shares), setting
+        self.num_envs = setting.num_envs
         self.choice = torch.zeros(setting.num_envs, dtype=torch.int64)
         self.reset(torch.arange(setting.num_envs))
 

@@ -28,23 +28,17 @@ STAGES = "stages"
 """Folder of the policies a training run had on its way, beside a robot's shipped policies."""
 
 
-class PolicyBehaviour:
-    """A trained policy's mean action."""
+class PolicyBehaviour(Behaviour):
+    """A trained policy's mean action, computed where the policy's weights are."""
 
-    def __init__(self, policy: MlpPolicy, setting: Setting, name: str) -> None:
-        self.policy, self.name, self._count = policy, name, setting.num_envs
-
-    def reset(self, env_ids: Tensor) -> None:
-        """Do nothing: a feed-forward policy remembers nothing."""
+    def __init__(self, policy: MlpPolicy, num_envs: int, name: str) -> None:
+        self.policy, self.num_envs, self.name = policy, num_envs, name
+        self.device = next(policy.parameters()).device
 
     @torch.no_grad()
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""
         return self.policy(observations["policy"])
-
-    def names(self) -> list[str]:
-        """Return the policy's name E times."""
-        return [self.name] * self._count
 
 
 def untrained_policy(robot: RobotSpec, seed: int = 0) -> MlpPolicy:
@@ -104,7 +98,9 @@ def make_behaviour(name: str, setting: Setting, action_noise: float | None = Non
     if path.is_file():
         return _load(path, path.stem, setting, action_noise)
     if name == RANDOM:
-        return _noisy(PolicyBehaviour(untrained_policy(setting.robot), setting, name), setting, action_noise, 1.0)
+        return _noisy(
+            PolicyBehaviour(untrained_policy(setting.robot), setting.num_envs, name), setting, action_noise, 1.0
+        )
     if name in BEHAVIOURS:
         return _noisy(BEHAVIOURS[name](setting), setting, action_noise, 0.0)
     names = dict.fromkeys([*BEHAVIOURS, RANDOM, *shipped, *([MIXED] if shipped_stages(setting.robot) else [])])
@@ -114,7 +110,7 @@ def make_behaviour(name: str, setting: Setting, action_noise: float | None = Non
 
 def _load(path: Path, name: str, setting: Setting, action_noise: float | None) -> Behaviour:
     policy = load_policy(path, setting.robot.name)
-    return _noisy(PolicyBehaviour(policy, setting, name), setting, action_noise, policy.info.noise_std)
+    return _noisy(PolicyBehaviour(policy, setting.num_envs, name), setting, action_noise, policy.info.noise_std)
 
 
 def _noisy(base: Behaviour, setting: Setting, asked: float | None, own: float) -> Behaviour:

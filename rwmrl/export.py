@@ -29,6 +29,7 @@ from rwmrl.behaviour_base import Behaviour, Setting
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.base import Step, VecEnv
 from rwmrl.interleave import interleave
+from rwmrl.play import Played, play
 from rwmrl.tasks import TaskConfig, get_task
 
 ROWS_PER_ENV = 800
@@ -153,28 +154,23 @@ def default_name(config: ExportConfig) -> str:
 
 
 class Collector:
-    """Steps an environment under a behaviour until its recorder is full."""
+    """Lets a behaviour act in an environment until the recorder is full."""
 
     def __init__(self, env: VecEnv, behaviour: Behaviour, recorder: Recorder) -> None:
         self.env, self.behaviour, self.recorder = env, behaviour, recorder
 
     def run(self) -> Iterator[list[Episode]]:
         """Give the episodes that ended in each step, the cut ones last."""
-        env, behaviour, recorder = self.env, self.behaviour, self.recorder
-        observations = env.reset()
-        everyone = torch.arange(env.num_envs)
-        behaviour.reset(everyone)
-        recorder.start(_host(everyone), behaviour.names())
+        behaviour, recorder = self.behaviour, self.recorder
+        steps = play(self.env, behaviour)
+        recorder.start(np.arange(self.env.num_envs), behaviour.names())
         while not recorder.full:
-            recorder.command = _host(env.command).copy()
-            # Behaviours act on the processor, wherever the simulator lives.
-            step = env.step(behaviour.act({name: group.cpu() for name, group in observations.items()}))
-            observations = step.observations
-            recorder.add(step)
-            done = step.done.nonzero().squeeze(-1).cpu()
+            played = next(steps)
+            recorder.add(played)
+            done = played.step.done.nonzero().squeeze(-1).cpu()
             if len(done):
                 behaviour.reset(done)
-                recorder.turn_over(step, _host(done), behaviour.names())
+                recorder.turn_over(played.step, _host(done), behaviour.names())
             yield recorder.take()
         recorder.finish()
         yield recorder.take()
@@ -187,12 +183,10 @@ class Recorder:
         rows: Rows taken so far, those of running episodes included.
         limit: Rows to take.
         dropped: Episodes left out because their simulation blew up.
-        command: The commands ``(E, 3)`` the next step is made under.
     """
 
     def __init__(self, env: VecEnv, limit: int) -> None:
         self.rows, self.limit, self.dropped = 0, limit, 0
-        self.command = _host(env.command).copy()
         self._env = env
         self._finished: list[Episode] = []
         longest = min(env.max_episode_length + 1, limit)
@@ -223,9 +217,10 @@ class Recorder:
             self._names[i] = names[i]
             self._parameters[i] = {key: values[i] for key, values in drawn.items()}
 
-    def add(self, step: Step) -> None:
+    def add(self, played: Played) -> None:
         """Take the rows of one step."""
-        self._put(self._everyone, _host(step.transition), self.command, _host(step.reward))
+        step = played.step
+        self._put(self._everyone, _host(step.transition), _host(played.command), _host(step.reward))
 
     def turn_over(self, step: Step, done: np.ndarray, names: list[str]) -> None:
         """Hand over the episodes in ``done (n,)`` that ended with ``step`` and begin the next ones.

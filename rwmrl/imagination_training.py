@@ -6,8 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rwmdata.catalog import Dataset
 from rwmdata.config import build
 from rwmdata.errors import RwmError
@@ -18,8 +16,10 @@ from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
+from rwmrl.behaviours import PolicyBehaviour
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.envs.imagination import ImaginationEnv
+from rwmrl.play import play
 from rwmrl.policy_config import CLONE, PolicyConfig
 from rwmrl.policy_file import MlpPolicy
 from rwmrl.ppo import Runner, series
@@ -99,7 +99,6 @@ def parents_of(dataset: Dataset, model_run: Run, config: PolicyConfig) -> dict[s
     return {"dataset": dataset.name, "model": model_run.id, **warm}
 
 
-@torch.no_grad()
 def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, float]:
     """Return the mean reward a step of a policy without exploration, before and after the penalty.
 
@@ -108,13 +107,11 @@ def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, floa
     """
     env.reseed()
     env.steps_done = env.config.lam_ramp_steps
-    policy = policy.to(env.device).eval()
-    observations, reward, penalised = env.reset(), 0.0, 0.0
-    for _ in range(env.max_episode_length):
-        step = env.step(policy(observations["policy"]))
-        observations = step.observations
-        reward += float(step.log["imagined/reward"]) / env.max_episode_length
-        penalised += float(step.log["imagined/penalised_reward"]) / env.max_episode_length
+    behaviour = PolicyBehaviour(policy.to(env.device).eval(), env.num_envs, "trained")
+    reward = penalised = 0.0
+    for played in play(env, behaviour, env.max_episode_length):
+        reward += float(played.step.log["imagined/reward"]) / env.max_episode_length
+        penalised += float(played.step.log["imagined/penalised_reward"]) / env.max_episode_length
     return reward, penalised
 
 

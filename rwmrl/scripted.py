@@ -15,7 +15,7 @@ COMMAND = slice(9, 12)
 """Columns of the command in the ``policy`` observation."""
 
 
-class SmoothedRandom:
+class SmoothedRandom(Behaviour):
     """Actions that wander: an Ornstein-Uhlenbeck process per joint.
 
     Strength and memory are drawn per episode; the stationary standard deviation is the strength.
@@ -23,11 +23,11 @@ class SmoothedRandom:
 
     def __init__(self, setting: Setting, strength: tuple[float, float], name: str = "wander") -> None:
         self.name, self.strength, self._setting = name, strength, setting
-        envs, actions = setting.num_envs, len(setting.robot.joints)
-        self.action = torch.zeros(envs, actions)
-        self._keep = torch.zeros(envs, 1)
-        self._std = torch.zeros(envs, 1)
-        self.reset(torch.arange(envs))
+        self.num_envs = setting.num_envs
+        self.action = torch.zeros(self.num_envs, len(setting.robot.joints))
+        self._keep = torch.zeros(self.num_envs, 1)
+        self._std = torch.zeros(self.num_envs, 1)
+        self.reset(torch.arange(self.num_envs))
 
     def reset(self, env_ids: Tensor) -> None:
         """Start from zero with a new strength and memory (time constant 0.04-0.4 s)."""
@@ -43,12 +43,8 @@ class SmoothedRandom:
         self.action = self._keep * self.action + self._std * (1 - self._keep.square()).sqrt() * noise
         return self.action
 
-    def names(self) -> list[str]:
-        """Return the behaviour's name E times."""
-        return [self.name] * len(self.action)
 
-
-class ScriptedTrot:
+class ScriptedTrot(Behaviour):
     """An open-loop trot: diagonal legs swing together, the stride follows the command.
 
     Works for any quadruped whose joints are listed hip roll, hip pitch, knee, leg by leg, with hip roll about +x and
@@ -68,7 +64,7 @@ class ScriptedTrot:
         robot, legs = setting.robot, setting.robot.legs
         if len(robot.joints) != 3 * len(legs):
             raise RwmError(f"The scripted trot needs three joints per leg; {robot.name} has {len(robot.joints)}.")
-        self._setting = setting
+        self._setting, self.num_envs = setting, setting.num_envs
         self._foot_x, self._foot_y = torch.tensor(robot.foot_positions_m).unbind(dim=1)
         front, left = self._foot_x > 0, self._foot_y > 0
         self._offset = torch.where(front == left, 0.0, math.pi)
@@ -100,10 +96,6 @@ class ScriptedTrot:
         lift = lift + (height + self.stance_share).clamp(max=0) * self.push
         roll, pitch, knee = swing * sideways, lift * self._bend[0] - swing * forward, 2 * lift * self._bend[1]
         return torch.cat((roll, pitch, knee), dim=1) / robot.action_scale
-
-    def names(self) -> list[str]:
-        """Return the behaviour's name E times."""
-        return [self.name] * self._setting.num_envs
 
 
 def scripted(setting: Setting) -> Behaviour:

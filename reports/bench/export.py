@@ -20,6 +20,7 @@ from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.export import ExportConfig, export_dataset
+from rwmrl.play import play
 
 
 class BenchExportConfig(Frozen):
@@ -84,15 +85,12 @@ def _walk(robot: RobotSpec, config: BenchExportConfig) -> tuple[float, np.ndarra
     behaviour = make_behaviour(
         config.policy, Setting(robot, config.num_envs, torch.Generator().manual_seed(config.seed))
     )
-    observations = env.reset()
-    behaviour.reset(torch.arange(config.num_envs))
+    steps = play(env, behaviour, config.steps)
     targets = np.empty((config.num_envs, config.steps, env.num_actions))
     default = np.array(robot.default_joint_pos)
     start, begun = env.physics.state.copy(), time.perf_counter()
-    for k in range(config.steps):
-        actions = behaviour.act(observations)
-        targets[:, k] = default + robot.action_scale * actions.double().numpy()
-        observations = env.step(actions).observations
+    for k, played in enumerate(steps):
+        targets[:, k] = default + robot.action_scale * played.action.double().numpy()
     speed = config.num_envs * config.steps / (time.perf_counter() - begun)
     env.close()
     return speed, start, targets

@@ -32,7 +32,9 @@ from rwmmodel.ensemble import DynamicsEnsemble
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour, Setting
 from rwmrl.behaviours import make_behaviour
+from rwmrl.envs.base import Observations
 from rwmrl.observations import policy_observation
+from rwmrl.play import act, play
 from rwmrl.rewards import RewardModel
 
 SECONDS = (0.02, 0.2, 0.5, 1.0, 2.0, 4.0)
@@ -150,7 +152,6 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
     return run
 
 
-@torch.no_grad()
 def simulate(
     config: ClosedLoopConfig,
     robot: RobotSpec,
@@ -166,8 +167,8 @@ def simulate(
         robot: Robot.
         behaviour: Who acts.
         rows: T.
-        progress: Told after every step.
-        misled: What the policy sees in the last steps.
+        progress: Called after every step.
+        misled: What the policy sees in the last steps, when not the truth.
     """
     count, total = config.robots, config.settle + rows
     env = make_env(
@@ -181,25 +182,26 @@ def simulate(
         noise=False,
         randomize=False,
     )
-    observations, standing = env.reset(), torch.ones(count, dtype=torch.bool)
-    behaviour.reset(torch.arange(count))
-    found, commands = [], []
-    for k in range(total):
-        command = env.command.clone()
-        if misled is not None and (late := k - total + misled.errors.shape[1]) >= 0:
-            row, s = env.current_rows().cpu(), env.schema
-            seen = row[:, s.state] + misled.errors[:, late]
-            observations = {"policy": policy_observation(seen, misled.command[:, late], row[:, s.action], s)}
-        step = env.step(behaviour.act({name: group.cpu() for name, group in observations.items()}))
-        observations = step.observations
-        standing &= ~step.done.cpu()
+
+    def perceived(k: int, observations: Observations) -> Observations:
+        if misled is None or (late := k - total + misled.errors.shape[1]) < 0:
+            return observations
+        row, schema = env.current_rows().cpu(), env.schema
+        state = row[:, schema.state] + misled.errors[:, late]
+        return {"policy": policy_observation(state, misled.command[:, late], row[:, schema.action], schema)}
+
+    standing = torch.ones(count, dtype=torch.bool)
+    recorded, commands = [], []
+    for k, played in enumerate(play(env, behaviour, total, perceived)):
+        standing &= ~played.step.done.cpu()
         if k >= config.settle:
-            found.append(step.transition.cpu().clone())
-            commands.append(command.cpu())
+            recorded.append(played.step.transition.cpu().clone())
+            commands.append(played.command.cpu())
         progress(k + 1, total, {"fell": float((~standing).sum())})
     env.close()
     robots = standing.nonzero().squeeze(-1).numpy()
-    return Walks(torch.stack(found, dim=1)[standing].numpy(), torch.stack(commands, dim=1)[standing].numpy(), robots)
+    walked, command = (torch.stack(part, dim=1)[standing].numpy() for part in (recorded, commands))
+    return Walks(walked, command, robots)
 
 
 @torch.no_grad()
@@ -268,7 +270,7 @@ def imagine(
     found: list[tuple[Tensor, ...]] = []
     for k in range(rows.shape[1] - history):
         seen = policy_observation(normalizer.denorm_state(state), command[:, history + k], last, schema)
-        last = behaviour.act({"policy": seen.cpu()}).to(device)
+        last = act(behaviour, {"policy": seen}, device)
         prediction, carry = model.step(state, normalizer.action(last), carry, std=False)
         state = prediction.state
         assert prediction.contact is not None

@@ -1,4 +1,4 @@
-"""A look at how a policy walks: frames, which feet are on the ground, and the velocity it was asked for."""
+"""A policy's walk in pictures: frames, footfalls, and measured beside commanded velocity."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rwmrl.behaviour_base import Setting
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.envs.mujoco_render import render_frames
+from rwmrl.play import play
 from rwmrl.velocity_commands import CommandConfig
 
 COMMAND = (0.8, 0.0, 0.0)
@@ -37,7 +38,6 @@ class Recording:
     fell: bool
 
 
-@torch.no_grad()
 def record(policy: str, robot: RobotSpec, command: tuple[float, float, float] = COMMAND, seed: int = 0) -> Recording:
     """Let a policy walk undisturbed under one command, until it falls or ``SECONDS`` are over.
 
@@ -60,16 +60,15 @@ def record(policy: str, robot: RobotSpec, command: tuple[float, float, float] = 
     )
     env = MujocoEnv(robot, config)
     behaviour = make_behaviour(policy, Setting(robot, 1, torch.Generator().manual_seed(seed)))
-    observations, states, rows = env.reset(), [], []
-    for _ in range(round(SECONDS / env.control_dt_s)):
-        states.append(env.physics.state[0].copy())
-        step = env.step(behaviour.act(observations))
-        rows.append(step.transition[0].numpy())
-        observations = step.observations
-        if bool(step.done[0]):
+    steps, rows = play(env, behaviour, round(SECONDS / env.control_dt_s)), []
+    states = [env.physics.state[0].copy()]
+    for played in steps:
+        rows.append(played.step.transition[0].numpy())
+        if bool(played.step.done[0]):
             break
+        states.append(env.physics.state[0].copy())
     env.close()
-    return Recording(np.stack(states), np.stack(rows), bool(rows[-1][-1] > 0.5))
+    return Recording(np.stack(states[: len(rows)]), np.stack(rows), bool(rows[-1][-1] > 0.5))
 
 
 def draw_film(path: Path, title: str, robot: RobotSpec, recording: Recording) -> None:

@@ -21,6 +21,7 @@ from rwmdata.runs import Run
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour, Setting
 from rwmrl.behaviours import make_behaviour, shipped_policies
+from rwmrl.play import play
 from rwmrl.policy_file import load_policy
 from rwmrl.rewards import RewardModel
 
@@ -89,7 +90,7 @@ def score_policy(
     behaviour = make_behaviour(config.policy, Setting(robot, config.episodes, generator))
     scalars = []
     for scenario in scenarios:
-        sums = play(config, robot, behaviour, SCENARIOS[scenario], progress)
+        sums = episode_sums(config, robot, behaviour, SCENARIOS[scenario], progress)
         scalars += score(scenario, sums, robot.control_dt_s)
     return scalars
 
@@ -113,8 +114,7 @@ def normalized(scalars: list[Scalar], scenario: str, references: tuple[float, fl
     return [Interval(*scaled).scalar("normalized_score", scenario)]
 
 
-@torch.no_grad()
-def play(
+def episode_sums(
     config: PolicyScoreConfig, robot: RobotSpec, behaviour: Behaviour, disturbed: bool, progress: Progress
 ) -> dict[str, np.ndarray]:
     """Run one episode in every environment and return its sums, each ``(E,)``.
@@ -126,28 +126,25 @@ def play(
     env = make_env(
         config.backend, "Pretrain-v0", robot, count, config.seed, pushes=disturbed, noise=disturbed, randomize=disturbed
     )
-    observations = env.reset()
-    behaviour.reset(torch.arange(count))
+    steps = play(env, behaviour, env.max_episode_length)
     rewards = RewardModel(robot, env.schema, count, env.device)
-    rewards.reset(torch.arange(count), env.current_rows()[:, env.schema.state])
+    rewards.reset(torch.arange(count, device=env.device), env.current_rows()[:, env.schema.state])
     sums: dict[str, torch.Tensor] = {}
-    running = torch.ones(count)
-    for k in range(env.max_episode_length):
-        action, command = behaviour.act(observations), env.command.clone()
-        step = env.step(action)
+    running = torch.ones(count, device=env.device)
+    for k, played in enumerate(steps):
+        step, command = played.step, played.command
         state, contact = step.transition[:, env.schema.state], step.transition[:, env.schema.contact]
-        reward, terms = rewards.compute(state, contact, action, command)
-        values = {"return": reward, "steps": torch.ones(count), "fell": step.terminated.float()}
+        reward, terms = rewards.compute(state, contact, played.action, command)
+        values = {"return": reward, "steps": torch.ones_like(reward), "fell": step.terminated.float()}
         values["lin_vel_error"] = (state[:, :2] - command[:, :2]).norm(dim=1)
         values["yaw_rate_error"] = (state[:, 5] - command[:, 2]).abs()
         values |= {f"reward/{name}": term for name, term in terms.items()}
         for name, value in values.items():
-            sums[name] = sums.get(name, torch.zeros(count)) + running * value
+            sums[name] = sums.get(name, torch.zeros_like(reward)) + running * value
         running *= (~step.done).float()
-        observations = step.observations
         progress(k + 1, env.max_episode_length, {"falls": float(sums["fell"].sum())})
     env.close()
-    return {name: value.numpy().astype(np.float64) for name, value in sums.items()}
+    return {name: value.cpu().numpy().astype(np.float64) for name, value in sums.items()}
 
 
 def score(scenario: Scenario, sums: dict[str, np.ndarray], control_dt_s: float) -> list[Scalar]:

@@ -18,7 +18,10 @@ ROWS = 34_000
 class Jumper(Behaviour):
     """Crouches and thrusts all legs at once, robots out of step with each other."""
 
+    name = "jumper"
+
     def __init__(self, setting):
+        self.num_envs = setting.num_envs
         self.time = torch.arange(setting.num_envs) * 0.11
         joints = setting.robot.joints
         self.shape = torch.tensor([{"KFE": -2.4, "alf": -3.6, "HFE": 1.2, "igh": 1.8}.get(j[-3:], 0.0) for j in joints])
@@ -27,12 +30,6 @@ class Jumper(Behaviour):
         self.time += 0.02
         phase = torch.sin(2 * math.pi * 1.7 * self.time)
         return torch.where(phase[:, None] > 0.2, self.shape * 0.6, -0.4 * self.shape)
-
-    def reset(self, env_ids):
-        pass
-
-    def names(self):
-        return ["jumper"] * len(self.time)
 
 
 @pytest.mark.parametrize(

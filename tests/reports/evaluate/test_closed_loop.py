@@ -27,20 +27,18 @@ from rwmmodel.checkpoint import save_model
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
 from rwmrl.backends import make_env
+from rwmrl.behaviour_base import Behaviour
 from rwmrl.observations import policy_observation
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
 HISTORY = 4
 
 
-class Reaching:
+class Reaching(Behaviour):
     """Acts on all it sees: a fixed linear map of the observation."""
 
     def __init__(self, gain=0.02):
         self.map = gain * torch.randn(48, 12, generator=torch.Generator().manual_seed(3))
-
-    def reset(self, env_ids):
-        pass
 
     def act(self, observations):
         return observations["policy"] @ self.map

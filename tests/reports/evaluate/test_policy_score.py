@@ -4,27 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy, parents_of, play, score
+from reports.evaluate.policy_score import PolicyScoreConfig, episode_sums, evaluate_policy, parents_of, score
 from rwmdata.errors import RwmError
 from rwmdata.progress import silent
 from rwmdata.runs import Run
 from rwmrl.backends import make_env
+from rwmrl.behaviour_base import Behaviour
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
 
-class Still:
+class Still(Behaviour):
     """Stands: the default pose is the zero action."""
 
     name = "still"
 
-    def reset(self, env_ids):
-        pass
-
     def act(self, observations):
         return torch.zeros(len(observations["policy"]), 12)
-
-    def names(self):
-        return []
 
 
 @pytest.fixture
@@ -34,7 +29,7 @@ def short(robot):
 
 def test_sums_are_those_of_the_environment_itself(short):
     config = PolicyScoreConfig(policy="still", episodes=3, seed=4)
-    sums = play(config, short, Still(), disturbed=False, progress=silent)
+    sums = episode_sums(config, short, Still(), disturbed=False, progress=silent)
     env = make_env("auto", "Pretrain-v0", short, 3, 4, pushes=False, noise=False, randomize=False)
     env.reset()
     steps = [env.step(torch.zeros(3, 12)) for _ in range(50)]
