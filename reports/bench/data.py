@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from reports.bench.measure import BenchRow, content_of, timed
 from rwmdata.config import Frozen
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
@@ -54,41 +55,36 @@ def bench_data(
     Args:
         config: Sizes.
         folder: Where the files go meanwhile; a temporary folder when None.
-        progress: Told after each step.
+        progress: Called after each step.
 
     Returns:
         ``{"rows": [{name, value, unit, baseline, ratio}, ...]}``.
     """
     config = config or BenchDataConfig()
     with tempfile.TemporaryDirectory(dir=folder) as home:
-        found: dict[str, dict[str, float]] = {}
+        measured: dict[str, dict[str, float]] = {}
         for k, step in enumerate(STEPS):
-            found[step] = _in_child(step, Path(home), config)
+            measured[step] = _in_child(step, Path(home), config)
             progress(k + 1, len(STEPS), {})
-    return {"benchmark": "data", "transitions": config.rows, "rows": table(found, config)}
+    return content_of("data", rows_of(measured, config), transitions=config.rows)
 
 
-def table(found: dict[str, dict[str, float]], config: BenchDataConfig) -> list[dict[str, Any]]:
-    """Return what was measured as rows; a baseline where there is one."""
-
-    def row(name: str, value: float, unit: str, baseline: float | None = None) -> dict[str, Any]:
-        ratio = value / baseline if baseline else None
-        return {"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio}
-
-    write, check, fit = found["write"], found["validate"], found["fit"]
-    ours, pandas = found["convert"], found["pandas"]
+def rows_of(measured: dict[str, dict[str, float]], config: BenchDataConfig) -> list[BenchRow]:
+    """Return the measurements of every step as rows."""
+    write, check, fit = measured["write"], measured["validate"], measured["fit"]
+    ours, pandas = measured["convert"], measured["pandas"]
     return [
-        row("write a dataset", config.rows / write["seconds"], "rows/s"),
-        row("write a dataset, peak memory", write["peak_mib"], "MiB"),
-        row("validate", config.rows / check["seconds"], "rows/s"),
-        row("validate, peak memory", check["peak_mib"], "MiB"),
-        row("open to first training batch", fit["first_batch_s"], "s"),
-        row("fit process, peak memory", fit["peak_mib"], "MiB"),
-        row("windows of 40 rows drawn", fit["windows_per_s"], "windows/s"),
-        row("average by behaviour over all transitions, warm", found["sql"]["group_s"], "s"),
-        row(f"views opened and all of {RUNS} runs selected", found["sql"]["runs_s"], "s"),
-        row("csv to parquet (baseline: pandas)", ours["mb_per_s"], "MB/s", pandas["mb_per_s"]),
-        row("csv to parquet, peak memory (baseline: pandas)", ours["peak_mib"], "MiB", pandas["peak_mib"]),
+        BenchRow("write a dataset", config.rows / write["seconds"], "rows/s"),
+        BenchRow("write a dataset, peak memory", write["peak_mib"], "MiB"),
+        BenchRow("validate", config.rows / check["seconds"], "rows/s"),
+        BenchRow("validate, peak memory", check["peak_mib"], "MiB"),
+        BenchRow("open to first training batch", fit["first_batch_s"], "s"),
+        BenchRow("fit process, peak memory", fit["peak_mib"], "MiB"),
+        BenchRow("windows of 40 rows drawn", fit["windows_per_s"], "windows/s"),
+        BenchRow("average by behaviour over all transitions, warm", measured["sql"]["group_s"], "s"),
+        BenchRow(f"views opened and all of {RUNS} runs selected", measured["sql"]["runs_s"], "s"),
+        BenchRow("csv to parquet (baseline: pandas)", ours["mb_per_s"], "MB/s", pandas["mb_per_s"]),
+        BenchRow("csv to parquet, peak memory (baseline: pandas)", ours["peak_mib"], "MiB", pandas["peak_mib"]),
     ]
 
 
@@ -125,9 +121,8 @@ def _write(home: Home, config: BenchDataConfig) -> dict[str, float]:
 def _validate(home: Home, _: BenchDataConfig) -> dict[str, float]:
     from rwmdata.validate import validate
 
-    dataset, started = home.dataset(NAME), time.perf_counter()
-    validate(dataset)
-    return {"seconds": time.perf_counter() - started}
+    dataset = home.dataset(NAME)
+    return {"seconds": timed(lambda: validate(dataset))}
 
 
 def _fit(home: Home, _: BenchDataConfig) -> dict[str, float]:
@@ -172,9 +167,7 @@ def _sql(home: Home, _: BenchDataConfig) -> dict[str, float]:
 def _warm(call: Callable[[], object]) -> float:
     """Return the seconds of the second call."""
     call()
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    return timed(call)
 
 
 def _csv(home: Home, config: BenchDataConfig) -> Path:
@@ -194,9 +187,7 @@ def _convert(home: Home, config: BenchDataConfig) -> dict[str, float]:
     from rwmdata.formats.convert import convert
 
     file = _csv(home, config)
-    started = time.perf_counter()
-    convert(home, [file], "converted", config.robot)
-    seconds = time.perf_counter() - started
+    seconds = timed(lambda: convert(home, [file], "converted", config.robot))
     return {"mb_per_s": file.stat().st_size / 1e6 / seconds}
 
 
@@ -204,11 +195,13 @@ def _pandas(home: Home, config: BenchDataConfig) -> dict[str, float]:
     import pandas as pd
 
     file = _csv(home, config)
-    started = time.perf_counter()
-    frame = pd.read_csv(file, header=None, dtype=np.float32)
-    frame.columns = frame.columns.astype(str)
-    frame.to_parquet(home.root / "pandas.parquet")
-    return {"mb_per_s": file.stat().st_size / 1e6 / (time.perf_counter() - started)}
+
+    def convert() -> None:
+        frame = pd.read_csv(file, header=None, dtype=np.float32)
+        frame.columns = frame.columns.astype(str)
+        frame.to_parquet(home.root / "pandas.parquet")
+
+    return {"mb_per_s": file.stat().st_size / 1e6 / timed(convert)}
 
 
 def _peak_mib() -> float:
@@ -224,8 +217,8 @@ def _child(step: str, home: str, config: str) -> None:
         "convert": _convert,
         "pandas": _pandas,
     }
-    found = steps[step](Home.resolve(home), BenchDataConfig.model_validate_json(config))
-    sys.stdout.write(json.dumps({**found, "peak_mib": _peak_mib()}))
+    measured = steps[step](Home.resolve(home), BenchDataConfig.model_validate_json(config))
+    sys.stdout.write(json.dumps({**measured, "peak_mib": _peak_mib()}))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from reports.bench.measure import beside, content_of, timed
 from rwmdata.config import Frozen
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
@@ -21,6 +22,8 @@ from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.export import ExportConfig, export_dataset
 from rwmrl.play import play
+
+BARE = "mujoco.rollout, bare"
 
 
 class BenchExportConfig(Frozen):
@@ -49,34 +52,16 @@ def bench_export(config: BenchExportConfig | None = None, progress: Progress = s
     """
     config = config or BenchExportConfig()
     robot = load_robot(config.robot)
-    speeds: dict[str, list[float]] = {"mujoco.rollout, bare": [], "env.step with policy": [], "export to Parquet": []}
+    best = {BARE: 0.0, "env.step with policy": 0.0, "export to Parquet": 0.0}
     for k in range(config.repeats):
         env_speed, start, targets = _walk(robot, config)
-        speeds["env.step with policy"].append(env_speed)
-        speeds["mujoco.rollout, bare"].append(_bare(robot, config, start, targets))
-        speeds["export to Parquet"].append(_export(config))
-        progress(k + 1, config.repeats, {name: max(found) for name, found in speeds.items()})
-    best = {name: max(found) for name, found in speeds.items()}
-    bare = best["mujoco.rollout, bare"]
-    return {
-        "benchmark": "export",
-        "robot": robot.name,
-        "policy": config.policy,
-        "threads": available_threads(),
-        "num_envs": config.num_envs,
-        "transitions": config.transitions,
-        "repeats": config.repeats,
-        "rows": [
-            {
-                "name": name,
-                "value": value,
-                "unit": "rows/s" if "export" in name else "control steps/s",
-                "baseline": bare,
-                "ratio": value / bare,
-            }
-            for name, value in best.items()
-        ],
-    }
+        speeds = (_bare(robot, config, start, targets), env_speed, _export(config))
+        best = {name: max(fastest, speed) for (name, fastest), speed in zip(best.items(), speeds, strict=True)}
+        progress(k + 1, config.repeats, best)
+    rows = beside(best[BARE], best, "control steps/s")
+    rows[-1] = replace(rows[-1], unit="rows/s")
+    settings = config.model_dump(include={"num_envs", "transitions", "repeats"})
+    return content_of("export", rows, robot=robot.name, policy=config.policy, threads=available_threads(), **settings)
 
 
 def _walk(robot: RobotSpec, config: BenchExportConfig) -> tuple[float, np.ndarray, np.ndarray]:
@@ -88,10 +73,13 @@ def _walk(robot: RobotSpec, config: BenchExportConfig) -> tuple[float, np.ndarra
     steps = play(env, behaviour, config.steps)
     targets = np.empty((config.num_envs, config.steps, env.num_actions))
     default = np.array(robot.default_joint_pos)
-    start, begun = env.physics.state.copy(), time.perf_counter()
-    for k, played in enumerate(steps):
-        targets[:, k] = default + robot.action_scale * played.action.double().numpy()
-    speed = config.num_envs * config.steps / (time.perf_counter() - begun)
+    start = env.physics.state.copy()
+
+    def walk() -> None:
+        for k, played in enumerate(steps):
+            targets[:, k] = default + robot.action_scale * played.action.double().numpy()
+
+    speed = config.num_envs * config.steps / timed(walk)
     env.close()
     return speed, start, targets
 
@@ -99,23 +87,13 @@ def _walk(robot: RobotSpec, config: BenchExportConfig) -> tuple[float, np.ndarra
 def _bare(robot: RobotSpec, config: BenchExportConfig, start: np.ndarray, targets: np.ndarray) -> float:
     physics = BatchPhysics(robot, config.num_envs, MujocoEnvConfig().variants, None, config.seed)
     physics.replay(start, targets[:, :2])
-    begun = time.perf_counter()
-    physics.replay(start, targets)
-    speed = targets.shape[0] * targets.shape[1] / (time.perf_counter() - begun)
+    speed = targets.shape[0] * targets.shape[1] / timed(lambda: physics.replay(start, targets))
     physics.close()
     return speed
 
 
 def _export(config: BenchExportConfig) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        options = ExportConfig(
-            robot=config.robot,
-            policy=config.policy,
-            transitions=config.transitions,
-            num_envs=config.num_envs,
-            seed=config.seed,
-            name="bench",
-        )
-        begun = time.perf_counter()
-        export_dataset(Home.resolve(folder), options)
-        return config.transitions / (time.perf_counter() - begun)
+        given = config.model_dump(include={"robot", "policy", "transitions", "num_envs", "seed"})
+        options = ExportConfig(**given, name="bench")
+        return config.transitions / timed(lambda: export_dataset(Home.resolve(folder), options))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from reports.bench.fit import matrix_peak, member_output
+from reports.bench.measure import BenchRow, beside, content_of
+from reports.bench.one_member import member_output, member_std
+from reports.bench.peak import recurrent_flops, share_of_peak
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
 from rwmdata.episodes import Episode
@@ -29,7 +31,6 @@ from rwmrl.envs.recorded_starts import RecordedStarts, Start
 from rwmrl.ppo import Runner, series
 from rwmrl.ppo_config import PPOConfig
 
-OBVIOUS = "every head by itself, float32"
 NO_FALL = -20.0
 """Bias of the logit of termination."""
 
@@ -64,20 +65,17 @@ class ObviousEnsemble(DynamicsEnsemble):
         """Predict one row ahead, see :meth:`DynamicsEnsemble.step`; nothing is left out."""
         assert carry.auxiliary is not None
         inputs = torch.cat((state, action), dim=-1).unsqueeze(1)
-        found, carries = [], []
+        outputs, carries = [], []
         for base, memory in ((self.state_base, carry.state), (self.auxiliary_base, carry.auxiliary)):
             output, hidden = base.rnn(inputs, torch.stack(memory))  # type: ignore[operator]
-            found.append(output[:, 0])
+            outputs.append(output[:, 0])
             carries.append(hidden.unbind(0))
-        features, aux_features = found
+        features, aux_features = outputs
         means, stds, contacts, falls = [], [], [], []
         head, auxiliary = self.state_head, self.auxiliary_head
         for b in range(self.config.members):
             means.append(member_output(head.mean, b, features) + state)
-            low = head.min_log_std[b]
-            upper = low + head.log_delta[b].exp()
-            log_std = upper - torch.nn.functional.softplus(upper - member_output(head.log_std, b, features))
-            stds.append(torch.exp(low + torch.nn.functional.softplus(log_std - low)))
+            stds.append(member_std(head, b, features))
             contacts.append(member_output(auxiliary.contact, b, aux_features))
             falls.append(member_output(auxiliary.termination, b, aux_features))
         mean, deviation, contact, fall = (torch.stack(part) for part in (means, stds, contacts, falls))
@@ -92,6 +90,17 @@ class ObviousEnsemble(DynamicsEnsemble):
             own(mean), own(deviation), aleatoric, epistemic, None, own(contact), own(fall), mean, deviation
         )
         return prediction, Carry(tuple(carries[0]), tuple(carries[1]))
+
+
+class Way(NamedTuple):
+    """One way to imagine: its name, its ensemble and its arithmetic."""
+
+    name: str
+    ensemble: type[DynamicsEnsemble]
+    precision: Precision
+
+
+OBVIOUS = Way("every head by itself, float32", ObviousEnsemble, "float32")
 
 
 class ObviousStarts(RecordedStarts):
@@ -110,89 +119,60 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress =
         ``{"rows": [{name, value, unit, baseline, ratio}, ...]}``: environment steps a second of both ways at every
         number of environments, the share of the matrix peak, and how far the epistemic values are apart.
     """
-    c = config or BenchImagineConfig()
-    device = resolve_device(c.device)
-    robot = load_robot(c.robot)
-    ways: list[tuple[str, type[DynamicsEnsemble], Precision]] = [
-        (OBVIOUS, ObviousEnsemble, "float32"),
-        ("ours, float32", DynamicsEnsemble, "float32"),
-    ]
-    ways += [(f"ours, {precision}", DynamicsEnsemble, precision) for precision in reduced_precisions(device)]
-    rows: list[dict[str, Any]] = []
+    config = config or BenchImagineConfig()
+    device, robot = resolve_device(config.device), load_robot(config.robot)
+    precisions: tuple[Precision, ...] = ("float32", *reduced_precisions(device))
+    ways = [OBVIOUS, *(Way(f"ours, {p}", DynamicsEnsemble, p) for p in precisions)]
+    rows: list[BenchRow] = []
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        dataset = _random_rows(home, robot, c.seed)
-        for count, envs in enumerate(c.num_envs):
+        dataset = _random_rows(home, robot, config.seed)
+        total, done = len(config.num_envs) * (config.repeats + 1) * len(ways), 0
+        for envs in config.num_envs:
             trainings = {
-                name: _training(_model(kind, precision, c, dataset, device), dataset, robot, c, envs, home)
-                for name, kind, precision in ways
+                way.name: _training(_model(way, config, dataset, device), dataset, robot, config, envs, home)
+                for way in ways
             }
-            for repeat in range(c.repeats + 1):  # The first one warms up, and is never the fastest.
-                for k, (name, (runner, run)) in enumerate(trainings.items()):
-                    use_precision(ways[k][2], device)
+            for repeat in range(config.repeats + 1):  # The first one warms up, and is never the fastest.
+                for way in ways:
+                    runner, run = trainings[way.name]
+                    use_precision(way.precision, device)
                     runner.train(repeat + 1)
-                    done = (count * (c.repeats + 1) + repeat) * len(ways) + k + 1
-                    shown = {f"{name}, steps/s": series(run)["perf/steps_per_second"][-1] or 0.0}
-                    progress(done, len(c.num_envs) * (c.repeats + 1) * len(ways), shown)
-            speeds = {name: _speeds(run, c, envs) for name, (_, run) in trainings.items()}
-            for what, found in zip(("collection", "iteration"), zip(*speeds.values(), strict=True), strict=True):
-                rows += [
-                    {
-                        "name": f"{what}, {envs} environments: {name}",
-                        "value": value,
-                        "unit": "steps/s",
-                        "baseline": found[0],
-                        "ratio": value / found[0],
-                    }
-                    for name, value in zip(speeds, found, strict=True)
-                ]
-            for name, _, precision in ways[1:]:
-                value, peak = speeds[name][0] * step_flops(c, dataset), matrix_peak(device, precision)
-                rows.append(
-                    {
-                        "name": f"collection, {envs} environments: {name}, share of the matrix peak",
-                        "value": value / 1e9,
-                        "unit": "GFLOP/s",
-                        "baseline": peak / 1e9,
-                        "ratio": value / peak,
-                    }
-                )
-        for name, kind, precision in ways[1:]:
-            rows.append(
-                {
-                    "name": f"{name}: largest relative difference of the epistemic uncertainty",
-                    "unit": "1",
-                    "value": _difference(kind, precision, c, dataset, device),
-                    "baseline": None,
-                    "ratio": None,
-                }
-            )
-    return {"benchmark": "imagine", "device": str(device), "threads": torch.get_num_threads(), "rows": rows}
+                    done += 1
+                    progress(done, total, {f"{way.name}, steps/s": series(run)["perf/steps_per_second"][-1] or 0.0})
+            speeds = {name: _speeds(run, config, envs) for name, (_, run) in trainings.items()}
+            for k, what in enumerate(("collection", "iteration")):
+                named = {f"{what}, {envs} environments: {name}": speed[k] for name, speed in speeds.items()}
+                rows += beside(speeds[OBVIOUS.name][k], named, "steps/s")
+            for way in ways[1:]:
+                flops = speeds[way.name][0] * step_flops(ensemble_config(config, dataset))
+                subject = f"collection, {envs} environments: {way.name}, "
+                rows.append(share_of_peak(subject, flops, device, way.precision))
+        for way in ways[1:]:
+            name = f"{way.name}: largest relative difference of the epistemic uncertainty"
+            rows.append(BenchRow(name, _difference(way, config, dataset, device), "1"))
+    return content_of("imagine", rows, device=str(device), threads=torch.get_num_threads())
 
 
-def step_flops(config: BenchImagineConfig, dataset: Dataset) -> float:
+def step_flops(c: EnsembleConfig) -> float:
     """Return the floating point operations of one step's products: bases, all means, one member's auxiliary heads."""
-    dims, c = dataset.schema.dims, EnsembleConfig(**_sizes(config, dataset))
-    recurrent = 2 * 3 * c.hidden * (dims["state"] + dims["action"] + c.hidden + (c.layers - 1) * 2 * c.hidden)
-    means = 2 * c.members * c.head_hidden * (c.hidden + dims["state"])
-    auxiliary = 2 * c.head_hidden * (2 * c.hidden + dims["contact"] + 1)
-    return float(2 * recurrent + means + auxiliary)
+    means = 2 * c.members * c.head_hidden * (c.hidden + c.state_dim)
+    auxiliary = 2 * c.head_hidden * (2 * c.hidden + c.contact_dim + 1)
+    return float(2 * recurrent_flops(c) + means + auxiliary)
 
 
-def _sizes(c: BenchImagineConfig, dataset: Dataset) -> dict[str, int]:
-    dims = dataset.schema.dims
-    sizes = {"state_dim": dims["state"], "action_dim": dims["action"], "contact_dim": dims["contact"]}
-    return sizes | {"members": c.members, "hidden": c.hidden}
+def ensemble_config(config: BenchImagineConfig, dataset: Dataset) -> EnsembleConfig:
+    """Return the architecture that is timed."""
+    sizes = {f"{name}_dim": dataset.schema.dims[name] for name in ("state", "action", "contact")}
+    return EnsembleConfig(**sizes, members=config.members, hidden=config.hidden)
 
 
-def _model(
-    kind: type[DynamicsEnsemble], precision: Precision, c: BenchImagineConfig, dataset: Dataset, device: torch.device
-) -> DynamicsEnsemble:
-    torch.manual_seed(c.seed)
+def _model(way: Way, config: BenchImagineConfig, dataset: Dataset, device: torch.device) -> DynamicsEnsemble:
+    torch.manual_seed(config.seed)
     dims = dataset.schema.dims
     normalizer = Normalizer(dims["state"], dims["action"], *dataset.normalizer("auto"))
-    model = kind(EnsembleConfig(**_sizes(c, dataset)), normalizer).to(device)
-    model.precision = precision
+    model = way.ensemble(ensemble_config(config, dataset), normalizer).to(device)
+    model.precision = way.precision
     with torch.no_grad():  # An untrained model ends every other episode at once; here they end by time.
         model.auxiliary_head.termination.bias_1.fill_(NO_FALL)
     return model
@@ -212,35 +192,32 @@ def _random_rows(home: Home, robot: RobotSpec, seed: int) -> Dataset:
 
 
 def _training(
-    model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec, c: BenchImagineConfig, envs: int, home: Home
+    model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec, config: BenchImagineConfig, envs: int, home: Home
 ) -> tuple[Runner, Run]:
-    """Return what trains in the model, an iteration at a time."""
-    env = ImaginationEnv(model, dataset, robot, ImaginationConfig(num_envs=envs, seed=c.seed))
+    """Return a runner that trains in the model, an iteration at a time, and its run."""
+    env = ImaginationEnv(model, dataset, robot, ImaginationConfig(num_envs=envs, seed=config.seed))
     if isinstance(model, ObviousEnsemble):
         env.starts = ObviousStarts(model, dataset, env.starts.store, env.config.init_share, env.generator)
-    run = Run.create(home, "policy", {}, {"dataset": dataset.name}, c.seed)
-    return Runner(env, PPOConfig(num_steps=c.steps, checkpoint_interval=1), run, robot, c.seed), run
+    run = Run.create(home, "policy", {}, {"dataset": dataset.name}, config.seed)
+    return Runner(env, PPOConfig(num_steps=config.steps, checkpoint_interval=1), run, robot, config.seed), run
 
 
-def _speeds(run: Run, c: BenchImagineConfig, envs: int) -> tuple[float, float]:
+def _speeds(run: Run, config: BenchImagineConfig, envs: int) -> tuple[float, float]:
     """Return environment steps a second of the fastest collection, the policy's own share included, and iteration."""
-    found = series(run)
-    collected = min(v for v in found["perf/collect_s"] if v is not None)
-    return c.steps * envs / collected, max(v for v in found["perf/steps_per_second"] if v is not None)
+    metrics = series(run)
+    collect_s = min(v for v in metrics["perf/collect_s"] if v is not None)
+    return config.steps * envs / collect_s, max(v for v in metrics["perf/steps_per_second"] if v is not None)
 
 
 @torch.no_grad()
-def _difference(
-    kind: type[DynamicsEnsemble], precision: Precision, c: BenchImagineConfig, dataset: Dataset, device: torch.device
-) -> float:
+def _difference(way: Way, config: BenchImagineConfig, dataset: Dataset, device: torch.device) -> float:
     """Return the largest relative difference of the epistemic uncertainty to the obvious way's, from equal carries."""
-    generator, dims = torch.Generator(device).manual_seed(c.seed), dataset.schema.dims
+    generator, dims = torch.Generator(device).manual_seed(config.seed), dataset.schema.dims
     state, action = (torch.randn(1024, dims[p], generator=generator, device=device) for p in ("state", "action"))
-    found = []
-    ways: list[tuple[type[DynamicsEnsemble], Precision]] = [(ObviousEnsemble, "float32"), (kind, precision)]
-    for each, arithmetic in ways:
-        use_precision(arithmetic, device)
-        model = _model(each, arithmetic, c, dataset, device)
+    epistemic = []
+    for each in (OBVIOUS, way):
+        use_precision(each.precision, device)
+        model = _model(each, config, dataset, device)
         states, actions = (part.unsqueeze(1).expand(-1, model.config.history - 1, -1) for part in (state, action))
-        found.append(model.step(state, action, model.warm_up(states, actions))[0].epistemic)
-    return float(((found[1] - found[0]).abs() / found[0]).max())
+        epistemic.append(model.step(state, action, model.warm_up(states, actions))[0].epistemic)
+    return float(((epistemic[1] - epistemic[0]).abs() / epistemic[0]).max())

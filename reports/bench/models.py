@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from reports.evaluate.dynamics import predictions
 from reports.evaluate.model_evaluation import longest_rollout
 from reports.evaluate.rollouts import Rollout, held_out_windows, roll_out
-from reports.evaluate.statistics import T_95, pearson, remove_step_and_trajectory_means, seeds_interval
+from reports.evaluate.statistics import T_95, Number, pearson, remove_step_and_trajectory_means, seeds_interval
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
@@ -49,6 +49,18 @@ class BenchModelsConfig(Frozen):
     """Held-out trajectories, the same for all; as many of the val split fit the calibrations."""
     steps: int = Field(368, ge=1)
     device: str = "auto"
+
+
+class ModelRow(NamedTuple):
+    """One metric of a variant: the mean over seeds with its 95 % interval; what needs no seed has neither."""
+
+    name: str
+    metric: str
+    horizon: int | None
+    seeds: int | None
+    value: Number
+    low: Number = None
+    high: Number = None
 
 
 def base_config(config: BenchModelsConfig, variant: str, seed: int) -> FitConfig:
@@ -91,41 +103,29 @@ def bench_models(
     Raises:
         RwmError: A variant is unknown, or the dataset has too short held-out episodes.
     """
-    c = config or BenchModelsConfig()
-    plans = [(v, s, base_config(c, v, s)) for v in c.variants for s in range(c.seeds)]
+    config = config or BenchModelsConfig()
+    plans = [(v, s, base_config(config, v, s)) for v in config.variants for s in range(config.seeds)]
     history = plans[0][2].history
-    steps = min(c.steps, longest_rollout(dataset, history))
-    held_out = held_out_windows(dataset, c.windows, history, steps, 0)
-    val = held_out_windows(
-        dataset, c.windows, history, min(steps, longest_rollout(dataset, history, ("val",))), 0, ("val",)
-    )
-    found: dict[tuple[str, str, int | None], list[float]] = {}
+    steps = min(config.steps, longest_rollout(dataset, history))
+    held_out = held_out_windows(dataset, config.windows, history, steps, 0)
+    val_steps = min(steps, longest_rollout(dataset, history, ("val",)))
+    val = held_out_windows(dataset, config.windows, history, val_steps, 0, ("val",))
+    of_seeds: dict[tuple[str, str, int | None], list[float]] = {}
     for k, (variant, seed, plan) in enumerate(plans):
         model = load_model(fitted(home, dataset, plan).model_file, plan.device)
         rollout = roll_out(model, dataset.schema, held_out)
         calibrating = roll_out(model, dataset.schema, val)
         for key, value in scores(rollout, calibrating).items():
-            found.setdefault((variant, *key), []).append(value)
+            of_seeds.setdefault((variant, *key), []).append(value)
         progress(k + 1, len(plans), {"seed": seed})
-    rows: list[dict[str, Any]] = [
-        {"name": n, "metric": m, "horizon": h, "seeds": len(v), **seeds_interval(v)._asdict()}
-        for (n, m, h), v in found.items()
+    rows = [
+        ModelRow(name, metric, horizon, len(values), *seeds_interval(values))
+        for (name, metric, horizon), values in of_seeds.items()
     ]
-    for name, values in predictions(model, dataset, held_out, rollout, 0).items():
-        if name != "model":
-            rows += [
-                {
-                    "name": name,
-                    "metric": "rel_l1",
-                    "horizon": h,
-                    "seeds": None,
-                    "value": value,
-                    "low": None,
-                    "high": None,
-                }
-                for h, value in rel_l1(values, rollout).items()
-            ]
-    return {"benchmark": "models", "rows": rows}
+    predicted = predictions(model, dataset, held_out, rollout, 0)
+    for name in ("hold_last", "ridge"):
+        rows += [ModelRow(name, "rel_l1", h, None, value) for h, value in rel_l1(predicted[name], rollout).items()]
+    return {"benchmark": "models", "rows": [row._asdict() for row in rows]}
 
 
 def fitted(home: Home, dataset: Dataset, plan: FitConfig) -> Run:
@@ -137,23 +137,21 @@ def fitted(home: Home, dataset: Dataset, plan: FitConfig) -> Run:
 def scores(rollout: Rollout, calibrating: Rollout) -> dict[tuple[str, int | None], float]:
     """Return a model's numbers: error, coverage before and after calibration, and how its uncertainty ranks."""
     within = (remove_step_and_trajectory_means(rollout.epistemic), remove_step_and_trajectory_means(rollout.l1))
-    found: dict[tuple[str, int | None], float] = {
+    numbers: dict[tuple[str, int | None], float] = {
         ("pearson_pooled", None): pearson(rollout.epistemic, rollout.l1) or 0.0,
         ("pearson_within", None): pearson(*within) or 0.0,
     }
     factors = step_factors(calibrating.error, calibrating.epistemic_std)
     for h, value in rel_l1(rollout.predicted, rollout).items():
-        found["rel_l1", h] = value
-        at = rollout.error[:, [h - 1]]
-        std = rollout.epistemic_std[:, [h - 1]]
-        found["coverage", h] = float(coverage(at, std).mean())
+        error, std = rollout.error[:, [h - 1]], rollout.epistemic_std[:, [h - 1]]
         factor = factors[min(h, len(factors)) - 1]
-        found["coverage_calibrated", h] = float(coverage(at, factor * std).mean())
-    return found
+        numbers["rel_l1", h] = value
+        numbers["coverage", h] = float(coverage(error, std).mean())
+        numbers["coverage_calibrated", h] = float(coverage(error, factor * std).mean())
+    return numbers
 
 
 def rel_l1(predicted: np.ndarray, rollout: Rollout) -> dict[int, float]:
     """Return sum |error| / sum |recorded| over all trajectories and steps up to each horizon."""
-    error = np.abs(predicted - rollout.recorded).sum(axis=(0, 2)).cumsum()
-    ratio = error / rollout.recorded_l1.sum(axis=0).cumsum()
+    ratio = rollout.l1_of(predicted).sum(axis=0).cumsum() / rollout.recorded_l1.sum(axis=0).cumsum()
     return {h: float(ratio[h - 1]) for h in rollout.horizons}

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reports.bench.fit import BenchFitConfig, _setting, bench_fit, per_member_loss, update_flops
+from reports.bench.fit import BenchFitConfig, bench_fit, per_member_loss, random_problem, update_flops
 from rwmmodel.loss import LossConfig, ensemble_loss
 
 SMALL = BenchFitConfig(members=3, hidden=8, history=5, forecast=3, batch=6, repeats=1, device="cpu")
 
 
 def test_the_obvious_way_has_the_same_loss_and_gradient():
-    model, windows, noise, drawn, weights = _setting(SMALL, torch.device("cpu"))
+    model, windows, noise, drawn, weights = random_problem(SMALL, torch.device("cpu"))
     slow = per_member_loss(model, windows, noise, drawn)
     fast = ensemble_loss(model, windows, LossConfig(), noise, weights).total
     assert fast.item() == pytest.approx(slow.item(), rel=1e-5)
@@ -28,7 +28,7 @@ def test_speeds_are_beside_the_obvious_way():
 
 def test_operations_by_hand():
     config = SMALL.model_copy(update={"members": 2, "forecast": 2, "history": 3})
-    model, *_ = _setting(config, torch.device("cpu"))
+    model, *_ = random_problem(config, torch.device("cpu"))
     layer_1, layer_2 = 2 * 3 * 8 * (57 + 8), 2 * 3 * 8 * (8 + 8)
     heads = 2 * (2 * (8 * 128 + 128 * 45) + (8 * 128 + 128 * 8) + (8 * 128 + 128))
     passes = 3 + 4 + 2 * 1
