@@ -1,20 +1,25 @@
-"""Fixtures every test may use: a home folder of its own, a robot, its schema, two processes that work together."""
+"""Fixtures every test may use: a home, a robot and its schema, datasets, the command line, two processes at work."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from rwmdata.catalog import Dataset
+from rwmdata.episodes import Episode, is_truncated
+from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
+from rwmdata.writer import DatasetWriter
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +45,47 @@ def robot():
 @pytest.fixture(scope="session")
 def schema(robot) -> Schema:
     return Schema.from_robot(robot)
+
+
+@pytest.fixture
+def make_dataset(home, schema) -> Callable[..., Dataset]:
+    """Commit episodes as a dataset; those given as bare rows end in a fall where their last row is one."""
+
+    def make(parts: Iterable[Episode | np.ndarray], name: str = "set", behaviour: str = "synthetic") -> Dataset:
+        with DatasetWriter(home.data_dir, name, "anymal_d", schema, 50.0, {"source": "test"}) as writer:
+            for part in parts:
+                if isinstance(part, np.ndarray):
+                    part = Episode(part, is_truncated(part), behaviour=behaviour)
+                writer.append(part)
+            return writer.commit()
+
+    return make
+
+
+@pytest.fixture
+def rwm(home) -> Callable[..., str]:
+    """Run a command in this process and return what it prints; a fault of the user is raised."""
+    from cli.main import app
+
+    def run(*words: object, code: int = 0) -> str:
+        result = CliRunner().invoke(app, [*map(str, words), "--home", str(home.root)])
+        if isinstance(result.exception, RwmError):
+            raise result.exception
+        assert result.exit_code == code, result.exception or result.output
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture
+def rwm_process(home) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command in a process of its own, whatever comes of it."""
+
+    def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cli.main", *map(str, words), "--home", str(home.root)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+    return run
 
 
 @pytest.fixture

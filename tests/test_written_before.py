@@ -10,9 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from cli.main import app
 from rwmdata.episodes import read_episodes
 from rwmdata.home import Home
 
@@ -35,21 +33,20 @@ def home(home, monkeypatch) -> Home:
     return Home(Path(shutil.copytree(WRITTEN_BEFORE, home.root)))
 
 
-def rwm(home, *words):
+@pytest.fixture
+def rwm(rwm):
     """Run a command with --json and return the object it prints."""
-    result = CliRunner().invoke(app, [*words, "--json", "--home", str(home.root)])
-    assert result.exit_code == 0, result.exception or result.output
-    return json.loads(result.stdout)
+    return lambda *words: json.loads(rwm(*words, "--json"))
 
 
-def test_the_dataset_is_listed_described_and_valid(home):
-    assert [d["name"] for d in rwm(home, "data", "ls")["datasets"]] == ["walks"]
-    assert rwm(home, "data", "info", "walks")["rows"] == 600
-    assert rwm(home, "data", "validate", "walks") == {"dataset": "walks", "valid": True, "faults": []}
-    assert rwm(home, "data", "fsck")["troubles"] == []
+def test_the_dataset_is_listed_described_and_valid(rwm):
+    assert [d["name"] for d in rwm("data", "ls")["datasets"]] == ["walks"]
+    assert rwm("data", "info", "walks")["rows"] == 600
+    assert rwm("data", "validate", "walks") == {"dataset": "walks", "valid": True, "faults": []}
+    assert rwm("data", "fsck")["troubles"] == []
 
 
-def test_episodes_hold_what_the_parquet_file_holds(home):
+def test_episodes_hold_what_the_parquet_file_holds(rwm, home):
     table = pl.read_parquet(home.data_dir / "walks" / "shard-00000.parquet").sort("episode", "step")
     dataset = home.dataset("walks")
     names = dataset.schema.csv_names
@@ -63,8 +60,8 @@ def test_episodes_hold_what_the_parquet_file_holds(home):
         assert episode.truncated == rows["truncated"][-1]
 
 
-def test_every_run_is_listed_with_its_parents(home):
-    runs = {r["id"]: r for r in rwm(home, "runs", "ls")["runs"]}
+def test_every_run_is_listed_with_its_parents(rwm):
+    runs = {r["id"]: r for r in rwm("runs", "ls")["runs"]}
     assert {id: r["status"] for id, r in runs.items()} == {
         MODEL: "finished", INTERRUPTED_MODEL: "interrupted", CLONE: "finished", POLICY: "finished",
         INTERRUPTED_POLICY: "interrupted", INTERRUPTED_TRAINING: "interrupted", EVALUATION: "finished",
@@ -72,10 +69,10 @@ def test_every_run_is_listed_with_its_parents(home):
     assert runs[POLICY]["parents"] == {"dataset": "walks", "model": MODEL, "policy": CLONE}
 
 
-def test_an_evaluation_gives_the_recorded_numbers(home):
+def test_an_evaluation_gives_the_recorded_numbers(rwm, home):
     recorded = json.loads((home.runs_dir / "eval" / EVALUATION / "summary.json").read_text())["scalars"]
     words = ("--model", MODEL, "--windows", "4", "--steps", "20")
-    scalars = rwm(home, "eval", "uncertainty", "walks", *words)["scalars"]
+    scalars = rwm("eval", "uncertainty", "walks", *words)["scalars"]
     assert len(recorded) > 20
     assert by_name(scalars) == pytest.approx(by_name(recorded), rel=1e-4, nan_ok=True)
 
@@ -89,18 +86,18 @@ def by_name(scalars):
 
 
 @pytest.mark.parametrize("run", RESUMED_THEN)
-def test_an_interrupted_run_is_resumed_to_what_it_would_have_become(home, run):
-    summary = rwm(home, "runs", "resume", run)
-    assert rwm(home, "runs", "show", run)["status"] == "finished"
+def test_an_interrupted_run_is_resumed_to_what_it_would_have_become(rwm, run):
+    summary = rwm("runs", "resume", run)
+    assert rwm("runs", "show", run)["status"] == "finished"
     assert {k: summary[k] for k in RESUMED_THEN[run]} == pytest.approx(RESUMED_THEN[run], rel=1e-3)
 
 
-def test_sql_reads_the_evaluation(home):
+def test_sql_reads_the_evaluation(rwm):
     query = f"select value from evaluations where run = '{EVALUATION}' and metric = 'final_l1' and mode = 'mean'"
-    assert rwm(home, "sql", query)["rows"] == [{"value": pytest.approx(83.1959228515625)}]
+    assert rwm("sql", query)["rows"] == [{"value": pytest.approx(83.1959228515625)}]
 
 
-def test_the_report_is_built(home, tmp_path):
-    rwm(home, "report", POLICY, "--out", str(tmp_path / "page.html"))
+def test_the_report_is_built(rwm, tmp_path):
+    rwm("report", POLICY, "--out", str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
     assert all(name in page for name in ("walks", MODEL, CLONE, POLICY, EVALUATION))

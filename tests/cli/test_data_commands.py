@@ -14,16 +14,10 @@ from rwmdata.home import Home
 
 
 @pytest.fixture
-def rwm(home):
-    def run(*words, code=0):
-        result = CliRunner().invoke(app, [*words, "--home", str(home.root)])
-        if isinstance(result.exception, RwmError):
-            raise result.exception
-        assert result.exit_code == code, result.output
-        return result.stdout
-
-    run("data", "export", "--transitions", "600", "--num-envs", "8", "--name", "a", "--json")
-    return run
+def rwm(rwm):
+    """The command line of a home with a dataset."""
+    rwm("data", "export", "--transitions", "600", "--num-envs", "8", "--name", "a", "--json")
+    return rwm
 
 
 def test_datasets_are_merged_filtered_split_and_removed(rwm, home):

@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-
-from rwmdata.episodes import Episode
-from rwmdata.writer import DatasetWriter
-
-
-def rwm(*words, home):
-    return subprocess.run(
-        [sys.executable, "-m", "cli.main", *words, "--home", str(home.root)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.mark.parametrize(
@@ -43,8 +29,8 @@ def rwm(*words, home):
         (("sql", "select * from nothing"), "nothing", "transitions"),
     ],
 )
-def test_one_sentence_and_what_to_try(home, words, sentence, hint):
-    result = rwm(*words, home=home)
+def test_one_sentence_and_what_to_try(rwm_process, home, words, sentence, hint):
+    result = rwm_process(*words)
     assert result.returncode == 1, result.stderr
     assert result.stderr.startswith("error: "), result.stderr
     assert sentence in result.stderr and hint in result.stderr
@@ -54,53 +40,45 @@ def test_one_sentence_and_what_to_try(home, words, sentence, hint):
     assert not home.runs_dir.exists()
 
 
-def test_empty_lists_say_what_to_type(home):
-    assert "rwm data export" in rwm("data", "ls", home=home).stderr
-    assert "rwm demo" in rwm("runs", "ls", home=home).stderr
-    assert rwm("data", "ls", "--json", home=home).stdout.strip() == '{\n  "datasets": []\n}'
+def test_empty_lists_say_what_to_type(rwm_process):
+    assert "rwm data export" in rwm_process("data", "ls").stderr
+    assert "rwm demo" in rwm_process("runs", "ls").stderr
+    assert rwm_process("data", "ls", "--json").stdout.strip() == '{\n  "datasets": []\n}'
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 9\n"
 
 
-def test_what_is_not_a_world_model_is_named(home, tmp_path):
+def test_what_is_not_a_world_model_is_named(rwm_process, tmp_path):
     pointer, policy = tmp_path / "pretrained.pt", tmp_path / "policy.pt"
     pointer.write_bytes(LFS_POINTER)
     torch.save({"model_state_dict": {"actor.0.weight": torch.zeros(1)}, "iter": 1}, policy)
     for file, sentence in ((pointer, "is a Git LFS pointer"), (policy, "holds a policy")):
-        result = rwm("policy", "--model", str(file), home=home)
+        result = rwm_process("policy", "--model", str(file))
         assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_where_there_is_none(home, make_tiny_dataset):
-    make_tiny_dataset()
-    result = rwm("fit", "--device", "cuda", home=home)
+def test_cuda_where_there_is_none(rwm_process, home, tiny_dataset):
+    result = rwm_process("fit", "--device", "cuda")
     assert result.returncode == 1 and "Device 'cuda' was asked for" in result.stderr
     assert "--device cpu" in result.stderr and not home.runs_dir.exists()
 
 
-def test_a_taken_name_and_a_half_written_shard(home, make_tiny_dataset):
-    dataset = make_tiny_dataset()
-    result = rwm("data", "export", "--name", "tiny", "--transitions", "10", home=home)
+def test_a_taken_name_and_a_half_written_shard(rwm_process, tiny_dataset):
+    result = rwm_process("data", "export", "--name", "tiny", "--transitions", "10")
     assert result.returncode == 1 and "'tiny' exists already" in result.stderr
-    shard = dataset.shard_paths[0]
+    shard = tiny_dataset.shard_paths[0]
     shard.write_bytes(shard.read_bytes()[:-100])
-    result = rwm("data", "validate", "--json", home=home)
+    result = rwm_process("data", "validate", "--json")
     assert result.returncode == 1 and not json.loads(result.stdout)["valid"]
-    result = rwm("fit", home=home)
+    result = rwm_process("fit")
     assert result.returncode == 1 and "damaged or half-written" in result.stderr
     assert "rwm data validate tiny" in result.stderr
 
 
 @pytest.fixture
-def make_tiny_dataset(home, schema):
-    def make():
-        rows = np.zeros((60, schema.width), np.float32)
-        rows[:, 8] = -1
-        with DatasetWriter(home.data_dir, "tiny", "anymal_d", schema, 50.0, {}) as writer:
-            for _ in range(4):
-                writer.append(Episode(rows, truncated=True))
-            return writer.commit()
-
-    return make
+def tiny_dataset(make_dataset, schema):
+    rows = np.zeros((4, 60, schema.width), np.float32)
+    rows[..., 8] = -1
+    return make_dataset(rows, "tiny")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,19 +11,22 @@ from rwmdata.catalog import Dataset
 from rwmdata.fsck import check_home
 from rwmdata.validate import validate
 
-
-def limited(size, *words):
-    """Run the command line in a process that can write no file beyond ``size`` bytes."""
-    return subprocess.run(
-        [sys.executable, "-m", "cli.main", *map(str, words)], capture_output=True, text=True, timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-    )  # fmt: skip
+EXPORT = ("data", "export", "--transitions", 4000, "--num-envs", 8, "--name")
 
 
 @pytest.fixture
-def dataset(home):
-    words = ("data", "export", "--transitions", 4000, "--num-envs", 8, "--name", "old", "--home", home.root)
-    assert limited(10**9, *words).returncode == 0
+def limited(rwm_process):
+    """Run a command in a process that can write no file beyond ``size`` bytes."""
+
+    def run(size, *words):
+        return rwm_process(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+
+    return run
+
+
+@pytest.fixture
+def dataset(home, rwm_process):
+    assert rwm_process(*EXPORT, "old").returncode == 0
     return home.dataset("old")
 
 
@@ -35,30 +36,29 @@ def check_untouched(home, dataset, before):
     np.testing.assert_array_equal(dataset.matrix(), before)
 
 
-def test_a_full_disk_leaves_the_old_state(home, dataset):
+def test_a_full_disk_leaves_the_old_state(limited, home, dataset):
     before = dataset.matrix()
-    done = limited(
-        60_000, "data", "export", "--transitions", 4000, "--num-envs", 8, "--name", "new", "--home", home.root
-    )
+    done = limited(60_000, *EXPORT, "new")
     assert done.returncode == 1 and "File too large" in done.stderr and "Traceback" not in done.stderr, done.stderr
     check_untouched(home, dataset, before)
     assert check_home(home) == []
 
 
-def test_a_fit_on_a_full_disk_fails_in_one_sentence_and_can_go_on(home, dataset):
+def test_a_fit_on_a_full_disk_fails_in_one_sentence_and_can_go_on(limited, rwm_process, home, dataset):
     before = dataset.matrix()
-    done = limited(60_000, "fit", "--preset", "smoke", "--home", home.root)
+    done = limited(60_000, "fit", "--preset", "smoke")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "Cannot write" in done.stderr or "File too large" in done.stderr
     check_untouched(home, dataset, before)
     assert home.runs("model")[0].meta.status == "failed" and check_home(home) == []
-    again = limited(10**9, "runs", "resume", "--home", home.root)
+    again = rwm_process("runs", "resume")
     assert again.returncode == 0, again.stderr
     assert home.runs("model")[0].meta.status == "finished"
 
 
-def test_a_folder_that_is_a_file_is_named(tmp_path):
-    (tmp_path / "data").write_text("mine")
-    done = limited(10**9, "data", "export", "--transitions", 100, "--num-envs", 4, "--home", tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and str(tmp_path / "data") in done.stderr
-    assert (tmp_path / "data").read_text() == "mine"
+def test_a_folder_that_is_a_file_is_named(rwm_process, home):
+    home.root.mkdir()
+    home.data_dir.write_text("mine")
+    done = rwm_process(*EXPORT, "new")
+    assert done.returncode == 1 and "Traceback" not in done.stderr and str(home.data_dir) in done.stderr
+    assert home.data_dir.read_text() == "mine"

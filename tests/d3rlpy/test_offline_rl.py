@@ -18,7 +18,6 @@ from cli.runs import continue_run
 from rwmdata.config import build
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
-from rwmdata.writer import DatasetWriter
 from rwmrl.offline_rl import Learner, OfflineRLConfig, train_offline_rl
 from rwmrl.policy_file import load_policy
 from rwmrl.transitions import Transitions
@@ -30,21 +29,19 @@ ALGORITHMS = pytest.mark.parametrize("algo", ["cql", "iql"])
 
 
 @pytest.fixture
-def dataset(home, schema):
+def dataset(make_dataset, schema):
     """Velocities are what the first actions say, so that rewards depend on what is done."""
     rng = np.random.default_rng(0)
-    with DatasetWriter(home.data_dir, "steered", "anymal_d", schema, 50.0, {}) as writer:
-        for k in range(20):
-            rows = np.zeros((40, schema.width), np.float32)
-            rows[1:, schema.action] = rng.uniform(-1, 1, (39, 12))
-            rows[:, :2] = rows[:, schema.action][:, :2]
-            rows[:, 5] = rows[:, schema.action][:, 2]
-            rows[:, schema.group("projected_gravity")] = (0, 0, -1)
-            rows[:, schema.group("foot_contact")] = 1
-            rows[-1, -1] = k % 4 == 0
-            command = rng.uniform(-1, 1, (40, 3)).astype(np.float32)
-            writer.append(Episode(rows, truncated=k % 4 != 0, command=command))
-        return writer.commit()
+    rows = np.zeros((20, 40, schema.width), np.float32)
+    rows[:, 1:, schema.action] = rng.uniform(-1, 1, (20, 39, 12))
+    rows[..., :2] = rows[..., schema.action][..., :2]
+    rows[..., 5] = rows[..., schema.action][..., 2]
+    rows[..., schema.group("projected_gravity")] = (0, 0, -1)
+    rows[..., schema.group("foot_contact")] = 1
+    rows[::4, -1, -1] = 1
+    commands = rng.uniform(-1, 1, (20, 40, 3)).astype(np.float32)
+    episodes = zip(rows, commands, strict=True)
+    return make_dataset([Episode(e, truncated=not e[-1, -1], command=c) for e, c in episodes], "steered")
 
 
 @ALGORITHMS

@@ -16,7 +16,6 @@ from rwmdata.formats.lerobot import write_lerobot
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
-from rwmdata.writer import DatasetWriter
 
 STUBBED = ("torchvision", "torchvision.transforms", "torchvision.transforms.v2",
            "torchvision.transforms.v2.functional", "torchvision.transforms.functional")  # fmt: skip
@@ -58,12 +57,8 @@ def rows(schema):
     return rows
 
 
-def test_lerobot_reads_every_frame_we_write(lerobot_dataset, schema, rows, tmp_path):
-    home = Home(tmp_path)
-    with DatasetWriter(home.data_dir, "a", "anymal_d", schema, 50.0, {}) as writer:
-        for episode in rows:
-            writer.append(Episode(episode, truncated=not episode[-1, -1], command=episode[:, :3]))
-        dataset = writer.commit()
+def test_lerobot_reads_every_frame_we_write(lerobot_dataset, schema, rows, make_dataset, tmp_path):
+    dataset = make_dataset([Episode(e, truncated=not e[-1, -1], command=e[:, :3]) for e in rows])
     read = lerobot_dataset("local/a", root=write_lerobot(dataset, tmp_path / "out"))
     assert (len(read), read.num_episodes, read.fps) == (3 * FRAMES, 3, 50)
     flat = rows.reshape(-1, schema.width)

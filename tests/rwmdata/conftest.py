@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rwmdata.episodes import Episode
-from rwmdata.writer import DatasetWriter
-
 
 def synthetic_episode(schema, length, seed):
     """A robot whose joints follow their (randomly wandering) actions, from a random start pose; first action zero."""
@@ -38,16 +35,3 @@ def synthetic_episode(schema, length, seed):
 def episodes(schema):
     """Make ``count`` synthetic episodes of ``length`` rows."""
     return lambda count, length: [synthetic_episode(schema, length, seed) for seed in range(count)]
-
-
-@pytest.fixture
-def make_dataset(home, schema):
-    """Commit a list of episodes as a dataset."""
-
-    def make(parts, name="set", behaviour="synthetic"):
-        with DatasetWriter(home.data_dir, name, "anymal_d", schema, 50.0, {"source": "test"}) as writer:
-            for rows in parts:
-                writer.append(Episode(rows, truncated=bool(rows[-1, -1] < 0.5), behaviour=behaviour))
-            return writer.commit()
-
-    return make

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.writer import DatasetWriter
 from rwmmodel.checkpoint import load_model
 from rwmmodel.distributed import Ranks
 from rwmmodel.fit import fit_model
@@ -39,14 +37,10 @@ SETTINGS = {
 
 
 @pytest.fixture
-def dataset(home, schema):
-    rng = np.random.default_rng(0)
-    with DatasetWriter(home.data_dir, "random", "anymal_d", schema, 50.0, {}) as writer:
-        for _ in range(40):
-            rows = np.zeros((40, schema.width), np.float32)
-            rows[:, :57] = rng.normal(size=(40, 57))
-            writer.append(Episode(rows, truncated=True))
-        return writer.commit()
+def dataset(make_dataset, schema):
+    rows = np.zeros((40, 40, schema.width), np.float32)
+    rows[..., :57] = np.random.default_rng(0).normal(size=(40, 40, 57))
+    return make_dataset(rows, "random")
 
 
 @pytest.mark.parametrize("more", [{}, {"accumulate": 2, "ema": 0.9, "loss": {"kind": "nll"}, "shared_base": False}])

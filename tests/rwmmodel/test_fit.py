@@ -298,13 +298,10 @@ def test_a_bounded_model_knows_the_range_of_its_training_rows(home, linear_datas
     np.testing.assert_allclose(model.state_high, states[-1 - at], rtol=1e-5)
 
 
-def test_windows_that_end_in_a_fall_are_drawn_as_often_as_asked(home, schema):
-    with DatasetWriter(home.data_dir, "falls", "anymal_d", schema, 50.0, {}) as writer:
-        for k in range(40):
-            rows = np.zeros((60, schema.width), np.float32)
-            rows[-1, -1] = k % 2
-            writer.append(Episode(rows, truncated=k % 2 == 0))
-        dataset = writer.commit()
+def test_windows_that_end_in_a_fall_are_drawn_as_often_as_asked(make_dataset, schema):
+    rows = np.zeros((40, 60, schema.width), np.float32)
+    rows[1::2, -1, -1] = 1
+    dataset = make_dataset(rows)
     settings = {"hidden": 4, "head_hidden": 4, "history": 4, "forecast": 2, "device": "cpu"}
 
     def share(**more):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -204,23 +202,20 @@ def test_independent_members_have_no_place_in_a_reference_checkpoint(tmp_path):
     assert not (tmp_path / "a.pt").exists()
 
 
-def test_the_command_line_imports_shows_and_exports(home, tmp_path):
-    def rwm(*words):
-        command = [sys.executable, "-m", "cli.main", "model", *map(str, words), "--home", home.root, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+def test_the_command_line_imports_shows_and_exports(rwm, home, tmp_path):
+    def model_command(*words):
+        return json.loads(rwm("model", *words, "--json"))
 
     slow = Slow("gru", 2)
-    made = rwm("import", checkpoint(tmp_path / "a.pt", slow), "--history", M)
+    made = model_command("import", checkpoint(tmp_path / "a.pt", slow), "--history", M)
     assert (made["base"], made["members"], made["history"]) == ("gru, 16 x 2", "2, sharing one base", M)
-    assert rwm("info")["dataset"] == "imported from a.pt"
-    rwm("export", "--out", tmp_path / "b.pt")
+    assert model_command("info")["dataset"] == "imported from a.pt"
+    model_command("export", "--out", tmp_path / "b.pt")
     written = torch.load(tmp_path / "b.pt", weights_only=True)["system_dynamics_state_dict"]
     assert all(torch.equal(written[k], v) for k, v in slow.state_dict().items())
     model = load_model(home.run("model").model_file)
     save_model(model, tmp_path / "c.safetensors")
-    assert rwm("info", tmp_path / "c.safetensors")["parameters"] == model.parameter_count
+    assert model_command("info", tmp_path / "c.safetensors")["parameters"] == model.parameter_count
 
 
 @pytest.mark.parametrize(("options", "said"), [({"prior_scale": 1.0}, "priors"), ({"base": "rssm"}, "rssm")])

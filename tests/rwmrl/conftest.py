@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwmdata.episodes import Episode
 from rwmdata.runs import Run
-from rwmdata.writer import DatasetWriter
 from rwmmodel.checkpoint import save_model
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
@@ -18,18 +16,16 @@ HISTORY = 6
 
 
 @pytest.fixture
-def dataset(home, schema):
+def dataset(make_dataset, schema):
     """Twelve episodes of small random motion around standing."""
     rng = np.random.default_rng(0)
-    with DatasetWriter(home.data_dir, "small", "anymal_d", schema, 50.0, {}) as writer:
-        for _ in range(12):
-            rows = np.zeros((40, schema.width), np.float32)
-            rows[:, schema.state] = rng.normal(0, 0.05, (40, 45))
-            rows[:, schema.group("projected_gravity")] = (0, 0, -1)
-            rows[1:, schema.action] = rng.normal(0, 0.3, (39, 12))
-            rows[:, schema.group("foot_contact")] = 1
-            writer.append(Episode(rows, truncated=True))
-        return writer.commit()
+    rows = np.zeros((12, 40, schema.width), np.float32)
+    rows[..., schema.group("foot_contact")] = 1
+    for episode in rows:
+        episode[:, schema.state] = rng.normal(0, 0.05, (40, 45))
+        episode[:, schema.group("projected_gravity")] = (0, 0, -1)
+        episode[1:, schema.action] = rng.normal(0, 0.3, (39, 12))
+    return make_dataset(rows, "small")
 
 
 @pytest.fixture

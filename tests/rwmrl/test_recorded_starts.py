@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from rwmdata.episodes import Episode
-from rwmdata.writer import DatasetWriter
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 
 HISTORY = 6
@@ -99,15 +97,11 @@ def test_starts_are_episode_beginnings_or_any_training_row(make_env, dataset):
     assert len(anywhere) == len(train) * (40 - HISTORY + 1)
 
 
-def test_no_episode_starts_with_a_fall(home, schema, make_model, robot):
+def test_no_episode_starts_with_a_fall(make_dataset, schema, make_model, robot):
     """Ten rows, the tenth a fall: starts are rows 0 to 3, whose windows of six end at rows 5 to 8."""
-    with DatasetWriter(home.data_dir, "falls", "anymal_d", schema, 50.0, {}) as writer:
-        for _ in range(10):
-            rows = np.zeros((10, schema.width), np.float32)
-            rows[9, -1] = 1
-            writer.append(Episode(rows, truncated=False))
-        fallen = writer.commit()
-    env = ImaginationEnv(make_model(), fallen, robot, ImaginationConfig(num_envs=2))
+    rows = np.zeros((10, 10, schema.width), np.float32)
+    rows[:, 9, -1] = 1
+    env = ImaginationEnv(make_model(), make_dataset(rows), robot, ImaginationConfig(num_envs=2))
     assert sorted({int(s) % 10 for s in env.starts.anywhere}) == [0, 1, 2, 3]
 
 

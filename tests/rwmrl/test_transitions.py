@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from rwmdata.episodes import Episode
-from rwmdata.writer import DatasetWriter
 from rwmrl.export import ExportConfig, export_dataset
 from rwmrl.observations import policy_observation
 from rwmrl.rewards import RewardModel
@@ -18,18 +17,18 @@ LENGTHS = {"falls": (17, True), "times out": (25, False), "falls at once": (2, T
 
 
 @pytest.fixture
-def uneven(home, schema):
+def uneven(make_dataset, schema):
     """Episodes of several lengths, some of which end in a fall."""
     rng = np.random.default_rng(0)
-    with DatasetWriter(home.data_dir, "uneven", "anymal_d", schema, 50.0, {}) as writer:
-        for length, falls in (*LENGTHS.values(), (1, False)):
-            rows = rng.normal(0, 0.3, (length, schema.width)).astype(np.float32)
-            rows[:, schema.contact] = rng.random((length, 8)) < 0.5
-            rows[:, -1] = 0
-            rows[-1, -1] = falls
-            command = rng.uniform(-1, 1, (length, 3)).astype(np.float32)
-            writer.append(Episode(rows, truncated=not falls, command=command))
-        return writer.commit()
+
+    def episode(length, falls):
+        rows = rng.normal(0, 0.3, (length, schema.width)).astype(np.float32)
+        rows[:, schema.contact] = rng.random((length, 8)) < 0.5
+        rows[:, -1] = 0
+        rows[-1, -1] = falls
+        return Episode(rows, truncated=not falls, command=rng.uniform(-1, 1, (length, 3)).astype(np.float32))
+
+    return make_dataset(episode(*ends) for ends in (*LENGTHS.values(), (1, False)))
 
 
 def obvious_transitions(dataset, robot):

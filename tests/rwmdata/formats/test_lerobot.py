@@ -13,19 +13,18 @@ from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.formats.convert import convert
 from rwmdata.formats.lerobot import write_lerobot
-from rwmdata.writer import DatasetWriter
 
 
 @pytest.fixture
-def dataset(home, schema, episodes):
+def dataset(make_dataset, episodes):
     rng = np.random.default_rng(0)
-    with DatasetWriter(home.data_dir, "a", "anymal_d", schema, 50.0, {}) as writer:
-        for k, rows in enumerate(episodes(4, 30)):
-            rows[-1, -1] = k % 2
-            writer.append(
-                Episode(rows, k % 2 == 0, rng.normal(size=(30, 3)).astype(np.float32), np.arange(30.0), f"b{k}")
-            )
-        return writer.commit()
+    rows = episodes(4, 30)
+    for k, episode in enumerate(rows):
+        episode[-1, -1] = k % 2
+    commands = rng.normal(size=(4, 30, 3)).astype(np.float32)
+    return make_dataset(
+        [Episode(e, k % 2 == 0, commands[k], np.arange(30.0), f"b{k}") for k, e in enumerate(rows)], "a"
+    )
 
 
 def test_there_and_back_is_the_same(home, dataset, tmp_path, monkeypatch):

@@ -9,19 +9,17 @@ from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.formats import minari as minari_format
 from rwmdata.formats.minari import datasets_root, write_minari
-from rwmdata.writer import DatasetWriter
 
 minari = pytest.importorskip("minari")
 
 
 @pytest.fixture
-def dataset(home, schema, episodes):
-    with DatasetWriter(home.data_dir, "a.b", "anymal_d", schema, 50.0, {}) as writer:
-        for k, rows in enumerate(episodes(4, 20)):
-            rows[-1, -1] = k % 2
-            writer.append(Episode(rows, k % 2 == 0, rows[:, :3], np.arange(20.0), "expert"))
-        writer.append(Episode(rows[:1], True))
-        return writer.commit()
+def dataset(make_dataset, episodes):
+    rows = episodes(4, 20)
+    for k, episode in enumerate(rows):
+        episode[-1, -1] = k % 2
+    whole = [Episode(e, k % 2 == 0, e[:, :3], np.arange(20.0), "expert") for k, e in enumerate(rows)]
+    return make_dataset([*whole, Episode(rows[-1][:1], True)], "a.b")
 
 
 @pytest.mark.parametrize("at_once", [2, 64])
