@@ -7,7 +7,10 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "Behaviour": "rwmrl.behaviour_base",
+    "BehaviourContext": "rwmrl.behaviour_base",
     "CloningConfig": "rwmrl.cloning",
+    "EnvOptions": "rwmrl.envs.base",
     "ExportConfig": "rwmrl.export",
     "ImaginationConfig": "rwmrl.envs.imagination",
     "ImaginationEnv": "rwmrl.envs.imagination",
@@ -19,6 +22,7 @@ _WHERE = {
     "export_dataset": "rwmrl.export",
     "export_policy": "rwmrl.deploy",
     "load_policy": "rwmrl.policy_file",
+    "make_behaviour": "rwmrl.behaviours",
     "make_env": "rwmrl.backends",
     "save_policy": "rwmrl.policy_file",
     "sweep_policies": "rwmrl.sweep",

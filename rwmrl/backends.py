@@ -5,23 +5,40 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
-from rwmrl.envs.base import VecEnv
+from rwmrl.envs.base import EnvOptions, VecEnv
 from rwmrl.tasks import get_task
 
 EMBEDDED = "mujoco"
-BACKENDS = ("auto", EMBEDDED, "isaaclab", "mjlab")
-INSTALL = {
-    EMBEDDED: "pip install rwm[mujoco]",
-    "isaaclab": "install Isaac Lab 2.3 (it needs an NVIDIA GPU), then pip install rwm into its Python",
-    "mjlab": "pip install mjlab, in an environment of its own: it pins another rsl-rl-lib",
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A simulator; its name is that of its package."""
+
+    install: str
+    """How to get it."""
+    factory: str
+    """``module:function`` that returns an environment for a robot and :class:`EnvOptions`."""
+
+
+BACKENDS = {
+    EMBEDDED: Backend("pip install rwm[mujoco]", "rwmrl.envs.mujoco:make_mujoco_env"),
+    "isaaclab": Backend(
+        "install Isaac Lab 2.3 (it needs an NVIDIA GPU), then pip install rwm into its Python",
+        "rwmrl.envs.isaaclab:make_isaaclab_env",
+    ),
+    "mjlab": Backend(
+        "pip install mjlab, in an environment of its own: it pins another rsl-rl-lib",
+        "rwmrl.envs.mjlab:make_mjlab_env",
+    ),
 }
-BOUNDED_RESAMPLE_S = (1.0, 3.0)
-"""How long a command is held within bounds: in ten seconds nearly every one would leave."""
 
 
 def why_unavailable(backend: str) -> str | None:
@@ -49,89 +66,29 @@ def resolve_backend(name: str) -> str:
     Raises:
         RwmError: There is no such backend, or this machine cannot run it.
     """
-    if name not in BACKENDS:
-        raise RwmError(f"Unknown backend '{name}'; backends: {', '.join(BACKENDS)}.", f"--backend {EMBEDDED}")
     backend = EMBEDDED if name == "auto" else name
+    if backend not in BACKENDS:
+        raise RwmError(f"Unknown backend '{name}'; backends: auto, {', '.join(BACKENDS)}.", f"--backend {EMBEDDED}")
     why = why_unavailable(backend)
     if why:
-        raise RwmError(f"Backend '{backend}' is not available here: {why}.", INSTALL[backend])
+        raise RwmError(f"Backend '{backend}' is not available here: {why}.", BACKENDS[backend].install)
     return backend
 
 
-def make_env(
-    backend: str,
-    task: str,
-    robot: RobotSpec,
-    num_envs: int,
-    seed: int = 0,
-    episode_length_s: float | None = None,
-    pushes: bool | None = None,
-    noise: bool | None = None,
-    randomize: bool | None = None,
-    bounds_m: tuple[float, float] | None = None,
-    threads: int | None = None,
-) -> VecEnv:
-    """Return the environment of a task.
-
-    Args:
-        backend: One of ``BACKENDS``.
-        task: One of ``rwmrl.tasks.TASKS``, or an id registered with another simulator.
-        robot: The robot.
-        num_envs: Robots simulated side by side.
-        seed: The same seed gives the same motion.
-        episode_length_s: Time limit of an episode; the robot's or the simulator's own when None.
-        pushes: Kick the base; as the task has it when None.
-        noise: Add observation noise; as the task has it when None.
-        randomize: Vary the robots; as the task has it when None.
-        bounds_m: Length and width of a rectangle around the origin that commands keep the robot in; embedded
-            simulator only.
-        threads: Physics threads of the embedded simulator; the cores this process may use when None.
+def make_env(backend: str, robot: RobotSpec, options: EnvOptions) -> VecEnv:
+    """Return the environment of a task in a backend: ``auto`` or one of ``BACKENDS``.
 
     Raises:
         RwmError: Backend or task is unknown, or the backend cannot run here or within bounds.
     """
     chosen = resolve_backend(backend)
-    config = get_task(task, chosen)
-    weights = robot.task_reward_weights.get(task, {})
-    noise = config.noise if noise is None else noise
-    if chosen != EMBEDDED:
-        if bounds_m:
-            raise RwmError(f"Backend '{chosen}' draws its own commands; bounds need the embedded simulator.")
-        # The task's own pushes and randomisation stay unless they are switched off, here or by our task.
-        pushes = pushes if pushes is not None or config.pushes else False
-        randomize = randomize if randomize is not None or config.randomize else False
-        make = _manager_based(chosen)
-        return make(task, robot, num_envs, seed, episode_length_s, pushes, noise, randomize, weights)
-    from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
-    from rwmrl.rewards import AIR_TIME_THRESHOLD_S
-    from rwmrl.velocity_commands import CommandConfig
-
-    command = CommandConfig(heading=True)
-    if bounds_m:
-        command = CommandConfig(heading=True, bounds_m=bounds_m, resample_s=BOUNDED_RESAMPLE_S)
-    settings = MujocoEnvConfig(
-        num_envs=num_envs,
-        seed=seed,
-        episode_length_s=episode_length_s,
-        reward_weights=weights,
-        air_time_threshold_s=robot.task_air_time_s.get(task, AIR_TIME_THRESHOLD_S),
-        pushes=config.pushes if pushes is None else pushes,
-        noise=noise,
-        randomize=config.randomize if randomize is None else randomize,
-        command=command,
-        threads=threads,
-    )
-    return MujocoEnv(robot, settings)
-
-
-def _manager_based(backend: str) -> Callable[..., VecEnv]:
-    if backend == "mjlab":
-        from rwmrl.envs.mjlab import make_mjlab_env
-
-        return make_mjlab_env
-    from rwmrl.envs.isaaclab import make_isaaclab_env
-
-    return make_isaaclab_env
+    task = get_task(options.task, chosen)
+    if options.bounds_m and chosen != EMBEDDED:
+        raise RwmError(f"Backend '{chosen}' draws its own commands; bounds need the embedded simulator.")
+    unset = {name: getattr(task, name) for name in ("pushes", "noise", "randomize") if getattr(options, name) is None}
+    module, factory = BACKENDS[chosen].factory.split(":")
+    make: Callable[[RobotSpec, EnvOptions], VecEnv] = getattr(import_module(module), factory)
+    return make(robot, options.model_copy(update=unset))
 
 
 def _has_nvidia_gpu() -> bool:

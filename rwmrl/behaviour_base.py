@@ -35,7 +35,7 @@ class Behaviour(ABC):
 
 
 @dataclass(frozen=True)
-class Setting:
+class BehaviourContext:
     """What a behaviour needs to know about the environment it acts in."""
 
     robot: RobotSpec
@@ -51,13 +51,13 @@ class Setting:
 class Gaussian(Behaviour):
     """Independent normal actions of one standard deviation."""
 
-    def __init__(self, setting: Setting, std: float, name: str = "gaussian") -> None:
-        self.name, self.num_envs, self.std, self._setting = name, setting.num_envs, std, setting
+    def __init__(self, context: BehaviourContext, std: float, name: str = "gaussian") -> None:
+        self.name, self.num_envs, self.std, self._context = name, context.num_envs, std, context
 
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""
-        shape = (self.num_envs, len(self._setting.robot.joints))
-        return self.std * torch.randn(shape, generator=self._setting.generator)
+        shape = (self.num_envs, len(self._context.robot.joints))
+        return self.std * torch.randn(shape, generator=self._context.generator)
 
 
 class Noisy(Behaviour):
@@ -92,17 +92,17 @@ class Mixture(Behaviour):
 
     name = "mixture"
 
-    def __init__(self, parts: Sequence[Behaviour], shares: Sequence[float], setting: Setting) -> None:
-        self.parts, self._shares, self._setting = list(parts), torch.tensor(shares), setting
-        self.num_envs = setting.num_envs
-        self.choice = torch.zeros(setting.num_envs, dtype=torch.int64)
-        self.reset(torch.arange(setting.num_envs))
+    def __init__(self, parts: Sequence[Behaviour], shares: Sequence[float], context: BehaviourContext) -> None:
+        self.parts, self._shares, self._context = list(parts), torch.tensor(shares), context
+        self.num_envs = context.num_envs
+        self.choice = torch.zeros(context.num_envs, dtype=torch.int64)
+        self.reset(torch.arange(context.num_envs))
 
     def reset(self, env_ids: Tensor) -> None:
         """Draw a behaviour for each of ``env_ids (n,)`` and start it."""
         if len(env_ids) == 0:
             return
-        draw = torch.multinomial(self._shares, len(env_ids), replacement=True, generator=self._setting.generator)
+        draw = torch.multinomial(self._shares, len(env_ids), replacement=True, generator=self._context.generator)
         self.choice[env_ids] = draw
         for k, part in enumerate(self.parts):
             part.reset(env_ids[draw == k])

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
-from rwmrl.behaviour_base import Behaviour, Gaussian, Mixture, Noisy, Setting
+from rwmrl.behaviour_base import Behaviour, BehaviourContext, Gaussian, Mixture, Noisy
 from rwmrl.envs.base import Observations
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy
 from rwmrl.scripted import SmoothedRandom, scripted
 
-BEHAVIOURS: dict[str, Callable[[Setting], Behaviour]] = {
+BEHAVIOURS: dict[str, Callable[[BehaviourContext], Behaviour]] = {
     "scripted": scripted,
-    "wander": lambda setting: SmoothedRandom(setting, (0.1, 1.0)),
+    "wander": lambda context: SmoothedRandom(context, (0.1, 1.0)),
 }
 """Behaviours that need no policy file."""
 RANDOM, MIXED = "random", "mixed"
@@ -70,14 +70,14 @@ def _by_name(robot: RobotSpec, below: str) -> dict[str, Path]:
     return {path.stem: path for path in found}
 
 
-def make_behaviour(name: str, setting: Setting, action_noise: float | None = None) -> Behaviour:
+def make_behaviour(name: str, context: BehaviourContext, action_noise: float | None = None) -> Behaviour:
     """Return the behaviour called ``name``.
 
     Args:
         name: A name in ``BEHAVIOURS``; ``random``; the name of a policy shipped with the robot (``expert``,
             ``medium``); ``mixed``, the stages of its training in equal shares; the path of a policy file; or several
             of these with their shares, as in ``expert:0.7,random:0.3``, drawn anew for every episode.
-        setting: Robot, number of environments and random stream.
+        context: Robot, number of environments and random stream.
         action_noise: Standard deviation of normal noise on every action; what the policy file says when None.
 
     Raises:
@@ -85,39 +85,39 @@ def make_behaviour(name: str, setting: Setting, action_noise: float | None = Non
     """
     if "," in name or (":" in name and not Path(name).exists()):
         parts = [_share(part, name) for part in name.split(",")]
-        behaviours = [make_behaviour(part, setting, action_noise) for part, _ in parts]
-        return Mixture(behaviours, [share for _, share in parts], setting)
+        behaviours = [make_behaviour(part, context, action_noise) for part, _ in parts]
+        return Mixture(behaviours, [share for _, share in parts], context)
     if name == MIXED:
-        stages = shipped_stages(setting.robot)
+        stages = shipped_stages(context.robot)
         if not stages:
-            raise RwmError(f"No training stages are shipped for {setting.robot.name}.", "--policy scripted")
-        behaviours = [_load(path, stage, setting, action_noise) for stage, path in stages.items()]
-        return Mixture(behaviours, [1.0] * len(behaviours), setting)
-    shipped = shipped_policies(setting.robot)
+            raise RwmError(f"No training stages are shipped for {context.robot.name}.", "--policy scripted")
+        behaviours = [_load(path, stage, context, action_noise) for stage, path in stages.items()]
+        return Mixture(behaviours, [1.0] * len(behaviours), context)
+    shipped = shipped_policies(context.robot)
     path = shipped.get(name, Path(name))
     if path.is_file():
-        return _load(path, path.stem, setting, action_noise)
+        return _load(path, path.stem, context, action_noise)
     if name == RANDOM:
         return _noisy(
-            PolicyBehaviour(untrained_policy(setting.robot), setting.num_envs, name), setting, action_noise, 1.0
+            PolicyBehaviour(untrained_policy(context.robot), context.num_envs, name), context, action_noise, 1.0
         )
     if name in BEHAVIOURS:
-        return _noisy(BEHAVIOURS[name](setting), setting, action_noise, 0.0)
-    names = dict.fromkeys([*BEHAVIOURS, RANDOM, *shipped, *([MIXED] if shipped_stages(setting.robot) else [])])
+        return _noisy(BEHAVIOURS[name](context), context, action_noise, 0.0)
+    names = dict.fromkeys([*BEHAVIOURS, RANDOM, *shipped, *([MIXED] if shipped_stages(context.robot) else [])])
     known = f"{', '.join(names)}, or the path of a policy file"
-    raise RwmError(f"Unknown policy '{name}'; policies for {setting.robot.name}: {known}.", "--policy scripted")
+    raise RwmError(f"Unknown policy '{name}'; policies for {context.robot.name}: {known}.", "--policy scripted")
 
 
-def _load(path: Path, name: str, setting: Setting, action_noise: float | None) -> Behaviour:
-    policy = load_policy(path, setting.robot.name)
-    return _noisy(PolicyBehaviour(policy, setting.num_envs, name), setting, action_noise, policy.info.noise_std)
+def _load(path: Path, name: str, context: BehaviourContext, action_noise: float | None) -> Behaviour:
+    policy = load_policy(path, context.robot.name)
+    return _noisy(PolicyBehaviour(policy, context.num_envs, name), context, action_noise, policy.info.noise_std)
 
 
-def _noisy(base: Behaviour, setting: Setting, asked: float | None, own: float) -> Behaviour:
+def _noisy(base: Behaviour, context: BehaviourContext, asked: float | None, own: float) -> Behaviour:
     std = own if asked is None else asked
     if std == 0.0:
         return base
-    return Noisy(base, Gaussian(setting, std), "{}" if std == own else f"{{}}+noise{std:g}")
+    return Noisy(base, Gaussian(context, std), "{}" if std == own else f"{{}}+noise{std:g}")
 
 
 def _share(part: str, whole: str) -> tuple[str, float]:

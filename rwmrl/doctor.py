@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from rwmrl.backends import BACKENDS, EMBEDDED, INSTALL, backend_version, why_unavailable
+from rwmrl.backends import BACKENDS, EMBEDDED, backend_version, why_unavailable
 
 PACKAGES = ("torch", "numpy", "polars", "pyarrow", "duckdb", "pydantic")
 """What the toolkit stands on."""
@@ -39,7 +39,7 @@ def diagnose() -> list[Finding]:
         *(Finding("package", name, True, version(name)) for name in PACKAGES),
         *(_optional(name, *about) for name, about in OPTIONAL.items()),
     ]
-    return findings + [_backend(name) for name in BACKENDS if name != "auto"]
+    return findings + [_backend(name) for name in BACKENDS]
 
 
 def _gpu() -> Finding:
@@ -62,6 +62,6 @@ def _optional(name: str, what_for: str, how: str) -> Finding:
 def _backend(name: str) -> Finding:
     why = why_unavailable(name)
     if why:
-        return Finding("simulator", name, False, why, INSTALL[name])
+        return Finding("simulator", name, False, why, BACKENDS[name].install)
     default = " (default)" if name == EMBEDDED else ""
     return Finding("simulator", name, True, f"{backend_version(name) or 'found'}{default}")

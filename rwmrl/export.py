@@ -25,9 +25,9 @@ from rwmdata.runs import versions
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 from rwmrl.backends import EMBEDDED, make_env, resolve_backend
-from rwmrl.behaviour_base import Behaviour, Setting
+from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour
-from rwmrl.envs.base import Step, VecEnv
+from rwmrl.envs.base import EnvOptions, Step, VecEnv
 from rwmrl.interleave import interleave
 from rwmrl.play import Played, play
 from rwmrl.tasks import TaskConfig, get_task
@@ -39,6 +39,8 @@ ENVS = (64, 1024)
 PROGRESS_INTERVAL_S = 0.1
 GROUPS, MIN_GROUP = 2, 64
 """Robots are simulated in so many groups side by side, when each has at least so many."""
+SHARED = {"task", "episode_length_s", "pushes", "noise", "randomize", "bounds_m"}
+"""Options that an export hands to its environments as they are."""
 GROUP_SEED = 1_000_003
 """Groups have seeds this far apart."""
 
@@ -127,21 +129,10 @@ def collectors_of(config: ExportConfig, robot: RobotSpec, backend: str, envs: in
             size = envs * (k + 1) // count - envs * k // count
             limit = config.transitions * (k + 1) // count - config.transitions * k // count
             seed = config.seed + GROUP_SEED * k
-            setting = Setting(robot, size, torch.Generator().manual_seed(seed))
-            behaviour = make_behaviour(config.policy, setting, config.action_noise)
-            env = make_env(
-                backend,
-                config.task,
-                robot,
-                size,
-                seed,
-                config.episode_length_s,
-                config.pushes,
-                config.noise,
-                config.randomize,
-                config.bounds_m,
-                threads,
-            )
+            context = BehaviourContext(robot, size, torch.Generator().manual_seed(seed))
+            behaviour = make_behaviour(config.policy, context, config.action_noise)
+            own = {"num_envs": size, "seed": seed, "threads": threads}
+            env = make_env(backend, robot, EnvOptions(**config.model_dump(include=SHARED) | own))
             stack.callback(env.close)
             collectors.append(Collector(env, behaviour, Recorder(env, limit)))
         yield collectors

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rwmdata.errors import RwmError
-from rwmrl.behaviour_base import Behaviour, Mixture, Noisy, Setting
+from rwmrl.behaviour_base import Behaviour, BehaviourContext, Mixture, Noisy
 from rwmrl.envs.base import Observations
 
 COMMAND = slice(9, 12)
@@ -21,10 +21,10 @@ class SmoothedRandom(Behaviour):
     Strength and memory are drawn per episode; the stationary standard deviation is the strength.
     """
 
-    def __init__(self, setting: Setting, strength: tuple[float, float], name: str = "wander") -> None:
-        self.name, self.strength, self._setting = name, strength, setting
-        self.num_envs = setting.num_envs
-        self.action = torch.zeros(self.num_envs, len(setting.robot.joints))
+    def __init__(self, context: BehaviourContext, strength: tuple[float, float], name: str = "wander") -> None:
+        self.name, self.strength, self._context = name, strength, context
+        self.num_envs = context.num_envs
+        self.action = torch.zeros(self.num_envs, len(context.robot.joints))
         self._keep = torch.zeros(self.num_envs, 1)
         self._std = torch.zeros(self.num_envs, 1)
         self.reset(torch.arange(self.num_envs))
@@ -32,14 +32,14 @@ class SmoothedRandom(Behaviour):
     def reset(self, env_ids: Tensor) -> None:
         """Start from zero with a new strength and memory (time constant 0.04-0.4 s)."""
         count = len(env_ids)
-        time_constant_s = self._setting.uniform(count, 0.04, 0.4)
-        self._keep[env_ids] = torch.exp(-self._setting.robot.control_dt_s / time_constant_s)
-        self._std[env_ids] = self._setting.uniform(count, *self.strength)
+        time_constant_s = self._context.uniform(count, 0.04, 0.4)
+        self._keep[env_ids] = torch.exp(-self._context.robot.control_dt_s / time_constant_s)
+        self._std[env_ids] = self._context.uniform(count, *self.strength)
         self.action[env_ids] = 0.0
 
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""
-        noise = torch.randn(self.action.shape, generator=self._setting.generator)
+        noise = torch.randn(self.action.shape, generator=self._context.generator)
         self.action = self._keep * self.action + self._std * (1 - self._keep.square()).sqrt() * noise
         return self.action
 
@@ -60,21 +60,21 @@ class ScriptedTrot(Behaviour):
     push = 0.1
     """Stretch of a stance leg, rad: two legs carry what four did, and the drives give way."""
 
-    def __init__(self, setting: Setting) -> None:
-        robot, legs = setting.robot, setting.robot.legs
+    def __init__(self, context: BehaviourContext) -> None:
+        robot, legs = context.robot, context.robot.legs
         if len(robot.joints) != 3 * len(legs):
             raise RwmError(f"The scripted trot needs three joints per leg; {robot.name} has {len(robot.joints)}.")
-        self._setting, self.num_envs = setting, setting.num_envs
+        self._context, self.num_envs = context, context.num_envs
         self._foot_x, self._foot_y = torch.tensor(robot.foot_positions_m).unbind(dim=1)
         front, left = self._foot_x > 0, self._foot_y > 0
         self._offset = torch.where(front == left, 0.0, math.pi)
         self._bend = torch.sign(torch.tensor(robot.default_joint_pos).unflatten(0, (3, -1))[1:])
-        self._phase, self._frequency, self._lift, self._stride = (torch.zeros(setting.num_envs, 1) for _ in range(4))
-        self.reset(torch.arange(setting.num_envs))
+        self._phase, self._frequency, self._lift, self._stride = (torch.zeros(context.num_envs, 1) for _ in range(4))
+        self.reset(torch.arange(context.num_envs))
 
     def reset(self, env_ids: Tensor) -> None:
         """Draw phase, frequency (about 2.5 Hz at 0.6 m), lift (rad) and stride (s of commanded velocity)."""
-        draw, count, height = self._setting.uniform, len(env_ids), self._setting.robot.base_height_m
+        draw, count, height = self._context.uniform, len(env_ids), self._context.robot.base_height_m
         self._phase[env_ids] = draw(count, 0.0, 2 * math.pi)
         self._frequency[env_ids] = draw(count, 0.57, 0.70) * math.sqrt(9.81 / height)
         self._lift[env_ids] = draw(count, 0.25, 0.4)
@@ -82,7 +82,7 @@ class ScriptedTrot(Behaviour):
 
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""
-        robot = self._setting.robot
+        robot = self._context.robot
         turn = 2 * math.pi * self._frequency * robot.control_dt_s
         self._phase = torch.remainder(self._phase + turn, 2 * math.pi)
         phase = self._phase + self._offset
@@ -98,11 +98,11 @@ class ScriptedTrot(Behaviour):
         return torch.cat((roll, pitch, knee), dim=1) / robot.action_scale
 
 
-def scripted(setting: Setting) -> Behaviour:
+def scripted(context: BehaviourContext) -> Behaviour:
     """Return the mixture that steps, stumbles and falls: trots with little and with much noise, and noise alone."""
     parts = (
-        Noisy(ScriptedTrot(setting), SmoothedRandom(setting, (0.0, 0.3)), "trot"),
-        Noisy(ScriptedTrot(setting), SmoothedRandom(setting, (0.25, 0.75)), "stumble"),
-        SmoothedRandom(setting, (0.1, 1.0)),
+        Noisy(ScriptedTrot(context), SmoothedRandom(context, (0.0, 0.3)), "trot"),
+        Noisy(ScriptedTrot(context), SmoothedRandom(context, (0.25, 0.75)), "stumble"),
+        SmoothedRandom(context, (0.1, 1.0)),
     )
-    return Mixture(parts, (0.6, 0.25, 0.15), setting)
+    return Mixture(parts, (0.6, 0.25, 0.15), context)

@@ -14,6 +14,7 @@ from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.distributed import Ranks
 from rwmrl.backends import make_env
+from rwmrl.envs.base import EnvOptions
 from rwmrl.ppo import Runner, series
 from rwmrl.ppo_config import PPOConfig
 
@@ -58,7 +59,7 @@ def train_in_simulator(
     robot = load_robot(config.robot)
     weights = {config.task: robot.task_reward_weights.get(config.task, {}) | config.rewards}
     robot = robot.model_copy(update={"task_reward_weights": robot.task_reward_weights | weights})
-    env = make_env(config.backend, config.task, robot, config.num_envs, config.seed)
+    env = make_env(config.backend, robot, EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed))
     ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
     source = home.run("train", config.warm_start) if config.warm_start else None
     parents = {"policy": source.id if source else None}

@@ -15,7 +15,7 @@ from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_fit_state, load_model, load_state
 from rwmmodel.reference_checkpoint import import_reference
-from rwmrl.behaviour_base import Setting
+from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour
 from rwmrl.deploy import export_policy
 from rwmrl.policy_file import load_policy
@@ -54,7 +54,7 @@ def warm_start(path):
 
 
 def behaviour(path):
-    make_behaviour(str(path), Setting(load_robot("anymal_d"), 2, torch.Generator()))
+    make_behaviour(str(path), BehaviourContext(load_robot("anymal_d"), 2, torch.Generator()))
 
 
 READERS = {

@@ -16,7 +16,7 @@ from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
-from rwmrl.behaviour_base import Setting
+from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.envs.mujoco_physics import BatchPhysics
@@ -68,7 +68,7 @@ def _walk(robot: RobotSpec, config: BenchExportConfig) -> tuple[float, np.ndarra
     """Return control steps a second in the environment, the start states, and the joint targets ``(E, T, J)``."""
     env = MujocoEnv(robot, MujocoEnvConfig(num_envs=config.num_envs, seed=config.seed))
     behaviour = make_behaviour(
-        config.policy, Setting(robot, config.num_envs, torch.Generator().manual_seed(config.seed))
+        config.policy, BehaviourContext(robot, config.num_envs, torch.Generator().manual_seed(config.seed))
     )
     steps = play(env, behaviour, config.steps)
     targets = np.empty((config.num_envs, config.steps, env.num_actions))

@@ -30,9 +30,9 @@ from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
 from rwmrl.backends import make_env
-from rwmrl.behaviour_base import Behaviour, Setting
+from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour
-from rwmrl.envs.base import Observations
+from rwmrl.envs.base import EnvOptions, Observations
 from rwmrl.observations import policy_observation
 from rwmrl.play import act, play
 from rwmrl.rewards import RewardModel
@@ -109,7 +109,7 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
     parents = parents_of(config.policy) | {"model": model_run.id}
     run = start_evaluation(home, "closed-loop", config, parents, config.seed)
     with run.running():
-        behaviour = make_behaviour(config.policy, Setting(robot, config.robots, torch.Generator()), 0.0)
+        behaviour = make_behaviour(config.policy, BehaviourContext(robot, config.robots, torch.Generator()), 0.0)
         history, schema = model.config.history, Schema.from_robot(robot)
         walks = simulate(config, robot, behaviour, history + config.steps, progress)
         if len(walks.rows) < 2:
@@ -118,7 +118,7 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
                 f"{config.settle + history + config.steps} steps; nothing to compare.",
                 "a policy that stands, fewer --steps, or more --robots",
             )
-        behaviour = make_behaviour(config.policy, Setting(robot, len(walks.rows), torch.Generator()), 0.0)
+        behaviour = make_behaviour(config.policy, BehaviourContext(robot, len(walks.rows), torch.Generator()), 0.0)
         imagined, contact, actions = imagine(model, behaviour, walks, schema)
         misled = mislead(config, robot, model, walks, schema, progress)
         windows = HeldOutWindows(walks.rows, np.arange(len(walks.rows)), np.arange(len(walks.rows)), "simulated")
@@ -171,17 +171,11 @@ def simulate(
         misled: What the policy sees in the last steps, when not the truth.
     """
     count, total = config.robots, config.settle + rows
-    env = make_env(
-        config.backend,
-        "Pretrain-v0",
-        robot,
-        count,
-        config.seed,
-        (total + 1) * robot.control_dt_s,
-        pushes=False,
-        noise=False,
-        randomize=False,
+    limit_s = (total + 1) * robot.control_dt_s
+    calm = EnvOptions(
+        num_envs=count, seed=config.seed, episode_length_s=limit_s, pushes=False, noise=False, randomize=False
     )
+    env = make_env(config.backend, robot, calm)
 
     def perceived(k: int, observations: Observations) -> Observations:
         if misled is None or (late := k - total + misled.errors.shape[1]) < 0:
@@ -241,7 +235,7 @@ def mislead(
     # In the model too, the policy acts on the true last row of the history first.
     misled.errors[walks.robot, 1:] = one_step_errors(model, walks, schema)[:, :-1]
     misled.command[walks.robot] = torch.from_numpy(walks.command[:, history:])
-    behaviour = make_behaviour(config.policy, Setting(robot, config.robots, torch.Generator()), 0.0)
+    behaviour = make_behaviour(config.policy, BehaviourContext(robot, config.robots, torch.Generator()), 0.0)
     again = simulate(config, robot, behaviour, length, progress, misled)
     states = torch.from_numpy(again.rows[:, history:, schema.state]).to(next(model.parameters()).device)
     found = np.full((config.robots, *states.shape[1:]), np.nan, np.float32)

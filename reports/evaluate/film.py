@@ -10,7 +10,7 @@ import torch
 
 from reports.figures import BLUE, GREY, ORANGE, figure
 from rwmdata.robots import RobotSpec
-from rwmrl.behaviour_base import Setting
+from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.envs.mujoco_render import render_frames
@@ -59,7 +59,7 @@ def record(policy: str, robot: RobotSpec, command: tuple[float, float, float] = 
         episode_length_s=2 * SECONDS,
     )
     env = MujocoEnv(robot, config)
-    behaviour = make_behaviour(policy, Setting(robot, 1, torch.Generator().manual_seed(seed)))
+    behaviour = make_behaviour(policy, BehaviourContext(robot, 1, torch.Generator().manual_seed(seed)))
     steps, rows = play(env, behaviour, round(SECONDS / env.control_dt_s)), []
     states = [env.physics.state[0].copy()]
     for played in steps:

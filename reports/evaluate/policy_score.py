@@ -19,8 +19,9 @@ from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmrl.backends import make_env
-from rwmrl.behaviour_base import Behaviour, Setting
+from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour, shipped_policies
+from rwmrl.envs.base import EnvOptions
 from rwmrl.play import play
 from rwmrl.policy_file import load_policy
 from rwmrl.rewards import RewardModel
@@ -87,7 +88,7 @@ def score_policy(
     """Let a policy walk in some scenarios and return its numbers; see :func:`evaluate_policy`."""
     robot = load_robot(config.robot)
     generator = torch.Generator().manual_seed(config.seed)
-    behaviour = make_behaviour(config.policy, Setting(robot, config.episodes, generator))
+    behaviour = make_behaviour(config.policy, BehaviourContext(robot, config.episodes, generator))
     scalars = []
     for scenario in scenarios:
         sums = episode_sums(config, robot, behaviour, SCENARIOS[scenario], progress)
@@ -123,9 +124,8 @@ def episode_sums(
     ``reward/<term>``, ``lin_vel_error`` and ``yaw_rate_error`` are sums over those steps.
     """
     count = config.episodes
-    env = make_env(
-        config.backend, "Pretrain-v0", robot, count, config.seed, pushes=disturbed, noise=disturbed, randomize=disturbed
-    )
+    options = EnvOptions(num_envs=count, seed=config.seed, pushes=disturbed, noise=disturbed, randomize=disturbed)
+    env = make_env(config.backend, robot, options)
     steps = play(env, behaviour, env.max_episode_length)
     rewards = RewardModel(robot, env.schema, count, env.device)
     rewards.reset(torch.arange(count, device=env.device), env.current_rows()[:, env.schema.state])

@@ -4,20 +4,52 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from rwmdata.config import Frozen
 from rwmdata.schema import Schema
+
+CONTACT_FORCE_N = 1.0
+"""A body touches the ground where the net force on it exceeds this."""
+SOUND_LIMIT = 1.0e4
+"""No state of a legged robot comes near this, in SI units or normalised; one that does has blown up."""
 
 Observations = dict[str, Tensor]
 """Observation groups: ``policy (E, 48)`` with noise; ``system_state (E, S)``, ``system_action (E, A)``,
 ``system_contact (E, C)`` and ``system_termination (E, 1)`` without, in physical units."""
 
 
+class EnvOptions(Frozen):
+    """A task and the circumstances it is simulated in."""
+
+    task: str = "Pretrain-v0"
+    """One of ``rwmrl.tasks.TASKS``, or an id registered with another simulator than the embedded one."""
+    num_envs: Annotated[int, Field(ge=1)] = 1
+    """Robots simulated side by side."""
+    seed: int = 0
+    """The same seed gives the same motion."""
+    episode_length_s: Annotated[float, Field(gt=0)] | None = None
+    """Time limit of an episode; the robot's or the simulator's own when None."""
+    pushes: bool | None = None
+    """Kick the base; as the task has it when None. Likewise the next two."""
+    noise: bool | None = None
+    """Observation noise."""
+    randomize: bool | None = None
+    """Vary the robots."""
+    bounds_m: tuple[float, float] | None = None
+    """Length and width of a rectangle around the origin that commands keep the robot in; embedded simulator only."""
+    threads: Annotated[int, Field(ge=0)] | None = None
+    """Physics threads of the embedded simulator; 0 steps on the calling thread, None takes the cores this process may
+    use."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """What one control step gives; tensors are over E environments."""
+    """Outcome of one control step; tensors are over E environments."""
 
     observations: Observations
     """After the automatic reset of environments that are done."""
@@ -51,7 +83,7 @@ class VecEnv(ABC):
     control_dt_s: float
     schema: Schema
     steps_done: int = 0
-    """Steps since training began, for what changes over it; a resumed training sets it."""
+    """Steps since training began, for schedules; a resumed training sets it."""
 
     @property
     @abstractmethod
@@ -78,7 +110,7 @@ class VecEnv(ABC):
         """
 
     def episode_parameters(self) -> dict[str, Tensor]:
-        """Return what was drawn for each environment's current episode by domain randomisation, each ``(E,)``."""
+        """Return the values domain randomisation gave each environment's current episode, each ``(E,)``."""
         return {}
 
     def close(self) -> None:  # noqa: B027

@@ -17,7 +17,7 @@ from rwmdata.robots import RobotSpec
 from rwmdata.windows import split_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, Prediction
-from rwmrl.envs.base import Observations, Step, VecEnv
+from rwmrl.envs.base import SOUND_LIMIT, Observations, Step, VecEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start
 from rwmrl.observations import add_noise, noise_scale, policy_observation
 from rwmrl.rewards import RewardModel
@@ -25,8 +25,6 @@ from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
 HALT_WINDOWS = 4096
 """Recorded windows the halting threshold is taken from."""
-SOUND_LIMIT = 1.0e4
-"""No normalised state comes near this; a prediction that does is as broken as one that is not a number."""
 
 
 class ImaginationConfig(Frozen):

@@ -8,8 +8,8 @@ from typing import Any
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
-from rwmrl.envs.base import VecEnv
-from rwmrl.envs.manager_based import ManagerBasedEnv, drop_events, pick_task
+from rwmrl.envs.base import EnvOptions, VecEnv
+from rwmrl.envs.manager_based import ManagerBasedEnv, configure, pick_task
 
 MODULES_VARIABLE = "RWM_TASK_MODULES"
 """Modules to import before a task is looked up, separated by commas: those that register tasks of one's own."""
@@ -31,7 +31,7 @@ def launch() -> Any:
             from isaaclab.app import AppLauncher
 
             _app = AppLauncher(headless=True).app
-        except Exception as exc:  # What a broken installation raises is of every kind.
+        except Exception as exc:  # A broken installation may raise anything.
             raise RwmError(
                 f"Isaac Lab does not start: {type(exc).__name__}: {exc}.",
                 "run rwm by Isaac Lab's own Python: ./isaaclab.sh -p -m cli.main ...; rwm doctor says what is missing",
@@ -39,17 +39,7 @@ def launch() -> Any:
     return _app
 
 
-def make_isaaclab_env(
-    task: str,
-    robot: RobotSpec,
-    num_envs: int,
-    seed: int = 0,
-    episode_length_s: float | None = None,
-    pushes: bool | None = None,
-    noise: bool = True,
-    randomize: bool | None = None,
-    reward_weights: dict[str, float] | None = None,
-) -> VecEnv:
+def make_isaaclab_env(robot: RobotSpec, options: EnvOptions) -> VecEnv:
     """Return a registered task of Isaac Lab; see :func:`rwmrl.backends.make_env`.
 
     Raises:
@@ -66,10 +56,7 @@ def make_isaaclab_env(
             raise RwmError(f"The module {module.strip()} cannot be imported: {exc}.", MODULES_VARIABLE) from exc
     from isaaclab_tasks.utils import parse_env_cfg
 
-    name = pick_task(task, robot, "isaaclab", sorted(gym.registry))
-    cfg = parse_env_cfg(name, device=os.environ.get(DEVICE_VARIABLE, "cuda:0"), num_envs=num_envs)
-    cfg.seed = seed
-    if episode_length_s is not None:
-        cfg.episode_length_s = episode_length_s
-    drop_events(cfg.events, pushes, randomize)
-    return ManagerBasedEnv(gym.make(name, cfg=cfg).unwrapped, robot, noise, seed, reward_weights)
+    name = pick_task(options.task, robot, "isaaclab", sorted(gym.registry))
+    cfg = parse_env_cfg(name, device=os.environ.get(DEVICE_VARIABLE, "cuda:0"), num_envs=options.num_envs)
+    configure(cfg, options)
+    return ManagerBasedEnv.of_task(gym.make(name, cfg=cfg).unwrapped, robot, options)

@@ -6,7 +6,7 @@ Such an environment resets itself inside ``step``; the last row of an episode is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,14 +14,11 @@ from torch import Tensor
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
-from rwmrl.envs.base import Observations, Step, VecEnv
+from rwmrl.envs.base import CONTACT_FORCE_N, SOUND_LIMIT, EnvOptions, Observations, Step, VecEnv
 from rwmrl.observations import noise_scale, observation_groups
 from rwmrl.rewards import RewardModel
 from rwmrl.tasks import TASKS
 
-CONTACT_FORCE_N = 1.0
-"""A body touches the ground where the net force on it exceeds this."""
-SOUND_LIMIT = 1.0e4
 COMMANDS = ("base_velocity", "twist")
 """Names velocity commands go by; otherwise the first command of three or more numbers."""
 GROUPS = ("system_state", "system_action", "system_contact", "system_termination")
@@ -85,6 +82,12 @@ class ManagerBasedEnv(VecEnv):
         self._stepping = False
         self._catch_final_rows()
         self.reset()
+
+    @classmethod
+    def of_task(cls, env: Any, robot: RobotSpec, options: EnvOptions) -> Self:
+        """Return ``env`` with the noise, seed and reward weights of a task."""
+        weights = robot.task_reward_weights.get(options.task, {})
+        return cls(env, robot, options.noise is not False, options.seed, weights)
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -310,8 +313,16 @@ def pick_task(task: str, robot: RobotSpec, backend: str, registered: Sequence[st
     )
 
 
+def configure(cfg: Any, options: EnvOptions) -> None:
+    """Set a task's seed, time limit and events."""
+    cfg.seed = options.seed
+    if options.episode_length_s is not None:
+        cfg.episode_length_s = options.episode_length_s
+    drop_events(cfg.events, options.pushes, options.randomize)
+
+
 def drop_events(events: Any, pushes: bool | None, randomize: bool | None) -> None:
-    """Take pushes (``pushes`` False) and what varies the robots (``randomize`` False) out of a task's events.
+    """Remove pushes (``pushes`` False) and randomisation of the robots (``randomize`` False) from a task's events.
 
     Events are a dict or the attributes of an object. Pushes have that word in their name; robots are varied at
     start-up.

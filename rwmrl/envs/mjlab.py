@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rwmdata.robots import RobotSpec
-from rwmrl.envs.base import VecEnv
-from rwmrl.envs.manager_based import CONTACT_FORCE_N, ManagerBasedEnv, drop_events, pick_task
+from rwmrl.envs.base import CONTACT_FORCE_N, EnvOptions, VecEnv
+from rwmrl.envs.manager_based import ManagerBasedEnv, configure, pick_task
 
 SENSOR = "rwm_contact_{}"
 """Contact sensors added to the task's scene, one per body: the task's own differ from task to task."""
@@ -35,22 +35,12 @@ class MjlabEnv(ManagerBasedEnv):
     def _contact(self) -> Tensor:
         touching = []
         for sensor in self._contact_sensors:
-            sensor.update(dt=0.0)  # Otherwise the reading made during the step is given again.
+            sensor.update(dt=0.0)  # Otherwise it repeats its reading from within the step.
             touching.append((sensor.data.force.sum(dim=1).norm(dim=-1) > CONTACT_FORCE_N).float())
         return torch.stack(touching, dim=1)
 
 
-def make_mjlab_env(
-    task: str,
-    robot: RobotSpec,
-    num_envs: int,
-    seed: int = 0,
-    episode_length_s: float | None = None,
-    pushes: bool | None = None,
-    noise: bool = True,
-    randomize: bool | None = None,
-    reward_weights: dict[str, float] | None = None,
-) -> VecEnv:
+def make_mjlab_env(robot: RobotSpec, options: EnvOptions) -> VecEnv:
     """Return a registered task of mjlab; see :func:`rwmrl.backends.make_env`.
 
     Raises:
@@ -60,15 +50,12 @@ def make_mjlab_env(
     from mjlab.envs import ManagerBasedRlEnv
     from mjlab.tasks.registry import list_tasks, load_env_cfg
 
-    cfg: Any = load_env_cfg(pick_task(task, robot, "mjlab", list_tasks()))
-    cfg.scene.num_envs, cfg.seed = num_envs, seed
-    if episode_length_s is not None:
-        cfg.episode_length_s = episode_length_s
-    drop_events(cfg.events, pushes, randomize)
+    cfg: Any = load_env_cfg(pick_task(options.task, robot, "mjlab", list_tasks()))
+    cfg.scene.num_envs = options.num_envs
+    configure(cfg, options)
     cfg.scene.sensors = (*(cfg.scene.sensors or ()), *_contact_sensors(cfg.scene.entities["robot"], robot))
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    env = ManagerBasedRlEnv(cfg=cfg, device=device)
-    return MjlabEnv(env, robot, noise, seed, reward_weights)
+    return MjlabEnv.of_task(ManagerBasedRlEnv(cfg=cfg, device=device), robot, options)
 
 
 def _contact_sensors(entity: Any, robot: RobotSpec) -> list[Any]:

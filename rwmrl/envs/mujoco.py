@@ -12,20 +12,18 @@ from torch import Tensor
 from rwmdata.config import Frozen
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
-from rwmrl.envs.base import Observations, Step, VecEnv
+from rwmrl.envs.base import CONTACT_FORCE_N, SOUND_LIMIT, EnvOptions, Observations, Step, VecEnv
 from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.observations import noise_scale, observation_groups
 from rwmrl.rewards import AIR_TIME_THRESHOLD_S, RewardModel
 from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
-CONTACT_FORCE_N = 1.0
-"""A body touches the ground where the net force on it exceeds this."""
 TRUNK_PARAMETERS = ("base_mass_offset_kg", "base_com_offset_x_m", "base_com_offset_y_m", "base_com_offset_z_m")
 PUSH_INTERVAL_S = (10.0, 15.0)
 PUSH_VELOCITY = 0.5
 """A push changes the base's x and y velocity (world frame) by up to this, m/s."""
-SOUND_LIMIT = 1.0e4
-"""No state of a legged robot in SI units comes near this; a simulation that does has blown up."""
+BOUNDED_RESAMPLE_S = (1.0, 3.0)
+"""How long a command is held within bounds: in ten seconds nearly every one would leave."""
 
 
 class MujocoEnvConfig(Frozen):
@@ -224,6 +222,20 @@ class MujocoEnv(VecEnv):
         w, x, y, z = state[:, layout.quaternion].unbind(dim=1)
         yaw = torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
         return torch.cat((state[:, layout.position][:, :2], yaw[:, None]), dim=1).float()
+
+
+def make_mujoco_env(robot: RobotSpec, options: EnvOptions) -> MujocoEnv:
+    """Return the environment of a task; see :func:`rwmrl.backends.make_env`."""
+    command = CommandConfig(heading=True)
+    if options.bounds_m:
+        command = CommandConfig(heading=True, bounds_m=options.bounds_m, resample_s=BOUNDED_RESAMPLE_S)
+    config = MujocoEnvConfig(
+        **options.model_dump(exclude={"task", "bounds_m"}, exclude_none=True),
+        reward_weights=robot.task_reward_weights.get(options.task, {}),
+        air_time_threshold_s=robot.task_air_time_s.get(options.task, AIR_TIME_THRESHOLD_S),
+        command=command,
+    )
+    return MujocoEnv(robot, config)
 
 
 def rotation(quaternion: Tensor) -> Tensor:

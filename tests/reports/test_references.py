@@ -14,7 +14,7 @@ from reports.stages import stages_of
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
-from rwmrl.behaviour_base import Setting
+from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour, shipped_policies, untrained_policy
 from rwmrl.policy_file import load_policy, save_policy
 
@@ -67,7 +67,7 @@ def test_a_run_becomes_a_robots_references(home, own_robot, train_run, tmp_path)
     text = (out / "README.md").read_text()
     assert text == describe(out, own_robot) and text.count("| expert | ") == 2 and "after 31 iterations" in text
     # By name, in equal shares, and with scores that refer to them.
-    behaviour = make_behaviour("mixed", Setting(own_robot, 64, torch.Generator().manual_seed(0)))
+    behaviour = make_behaviour("mixed", BehaviourContext(own_robot, 64, torch.Generator().manual_seed(0)))
     assert set(behaviour.names()) == {"stage-000001", "stage-000031"}
     run = evaluate_policy(home, PolicyScoreConfig(policy="expert", robot="mine", episodes=4))
     scores = {s["mode"]: s["value"] for s in run.meta.summary["scalars"] if s["metric"] == "normalized_score"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
-from rwmrl.behaviour_base import Mixture, Setting
+from rwmrl.behaviour_base import BehaviourContext, Mixture
 from rwmrl.behaviours import BEHAVIOURS, make_behaviour, untrained_policy
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.policy_file import save_policy
@@ -17,7 +17,7 @@ ENVS = 16
 
 
 def setting_of(robot, envs=ENVS, seed=0):
-    return Setting(robot, envs, torch.Generator().manual_seed(seed))
+    return BehaviourContext(robot, envs, torch.Generator().manual_seed(seed))
 
 
 def observe(envs, command=(0.0, 0.0, 0.0)):
@@ -88,9 +88,9 @@ def test_smoothed_random_has_the_drawn_strength_and_memory(robot):
 
 
 def test_the_mixture_deals_by_share_and_acts_for_each_environment_alone(robot):
-    setting = setting_of(robot, 2000)
-    low, high = SmoothedRandom(setting, (0.0, 0.0), "still"), SmoothedRandom(setting, (1.0, 1.0), "wild")
-    mixture = Mixture((low, high), (0.25, 0.75), setting)
+    context = setting_of(robot, 2000)
+    low, high = SmoothedRandom(context, (0.0, 0.0), "still"), SmoothedRandom(context, (1.0, 1.0), "wild")
+    mixture = Mixture((low, high), (0.25, 0.75), context)
     names = mixture.names()
     assert names.count("wild") / 2000 == pytest.approx(0.75, abs=0.04)
     moved = mixture.act(observe(2000)).abs().amax(dim=1) > 0

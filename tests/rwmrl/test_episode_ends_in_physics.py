@@ -20,10 +20,10 @@ class Jumper(Behaviour):
 
     name = "jumper"
 
-    def __init__(self, setting):
-        self.num_envs = setting.num_envs
-        self.time = torch.arange(setting.num_envs) * 0.11
-        joints = setting.robot.joints
+    def __init__(self, context):
+        self.num_envs = context.num_envs
+        self.time = torch.arange(context.num_envs) * 0.11
+        joints = context.robot.joints
         self.shape = torch.tensor([{"KFE": -2.4, "alf": -3.6, "HFE": 1.2, "igh": 1.8}.get(j[-3:], 0.0) for j in joints])
 
     def act(self, observations):

@@ -11,8 +11,9 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmrl import export
 from rwmrl.backends import make_env
-from rwmrl.behaviour_base import Setting
+from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import BEHAVIOURS, make_behaviour
+from rwmrl.envs.base import EnvOptions
 from rwmrl.export import ExportConfig, export_dataset
 from rwmrl.scripted import SmoothedRandom
 
@@ -88,8 +89,8 @@ def test_what_randomisation_drew_is_kept_for_every_episode(home):
 
 
 def test_within_bounds_the_robot_stays_inside(robot):
-    env = make_env("auto", "Pretrain-v0", robot, 16, pushes=False, randomize=False, bounds_m=(4.0, 3.0))
-    expert = make_behaviour("expert", Setting(robot, 16, torch.Generator().manual_seed(0)))
+    env = make_env("auto", robot, EnvOptions(num_envs=16, pushes=False, randomize=False, bounds_m=(4.0, 3.0)))
+    expert = make_behaviour("expert", BehaviourContext(robot, 16, torch.Generator().manual_seed(0)))
     observations, places = env.reset(), []
     for _ in range(900):
         observations = env.step(expert.act(observations)).observations
@@ -108,7 +109,7 @@ def test_the_action_column_is_the_action_applied(home, monkeypatch, robot):
             given.append(super().act(observations).clone())
             return given[-1]
 
-    monkeypatch.setitem(BEHAVIOURS, "spy", lambda s: Spy(s, (0.1, 0.2), "spy"))
+    monkeypatch.setitem(BEHAVIOURS, "spy", lambda context: Spy(context, (0.1, 0.2), "spy"))
     dataset = make(home, policy="spy", num_envs=4, transitions=164)
     rows = dataset.matrix()[:, dataset.schema.action].reshape(4, 41, 12)
     assert np.array_equal(rows[:, 1:], torch.stack(given, dim=1).numpy())

@@ -13,6 +13,7 @@ from rwmdata.home import Home
 from rwmrl import backends, export
 from rwmrl.doctor import diagnose
 from rwmrl.envs import isaaclab as isaaclab_env
+from rwmrl.envs.base import EnvOptions
 from rwmrl.envs.manager_based import ManagerBasedEnv, drop_events, pick_task
 from rwmrl.export import ExportConfig, export_dataset
 
@@ -267,19 +268,21 @@ def test_isaac_lab_is_launched_before_its_tasks_are_imported(robot, monkeypatch)
     module("isaaclab_tasks.utils", parse_env_cfg=parse)
     made = SimpleNamespace(unwrapped=FakeEnv(robot))
     module("gymnasium", registry={"Isaac-Velocity-Flat-Anymal-D-v0": 1}, make=lambda name, cfg: made)
-    env = backends.make_env("isaaclab", "Visualize-v0", robot, E, seed=4, episode_length_s=8.0)
+    env = backends.make_env(
+        "isaaclab", robot, EnvOptions(task="Visualize-v0", num_envs=E, seed=4, episode_length_s=8.0)
+    )
     assert order == ["launch", "Isaac-Velocity-Flat-Anymal-D-v0"]
     assert (cfg.seed, cfg.episode_length_s, cfg.events.push_robot) == (4, 8.0, None)
     assert env.step(torch.zeros(E, 12)).transition.shape == (E, 66)
     with pytest.raises(RwmError, match="bounds need the embedded simulator"):
-        backends.make_env("isaaclab", "Init-v0", robot, E, bounds_m=(4.0, 3.0))
+        backends.make_env("isaaclab", robot, EnvOptions(bounds_m=(4.0, 3.0)))
 
 
 def test_an_isaac_lab_that_does_not_start_says_why(robot, monkeypatch):
     monkeypatch.setattr(isaaclab_env, "_app", None)
     monkeypatch.setitem(sys.modules, "isaaclab", None)
     with pytest.raises(RwmError, match="Isaac Lab does not start: ModuleNotFoundError"):
-        isaaclab_env.make_isaaclab_env("Init-v0", robot, E)
+        isaaclab_env.make_isaaclab_env(robot, EnvOptions())
 
 
 def test_the_doctor_names_every_simulator_and_what_is_missing(monkeypatch):

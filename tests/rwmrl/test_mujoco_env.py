@@ -9,6 +9,7 @@ import torch
 from rwmdata.errors import RwmError
 from rwmdata.robots import ResetSpec
 from rwmrl.backends import make_env, resolve_backend
+from rwmrl.envs.base import EnvOptions
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig, rotation
 from rwmrl.rewards import RewardModel
 from rwmrl.tasks import TASKS
@@ -207,14 +208,15 @@ def test_randomised_robots_differ_and_the_nominal_ones_do_not(robot):
 
 def test_tasks_and_backends_are_named_when_wrong(robot):
     assert set(TASKS) == {"Init-v0", "Pretrain-v0", "Finetune-v0", "Visualize-v0"}
+    initial = EnvOptions(task="Init-v0")
     assert robot.task_reward_weights["Init-v0"]["flat_orientation_l2"] == 0
-    assert "reward/flat_orientation_l2" not in make_env("mujoco", "Init-v0", robot, 1).step(torch.zeros(1, 12)).log
+    assert "reward/flat_orientation_l2" not in make_env("mujoco", robot, initial).step(torch.zeros(1, 12)).log
     with pytest.raises(RwmError, match="Unknown task 'Walk-v0'; tasks: Init-v0"):
-        make_env("mujoco", "Walk-v0", robot, 1)
+        make_env("mujoco", robot, EnvOptions(task="Walk-v0"))
     with pytest.raises(RwmError, match="Unknown backend 'gazebo'; backends: auto, mujoco"):
-        make_env("gazebo", "Init-v0", robot, 1)
+        make_env("gazebo", robot, initial)
     with pytest.raises(RwmError, match="'isaaclab' is not available here: package isaaclab is not installed"):
-        make_env("isaaclab", "Init-v0", robot, 1)
+        make_env("isaaclab", robot, initial)
     assert resolve_backend("auto") == "mujoco"
 
 
@@ -226,8 +228,8 @@ def test_the_missing_simulator_is_named_with_its_install_command(monkeypatch):
 
 
 def test_a_task_decides_about_noise_pushes_and_randomisation(robot):
-    env = make_env("auto", "Visualize-v0", robot, 2)
+    env = make_env("auto", robot, EnvOptions(task="Visualize-v0", num_envs=2))
     assert isinstance(env, MujocoEnv)
     assert (env.config.noise, env.config.pushes, env.config.randomize) == (False, False, False)
-    loud = make_env("auto", "Visualize-v0", robot, 2, pushes=True)
+    loud = make_env("auto", robot, EnvOptions(task="Visualize-v0", num_envs=2, pushes=True))
     assert isinstance(loud, MujocoEnv) and loud.config.pushes

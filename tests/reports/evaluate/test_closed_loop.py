@@ -28,6 +28,7 @@ from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour
+from rwmrl.envs.base import EnvOptions
 from rwmrl.observations import policy_observation
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
@@ -87,7 +88,11 @@ def test_rewards_of_a_walk_are_the_simulators_own(robot, schema):
     behaviour = Reaching(gain=0.0)
     walks = simulate(config, robot, behaviour, rows=15)
     assert walks.rows.shape == (3, 15, 66) and walks.command.shape == (3, 15, 3)
-    env = make_env("auto", "Pretrain-v0", robot, 3, 2, 76 * 0.02, pushes=False, noise=False, randomize=False)
+    env = make_env(
+        "auto",
+        robot,
+        EnvOptions(num_envs=3, seed=2, episode_length_s=76 * 0.02, pushes=False, noise=False, randomize=False),
+    )
     env.reset()
     steps = [env.step(torch.zeros(3, 12)) for _ in range(75)]
     np.testing.assert_array_equal(walks.rows, torch.stack([s.transition for s in steps[60:]], dim=1))

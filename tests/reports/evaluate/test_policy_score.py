@@ -10,6 +10,7 @@ from rwmdata.progress import silent
 from rwmdata.runs import Run
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour
+from rwmrl.envs.base import EnvOptions
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
 
@@ -30,7 +31,7 @@ def short(robot):
 def test_sums_are_those_of_the_environment_itself(short):
     config = PolicyScoreConfig(policy="still", episodes=3, seed=4)
     sums = episode_sums(config, short, Still(), disturbed=False, progress=silent)
-    env = make_env("auto", "Pretrain-v0", short, 3, 4, pushes=False, noise=False, randomize=False)
+    env = make_env("auto", short, EnvOptions(num_envs=3, seed=4, pushes=False, noise=False, randomize=False))
     env.reset()
     steps = [env.step(torch.zeros(3, 12)) for _ in range(50)]
     assert sums["steps"].tolist() == [50] * 3 and sums["fell"].tolist() == [0] * 3
