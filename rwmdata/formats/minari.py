@@ -1,4 +1,4 @@
-"""Minari datasets out: the exchange format of offline reinforcement learning libraries."""
+"""Minari datasets, written: the exchange format of offline reinforcement learning libraries."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from minari.data_collector import EpisodeBuffer
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 EPISODES_AT_ONCE = 64
@@ -33,7 +37,7 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
     Args:
         dataset: What to write.
         folder: Folder of Minari datasets; ``MINARI_DATASETS_PATH`` has to name it when they are loaded.
-        progress: Told the rows written.
+        progress: Called with the rows read.
 
     Raises:
         RwmError: minari is missing, the folder holds that dataset already or cannot be written, or no episode has a
@@ -46,13 +50,11 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
         raise RwmError(f"No episode of '{dataset.name}' has a step; nothing was written.")
     name = f"{dataset.robot}-{re.sub('[^A-Za-z0-9_-]+', '-', dataset.name)}-v0"
     target = folder / name
-    sizes = {key: len(values) for key, values in _observations(next(iter(read_episodes(dataset))), dataset).items()}
-    space: dict[str, spaces.Space[Any]] = {
-        key: spaces.Box(-np.inf, np.inf, (columns,), np.float32) for key, columns in sizes.items()
-    }
-    about: dict[str, Any] = {
-        "observation_space": spaces.Dict(space),
-        "action_space": spaces.Box(-np.inf, np.inf, (dataset.schema.dims["action"],), np.float32),
+    sample = _observations(next(read_episodes(dataset)), dataset)
+    box = partial(spaces.Box, -np.inf, np.inf, dtype=np.float32)
+    about = {
+        "observation_space": spaces.Dict({key: box(values.shape[1:]) for key, values in sample.items()}),
+        "action_space": box((dataset.schema.dims["action"],)),
         "algorithm_name": ", ".join(sorted({b for b in dataset.episodes.behaviour if b})) or None,
         "description": f"{dataset.robot} at {dataset.control_hz:g} Hz; columns: {', '.join(dataset.schema.names)}",
     }
@@ -77,7 +79,7 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
 
 @contextmanager
 def datasets_root(folder: Path) -> Iterator[None]:
-    """Let Minari keep its datasets in ``folder`` for as long as the block runs."""
+    """Make Minari keep its datasets in ``folder`` inside the block."""
     before = os.environ.get(ROOT_VARIABLE)
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[ROOT_VARIABLE] = str(folder)
@@ -89,11 +91,11 @@ def datasets_root(folder: Path) -> Iterator[None]:
             os.environ[ROOT_VARIABLE] = before
 
 
-def _buffers(dataset: Dataset) -> Iterator[tuple[list[Any], int]]:
-    """Give Minari's episodes, some at a time, with the rows read so far."""
+def _buffers(dataset: Dataset) -> Iterator[tuple[list[EpisodeBuffer], int]]:
+    """Yield Minari's episodes in batches, with the rows read so far."""
     from minari.data_collector import EpisodeBuffer
 
-    waiting: list[Any] = []
+    batch: list[EpisodeBuffer] = []
     count = rows = 0
     for e in read_episodes(dataset):
         rows += len(e.rows)
@@ -101,7 +103,7 @@ def _buffers(dataset: Dataset) -> Iterator[tuple[list[Any], int]]:
             steps = len(e.rows) - 1
             last = np.arange(steps) == steps - 1
             reward = e.reward if e.reward is not None else np.zeros(len(e.rows), np.float32)
-            waiting.append(
+            batch.append(
                 EpisodeBuffer(
                     id=count,
                     observations=_observations(e, dataset),
@@ -112,15 +114,15 @@ def _buffers(dataset: Dataset) -> Iterator[tuple[list[Any], int]]:
                 )
             )
             count += 1
-        if len(waiting) == EPISODES_AT_ONCE:
-            yield waiting, rows
-            waiting = []
-    if waiting:
-        yield waiting, rows
+        if len(batch) == EPISODES_AT_ONCE:
+            yield batch, rows
+            batch = []
+    if batch:
+        yield batch, rows
 
 
 def _observations(episode: Episode, dataset: Dataset) -> dict[str, np.ndarray]:
     schema, rows = dataset.schema, episode.rows
     command = episode.command if episode.command is not None else np.zeros((len(rows), 3), np.float32)
-    found = {"state": rows[:, schema.state], "command": command, "contact": rows[:, schema.contact]}
-    return found | ({"extension": rows[:, schema.extension]} if schema.dims["extension"] else {})
+    parts = {"state": rows[:, schema.state], "command": command, "contact": rows[:, schema.contact]}
+    return parts | ({"extension": rows[:, schema.extension]} if schema.dims["extension"] else {})

@@ -30,6 +30,8 @@ def test_minari_loads_every_step(dataset, schema, tmp_path, monkeypatch, at_once
     with datasets_root(tmp_path / "minari"):
         loaded = minari.load_dataset(name)
     assert (loaded.total_episodes, loaded.total_steps) == (4, 4 * 19)
+    sizes = {key: space.shape for key, space in loaded.observation_space.items()}
+    assert sizes == {"state": (45,), "command": (3,), "contact": (8,)} and loaded.action_space.shape == (12,)
     assert loaded.storage.metadata["algorithm_name"] == "expert"
     rows = dataset.matrix()[:80].reshape(4, 20, -1)
     for k, episode in enumerate(loaded.iterate_episodes()):
