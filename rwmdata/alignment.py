@@ -1,4 +1,4 @@
-"""Which row's action leads to the next state: the schema says the next row's; a wrong import says another."""
+"""Which row's action leads to the next state: by the schema the next row's; in a faulty import, another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHIFTS = (-1, 0, 1)
 MAX_SAMPLES = 20_000
 RIDGE = 1e-3
 MARGIN = 0.02
-"""Another shift must explain this much more of the variance before it counts as better."""
+"""Another shift counts as better when it explains this much more of the variance."""
 
 
 @dataclass(frozen=True)

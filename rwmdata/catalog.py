@@ -24,9 +24,9 @@ from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 
 ROWS_FILE = "rows.f32"
-"""All rows as they are used in training, float32 row by row; made from the shards where they do not fit in memory."""
+"""All rows as training uses them, float32 row by row; created from the shards where they do not fit in memory."""
 MIN_STD = 1e-6
-"""A column that never moves is divided by 1 instead of by less than this."""
+"""A column with a smaller standard deviation is constant and is divided by 1."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ class Dataset:
     def mapped_matrix(self) -> np.ndarray:
         """Return the rows of :meth:`matrix` as a memory-mapped file: for data larger than memory.
 
-        The file, ``rows.f32`` beside the shards, is made by the first call. What is written into the array stays in
-        this process.
+        The file, ``rows.f32`` beside the shards, is created by the first call. Changes to the array stay in this
+        process.
 
         Raises:
             RwmError: As :meth:`matrix`, or there is no room for the file.
@@ -143,7 +143,7 @@ class Dataset:
             raise RwmError(f"Cannot write {file}: {exc.strerror}.", "rwm fit --rows memory") from exc
 
     def read_into(self, out: np.ndarray) -> None:
-        """Fill ``out (R, width)`` with all rows, shards side by side.
+        """Fill ``out (R, width)`` with all rows, reading the shards in parallel.
 
         Raises:
             RwmError: See :meth:`matrix`.
@@ -155,9 +155,9 @@ class Dataset:
         def read(number: int) -> None:
             start, stop = bounds[number : number + 2]
             path = self.shard_paths[number]
-            found = read_shard(path, self.schema, out[start:stop])
-            if found != stop - start:
-                raise self._damaged(f"{path} holds {found} rows, the manifest says {stop - start}")
+            rows = read_shard(path, self.schema, out[start:stop])
+            if rows != stop - start:
+                raise self._damaged(f"{path} holds {rows} rows, the manifest says {stop - start}")
 
         with ThreadPoolExecutor(available_threads(), "shard") as pool:
             list(pool.map(read, range(len(self.manifest.shards))))

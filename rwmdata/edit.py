@@ -1,23 +1,22 @@
-"""Datasets made of datasets: merge, filter, split anew, rename away. What is committed is never changed."""
+"""Datasets made from datasets: merge, filter, split anew; and removal. A committed dataset is never modified."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rwmdata.atomic import commit_folder, remove_folder, write_text
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, split_episodes
+from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, Provenance, split_episodes
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import now
 from rwmdata.views import open_views
-from rwmdata.writer import NAME_PATTERN, DatasetWriter
+from rwmdata.writer import DatasetWriter, new_dataset_path
 
 
 def merge(home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, progress: Progress = silent) -> Dataset:
@@ -35,9 +34,7 @@ def merge(home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, prog
             if ours != theirs:
                 raise RwmError(f"'{first.name}' and '{other.name}' differ in {what}: {ours} and {theirs}.")
     origin = {"source": "rwm data merge", "datasets": [about(d) for d in sources]}
-    return _rewrite(
-        home, first, ((d, None) for d in sources), name, origin, seed, sum(d.rows for d in sources), progress
-    )
+    return _rewrite(home, [(d, None) for d in sources], name, origin, seed, progress)
 
 
 def filter_episodes(
@@ -51,7 +48,7 @@ def filter_episodes(
         where: Condition over the view ``episodes``: ``length > 100 and not terminated and behaviour = 'expert'``.
         name: Name of the new dataset.
         seed: Seed of its split.
-        progress: Told the rows written.
+        progress: Called after each episode.
 
     Raises:
         RwmError: The condition is not SQL over those columns, or holds for no episode.
@@ -70,13 +67,12 @@ def filter_episodes(
         raise RwmError(
             f"No episode of '{source.name}' fits '{where}'.", f"columns: {', '.join(columns)}; rwm sql looks at them"
         )
-    rows = sum(source.manifest.episodes.length[e] for e in kept)
     origin = {"source": "rwm data filter", "datasets": [about(source)], "where": where}
-    return _rewrite(home, source, iter([(source, set(kept))]), name, origin, seed, rows, progress)
+    return _rewrite(home, [(source, set(kept))], name, origin, seed, progress)
 
 
 def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float], seed: int = 0) -> Dataset:
-    """Deal a dataset's episodes to other splits, as a new dataset that shares the files of the old one.
+    """Assign a dataset's episodes to new splits, as a new dataset that shares the files of the old one.
 
     Raises:
         RwmError: A share is not positive, there are fewer episodes than splits, or the name is taken.
@@ -85,7 +81,7 @@ def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float],
         raise RwmError(f"Shares must be positive, not {shares}.", "--train 0.8 --val 0.1 --test 0.1")
     if len(source.episodes) < len(shares):
         raise RwmError(f"'{source.name}' has {len(source.episodes)} episodes, fewer than {len(shares)} splits.")
-    target = new_path(home, name)
+    target = new_dataset_path(home.data_dir, name)
     splits = split_episodes(len(source.episodes), seed, shares)
     origin = {"source": "rwm data split", "datasets": [about(source)], "shares": shares, "seed": seed}
     changes = {"name": name, "created": now(), "splits": splits, "provenance": origin}
@@ -98,56 +94,44 @@ def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float],
 
 
 def remove(home: Home, source: Dataset) -> list[str]:
-    """Delete a dataset; readers see it whole or not at all.
+    """Delete a dataset; readers see all of it or nothing.
 
     Returns:
-        Ids of the runs that were made from it: their provenance now points nowhere.
+        Ids of the runs made from it, whose dataset is gone now.
     """
     made_from = [r.id for r in home.runs() if r.meta.parents.get("dataset") == source.name]
     remove_folder(source.path)
     return made_from
 
 
-def about(dataset: Dataset) -> dict[str, Any]:
-    """Return what a dataset made of this one keeps of its origin."""
+def about(dataset: Dataset) -> Provenance:
+    """Return what a dataset made from this one records about it."""
     m = dataset.manifest
     return {"name": m.name, "created": m.created, "rows": m.rows, "provenance": m.provenance}
 
 
-def new_path(home: Home, name: str) -> Path:
-    """Return the folder of a new dataset.
-
-    Raises:
-        RwmError: The name is not a file name, or is taken.
-    """
-    if not NAME_PATTERN.fullmatch(name):
-        raise RwmError(f"'{name}' is not a dataset name; use letters, digits, '.', '_' and '-'.", "--name NAME")
-    target = home.data_dir / name
-    if target.exists():
-        raise RwmError(f"Dataset '{name}' exists already in {home.data_dir}.", "--name NEW_NAME")
-    return target
-
-
 def _rewrite(
     home: Home,
-    like: Dataset,
-    parts: Iterator[tuple[Dataset, set[int] | None]],
+    parts: Sequence[tuple[Dataset, set[int] | None]],
     name: str,
-    origin: dict[str, Any],
+    origin: Provenance,
     seed: int,
-    rows: int,
     progress: Progress,
 ) -> Dataset:
+    """Write a new dataset from parts of others: all episodes, or those of the given numbers."""
+    like, _ = parts[0]
+    lengths = [[d.manifest.episodes.length[k] for k in numbers] if numbers else [d.rows] for d, numbers in parts]
+    total = sum(map(sum, lengths))
     with DatasetWriter(home.data_dir, name, like.robot, like.schema, like.control_hz, origin, seed) as writer:
         for dataset, numbers in parts:
             for episode in read_episodes(dataset, numbers):
                 writer.append(episode)
-                progress(writer.rows, rows, {})
+                progress(writer.rows, total, {})
         return writer.commit()
 
 
 def _share_file(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system cannot."""
+    """Hard-link a file; copy it where the file system cannot."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,8 +1,8 @@
 """Finding episode ends that a recording does not mark.
 
-Time-outs leave no trace in the termination column. What they do leave is a first row that physics cannot have
-produced from the row before it: joints that moved further than their velocities allow, gravity that turned faster
-than the base, and an action that is exactly zero between actions that are not.
+Time-outs leave no trace in the termination column, but the next episode's first row cannot follow physically from the
+row before it: joints moved further than their velocities allow, gravity turned faster than the base, or the action is
+exactly zero between actions that are not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ JOINT_JUMP_SUM_RAD = 0.8
 GRAVITY_JUMP = 0.25
 """Least change of projected gravity beyond what the angular velocity explains."""
 RESET_JUMP = 0.05
-"""Beside an all-zero action a much smaller unexplained step decides (rad summed over joints, or gravity)."""
+"""With an all-zero action a much smaller unexplained step is enough (rad summed over joints, or gravity)."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def find_episode_starts(rows: np.ndarray, schema: Schema, control_dt_s: float) -
         (pose, "joint positions jump beyond velocity * dt"),
         (turned, "projected gravity jumps beyond angular velocity * dt"),
     )
-    found = np.logical_or.reduce([flag for flag, _ in reasons]).nonzero()[0]
+    before = np.logical_or.reduce([flag for flag, _ in reasons]).nonzero()[0]
     return [
         EpisodeStart(int(i) + 1, " and ".join(text for flag, text in reasons if flag[i]), bool(marked[i]))
-        for i in found
+        for i in before
     ]
 
 

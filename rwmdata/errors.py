@@ -1,10 +1,10 @@
-"""The one exception type that is meant for the person at the keyboard."""
+"""The exception type whose message is meant for the user."""
 
 from __future__ import annotations
 
 
 class RwmError(Exception):
-    """A fault the user can fix, said in one sentence, with the next thing to try.
+    """A fault the user can fix, in one sentence, with the next thing to try.
 
     The command line prints ``error: <message>`` and ``try: <hint>`` and exits with 1.
 

@@ -1,10 +1,9 @@
-"""What an evaluation found: the one versioned schema of every ``summary.json``, and its reader."""
+"""Results of an evaluation: the one versioned schema of every ``summary.json``, and its reader."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,11 +15,11 @@ SUMMARY_VERSION = 2
 """1 called the relative L1 error ``relative_l1``; 2 calls it ``rel_l1`` and names the group of a metric."""
 SUMMARY_FILE = "summary.json"
 RENAMED = ("relative_l1", "rel_l1")
-"""Part of a metric's name in version 1, and since."""
+"""Part of a metric's name in version 1, and its current form."""
 
 
 def current_name(metric: str) -> str:
-    """Return a metric's name of today."""
+    """Return the current name of a metric."""
     return metric.replace(*RENAMED)
 
 
@@ -88,18 +87,18 @@ class EvaluationSummary(BaseModel):
         return scalar.value
 
     @classmethod
-    def read(cls, content: Any, where: object) -> EvaluationSummary:
-        """Validate the content of a summary, bringing one of an earlier version up to date.
+    def read(cls, content: object, where: object) -> EvaluationSummary:
+        """Validate the content of a summary; one of an earlier version is converted.
 
         Args:
             content: What the file or ``run.json`` holds.
-            where: Names it in errors.
+            where: Its name in errors.
 
         Raises:
             RwmError: It is no summary of an evaluation, or one of a newer version.
         """
         version = content.get("summary_version") if isinstance(content, dict) else None
-        if type(version) is not int:
+        if not isinstance(content, dict) or type(version) is not int:
             raise RwmError(f"{where} is not the summary of an evaluation: it has no summary_version.", "rwm runs ls")
         if version > SUMMARY_VERSION:
             raise RwmError(
@@ -117,10 +116,10 @@ class EvaluationSummary(BaseModel):
 
     @classmethod
     def of_run(cls, run: Run) -> EvaluationSummary:
-        """Return what a finished evaluation found.
+        """Return the summary of a finished evaluation.
 
         Raises:
-            RwmError: The run is unfinished, or what it holds is no summary this version reads.
+            RwmError: The run is unfinished, or its summary cannot be read by this version.
         """
         if run.meta.status != "finished":
             raise RwmError(f"Evaluation {run.id} is {run.meta.status}; it has no summary.", "rwm runs show " + run.id)
@@ -131,7 +130,7 @@ def read_summary(path: Path) -> EvaluationSummary:
     """Read a ``summary.json``.
 
     Raises:
-        RwmError: The file is missing, is not JSON, or no summary this version reads.
+        RwmError: The file is missing, is not JSON, or cannot be read by this version.
     """
     try:
         content = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Is everything under a home folder whole? Leftovers of crashes are recognised, damage is named."""
+"""Check a home folder: leftovers of crashes are recognised and can be repaired, damage is reported."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rwmdata.runs import Run
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something that is not as it should be."""
+    """One fault."""
 
     path: Path
     what: str
     repair: str
-    """What repairing does; empty when only a person can."""
+    """What :func:`repair` does; empty when only a person can fix it."""
 
 
 def check_home(home: Home, deep: bool = True) -> list[Trouble]:
@@ -43,7 +43,7 @@ def check_home(home: Home, deep: bool = True) -> list[Trouble]:
 
 
 def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
-    """Carry out what the troubles say can be repaired; return what was removed or changed."""
+    """Repair what can be repaired; return the paths removed or changed."""
     done = []
     for trouble in troubles:
         if not trouble.repair:
@@ -63,13 +63,13 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _leftovers(root: Path) -> list[Trouble]:
-    """Return what unfinished writers left; those of a process that still runs are its own business."""
-    found = []
+    """Return what dead writers left; files of a process that still runs are not touched."""
+    troubles = []
     for path in sorted(root.rglob(f"{TMP_MARK}*")):
         if any(TMP_MARK in parent.name for parent in path.parents) or not abandoned(path):
             continue
-        found.append(Trouble(path, "left by a writer that was cut off; nothing of it was committed", "remove it"))
-    return found
+        troubles.append(Trouble(path, "left by a writer that was cut off; nothing of it was committed", "remove it"))
+    return troubles
 
 
 def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:
@@ -79,13 +79,13 @@ def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:
         dataset = Dataset.open(folder)
     except RwmError as exc:
         return [Trouble(folder, exc.message, "")]
-    found = []
+    troubles = []
     for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
         if not path.is_file():
-            found.append(Trouble(path, "is missing", ""))
+            troubles.append(Trouble(path, "is missing", ""))
         elif deep and checksum(path) != shard.sha256:
-            found.append(Trouble(path, "has another checksum than when it was written", ""))
-    return found
+            troubles.append(Trouble(path, "has another checksum than when it was written", ""))
+    return troubles
 
 
 def _run_troubles(folder: Path) -> list[Trouble]:

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a file, which the system lets go of when its process ends, however it ends."""
+"""One writer at a time: a file lock, which the system releases when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from rwmdata.errors import RwmError
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What a file system without locks says; what is written is then guarded by its commit alone."""
+"""Errors of a file system without locks; there only the commit guards what is written."""
 
 
 @contextmanager
 def exclusive(file: Path, what: str, hint: str) -> Iterator[None]:
-    """Hold ``file`` as a lock for as long as the block runs; the file is removed afterwards.
+    """Hold a lock on ``file`` inside the block and remove the file afterwards.
 
     Args:
         file: Lock file, in an existing folder.
-        what: What it guards, for the error: "Dataset 'a'".
+        what: What it guards, for the error message: "Dataset 'a'".
         hint: What to do instead of waiting.
 
     Raises:
@@ -41,7 +41,7 @@ def exclusive(file: Path, what: str, hint: str) -> Iterator[None]:
 
 
 def _locked(file: Path) -> int:
-    """Return an open handle on the lock, with our process number in the file."""
+    """Return an open handle of the locked file, which holds our process number."""
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:

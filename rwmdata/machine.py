@@ -1,4 +1,4 @@
-"""How much of this machine is ours."""
+"""Cores, memory and processes of this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def available_threads() -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that can be taken without swapping; where the system does not tell, all there is."""
+    """Return the bytes of memory available without swapping, or all memory where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
@@ -23,7 +23,7 @@ def available_memory() -> int:
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process of this number runs on this machine."""
+    """Return whether a process with this number runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

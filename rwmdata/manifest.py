@@ -1,4 +1,4 @@
-"""``dataset.json``: what a dataset holds, said once, typed and versioned."""
+"""``dataset.json``: the content of a dataset, typed and versioned."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from rwmdata.schema import SCHEMA_VERSION, Schema
 
 MANIFEST_FILE = "dataset.json"
 CACHED_ROWS = 2048
-"""Rows that are worked on in one go: few enough to stay in the processor's cache."""
+"""Rows processed at a time: few enough to stay in the processor's cache."""
 SPLIT_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+Provenance = dict[str, Any]
+"""Where rows come from: JSON values, different ones for each source."""
 
 
 class ColumnInfo(BaseModel):
@@ -47,7 +49,7 @@ class EpisodeTable(BaseModel):
     terminated: list[bool]
     behaviour: list[str | None]
     parameters: dict[str, list[float | None]] = {}
-    """What domain randomisation drew for each episode, by name; None where nothing was drawn."""
+    """Values that domain randomisation drew for each episode, by name; None where it drew none."""
 
 
 class DatasetManifest(BaseModel):
@@ -67,7 +69,7 @@ class DatasetManifest(BaseModel):
     episodes: EpisodeTable
     splits: dict[str, list[int]]
     shards: list[ShardInfo]
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetManifest:
@@ -85,14 +87,14 @@ class DatasetManifest(BaseModel):
 
 
 def split_episodes(count: int, seed: int, shares: dict[str, float] | None = None) -> dict[str, list[int]]:
-    """Deal episodes to splits at random, whole episodes only.
+    """Assign whole episodes to splits at random.
 
     Args:
         count: Number of episodes.
-        seed: Seed of the deal.
+        seed: Seed of the assignment.
         shares: Relative size of each split, the first takes what rounding leaves; 80/10/10 % train, val, test when
-            None. Splits come in that order where episodes are few: one episode is train, two are train and val, from
-            three on every one of three has at least one.
+            None. With few episodes the first splits are served first: one episode is train, two are train and val; from
+            three on, each of three splits has at least one.
     """
     shares = shares or SPLIT_SHARES
     order = np.random.default_rng(seed).permutation(count)

@@ -1,4 +1,4 @@
-"""Is what a dataset holds likely? Warnings, not errors: a robot may have been at its limits, a sensor may be quiet."""
+"""Plausibility of a dataset: warnings, not errors, as a robot can be at its limits and a sensor can be quiet."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec, load_robot
 
 JOINT_MARGIN_RAD = 0.1
-"""A joint may be pressed into its stop by this much."""
+"""How far an impact may press a joint beyond its limit."""
 TORQUE_FACTOR, VELOCITY_FACTOR = 1.1, 2.0
-"""Beyond their limits by these factors torques and velocities are not this robot's. An impact can turn a joint faster
-than its drive."""
+"""Factors on the limits beyond which torques and velocities cannot be this robot's. An impact can turn a joint faster
+than its drive can."""
 FROZEN_S = 1.0
-"""A continuous sensor that gives the very same number for so long, while others move, is stuck."""
+"""A continuous sensor that repeats one value for this long, while others change, is stuck."""
 SHIFT_STD = 1.5
-"""Means of two shards so far apart, in standard deviations of the whole, are told of; with two shards 2 is the most
-there can be."""
+"""Warn when the means of two shards differ by more, in standard deviations of the whole dataset. Two shards can differ
+by 2 at most."""
 
 
 def implausible(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
-    """Give (check, where, message) of everything unlikely in a dataset's rows ``(R, width)``."""
+    """Yield (check, where, message) for everything implausible in a dataset's rows ``(R, width)``."""
     missing = dataset.manifest.provenance.get("missing_groups", [])
     if missing:
         yield "missing", "dataset.json", f"{', '.join(missing)} not recorded, written as zeros"
@@ -64,7 +64,7 @@ def _both(limit: float) -> tuple[float, float]:
 
 
 def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Find continuous state columns that repeat the same number while the robot moves."""
+    """Find continuous state columns that repeat one value while the robot moves."""
     schema, rows = dataset.schema, round(FROZEN_S * dataset.control_hz)
     starts = set(dataset.episodes.start.tolist())
     moving = np.ptp(matrix[:, schema.group("joint_vel")], axis=0).max() > 0 if len(matrix) else False
@@ -87,7 +87,7 @@ def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator
 
 
 def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
-    """Find rows equal to the one before, and episodes that occur twice."""
+    """Find rows equal to the one before, and repeated episodes."""
     same = (matrix[1:] == matrix[:-1]).all(axis=1)
     same[dataset.episodes.start[1:] - 1] = False
     if same.any():
@@ -101,7 +101,7 @@ def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, 
 
 
 def _shifted(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
-    """Find state columns whose mean differs between shards far more than the values do."""
+    """Find state columns whose mean differs between shards by far more than the values vary."""
     at, means = 0, []
     state = dataset.schema.state
     for shard in dataset.manifest.shards:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -39,7 +38,7 @@ class NormalizerSpec(Frozen):
 
 
 class ResetSpec(Frozen):
-    """Ranges a new episode starts from (uniform, symmetric unless a pair is given)."""
+    """Ranges of a new episode's initial state (uniform, symmetric unless a pair is given)."""
 
     position_xy_m: float = 0.5
     velocity: float = 0.5
@@ -80,19 +79,19 @@ class RobotSpec(Frozen):
     episode_length_s: float = 20.0
     reward_weights: dict[str, float]
     task_reward_weights: dict[str, dict[str, float]] = {}
-    """Overrides of the weights by task name."""
+    """Overrides of the weights, by task name."""
     task_air_time_s: dict[str, float] = {}
-    """Length of a step that ``feet_air_time`` neither rewards nor punishes, by task name; 0.5 where absent."""
+    """Step duration for which the ``feet_air_time`` reward is zero, by task name; 0.5 where absent."""
     foot_positions_m: list[tuple[float, float]]
     """x (forward) and y (left) of each foot in the default pose, base frame."""
     mirror_signs: list[float] | None = None
-    """For a robot with two like sides: -1 where a joint's angle changes sign in the mirror image (hip roll), else 1."""
+    """For a symmetric robot: -1 where a joint's angle changes sign in the mirror image (hip roll), else 1."""
     normalizer: NormalizerSpec = NormalizerSpec()
     reset: ResetSpec = ResetSpec()
     randomization: RandomizationSpec = RandomizationSpec()
     backend_tasks: dict[str, list[str]] = {}
-    """For another simulator: ids of its tasks for this robot, the first that is registered is used; ``{task}`` in them
-    stands for this toolkit's name of the task."""
+    """By simulator: ids of its tasks for this robot, of which the first registered one is used; ``{task}`` stands for
+    this toolkit's name of the task."""
     mjcf: str | None = None
     """Path of the MJCF, relative to the robot's folder."""
     folder: Path | None = None
@@ -156,7 +155,6 @@ def load_robot(name: str) -> RobotSpec:
             "--robot NAME, or the path of a folder that holds a robot.yaml",
         )
     try:
-        raw: dict[str, Any] = yaml.safe_load(path.read_text())
-        return RobotSpec(**raw, folder=folder.resolve())
+        return RobotSpec(**yaml.safe_load(path.read_text()), folder=folder.resolve())
     except (ValidationError, yaml.YAMLError, TypeError) as exc:
         raise RwmError(f"{path} is not a valid robot description: {one_line(exc)}.") from exc

@@ -1,4 +1,4 @@
-"""Is a dataset what it says it is? One pass, every fault at once."""
+"""Validation of a dataset: one pass that reports every fault."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong."""
+    """One finding."""
 
     severity: Literal["error", "warning"]
     check: str
@@ -38,10 +38,10 @@ class Fault:
 def validate(dataset: Dataset) -> list[Fault]:
     """Return all faults of a dataset, errors first; an empty list means it is sound.
 
-    Checked: shards (present, whole, checksum, rows, columns), episode bookkeeping against the manifest, finiteness,
-    unit gravity, binary contacts, terminations inside episodes, splices, and the alignment of the actions. Warned of:
-    groups that were not recorded, values beyond the robot's limits, stuck sensors, repeated rows and episodes, shards
-    that differ from each other.
+    Errors: shards (missing, damaged, changed, rows, columns), episode bounds other than the manifest's, values that are
+    not finite, gravity that is no unit vector, contacts other than 0 and 1, terminations and splices inside episodes.
+    Warnings: misaligned actions, groups that were not recorded, values beyond the robot's limits, stuck sensors,
+    repeated rows and episodes, shards that differ from each other.
     """
     faults = list(_check_files(dataset))
     if not faults:
@@ -51,16 +51,16 @@ def validate(dataset: Dataset) -> list[Fault]:
         faults += [*_check_bookkeeping(dataset), *_check_values(dataset, matrix), *_check_episodes(dataset, matrix)]
         if not any(f.check == "finite" for f in faults):
             faults += _check_alignment(dataset, matrix)
-            faults += [Fault("warning", *found) for found in implausible(dataset, matrix)]
+            faults += [Fault("warning", *finding) for finding in implausible(dataset, matrix)]
     return sorted(faults, key=lambda f: f.severity)
 
 
 def _check_files(dataset: Dataset) -> Iterator[Fault]:
-    """Look at the shards from outside: there, what was written, as many rows as the manifest says."""
+    """Check that each shard exists, is what was written, and has as many rows as the manifest says."""
     shards = dataset.manifest.shards
     with ThreadPoolExecutor(available_threads(), "shard") as pool:
-        for found in pool.map(_file_faults, dataset.shard_paths, shards):
-            yield from found
+        for faults in pool.map(_file_faults, dataset.shard_paths, shards):
+            yield from faults
     total = sum(s.rows for s in shards)
     if total != dataset.rows:
         yield Fault("error", "rows", "dataset.json", f"says {dataset.rows} rows, its shards hold {total}")
@@ -111,8 +111,8 @@ def _check_bookkeeping(dataset: Dataset) -> Iterator[Fault]:
             yield Fault("error", "episodes", f"row {wrong[0]}", f"{name} is not what the manifest's bounds imply")
     about = dataset.scan().select("terminated", "behaviour").collect()
     last = about[(episodes.start + episodes.length - 1).tolist()]
-    for name, said in (("terminated", episodes.terminated.tolist()), ("behaviour", episodes.behaviour)):
-        differ = [e for e, (a, b) in enumerate(zip(said, last[name].to_list(), strict=True)) if a != b]
+    for name, listed in (("terminated", episodes.terminated.tolist()), ("behaviour", episodes.behaviour)):
+        differ = [k for k, (a, b) in enumerate(zip(listed, last[name].to_list(), strict=True)) if a != b]
         if differ:
             yield Fault("error", "episodes", f"episode {differ[0]}", f"{name} is not what its last row says")
     ids = sorted(i for split in dataset.manifest.splits.values() for i in split)

@@ -1,10 +1,9 @@
-"""DuckDB views over the files of a home: the query surface. No server, no lock, built on open."""
+"""DuckDB views over the files of a home, for queries: no server and no lock, built when opened."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import duckdb
 import polars as pl
@@ -16,6 +15,9 @@ from rwmdata.evaluation_summary import RENAMED, EvaluationSummary
 from rwmdata.home import Home
 from rwmdata.runs import Run
 
+Types = Mapping[str, type[pl.DataType]]
+"""Columns of a view and their types."""
+Row = tuple[object, ...]
 PARENTS = ("dataset", "model", "policy")
 VIEWS = ("datasets", "episodes", "transitions", "runs", "metrics", "evaluations")
 DATASETS = {"name": pl.String, "robot": pl.String, "rows": pl.Int64, "episodes": pl.Int64, "control_hz": pl.Float64,
@@ -35,25 +37,27 @@ EVALUATIONS = {"run": pl.String, "evaluation": pl.String, "dataset": pl.String, 
 def open_views(home: Home, names: Collection[str] = VIEWS) -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB connection with views over the files of ``home``.
 
-    Small things (datasets, episodes, runs, evaluations) are read from their manifests; ``transitions`` and
-    ``metrics`` are scanned where they lie. The connection can read files of this home only.
+    Datasets, episodes, runs and evaluations are read from their manifests; ``transitions`` and ``metrics`` are scanned
+    in place. The connection can read files of this home only.
 
     Args:
         home: The folder.
-        names: Views to make; the fewer, the less has to be read.
+        names: Views to create; the fewer, the less has to be read.
     """
     connection = duckdb.connect()
     datasets = home.datasets() if {"datasets", "episodes", "transitions"} & {*names} else []
     runs = home.runs() if {"runs", "metrics", "evaluations"} & {*names} else []
-    tables: dict[str, tuple[dict[str, Any], Callable[[], list[tuple[Any, ...]]]]] = {
+    tables: dict[str, tuple[Types, Callable[[], list[Row]]]] = {
         "datasets": (DATASETS, lambda: [_dataset_row(d) for d in datasets]),
         "episodes": (EPISODES, lambda: [row for d in datasets for row in _episode_rows(d)]),
         "runs": (RUNS, lambda: [_run_row(r) for r in runs]),
         "evaluations": (EVALUATIONS, lambda: [row for r in runs for row in _evaluation_rows(r)]),
     }
-    for name, (schema, rows) in tables.items():
+    for name, (types, rows) in tables.items():
         if name in names:
-            _register(connection, name, schema, rows())
+            frame = pl.DataFrame(rows(), schema=types, orient="row")
+            connection.register(f"{name}_frame", frame.to_arrow())
+            connection.execute(f"create view {name} as select * from {name}_frame")
     if "transitions" in names:
         _create_transitions(connection, datasets)
     if "metrics" in names:
@@ -65,10 +69,10 @@ def open_views(home: Home, names: Collection[str] = VIEWS) -> duckdb.DuckDBPyCon
 
 
 def run_sql(home: Home, query: str) -> pl.DataFrame:
-    """Run one query over the views; only those it names are made, all where it names none.
+    """Run one query; only the views it names are created, all if it names none.
 
     Raises:
-        RwmError: DuckDB refuses it; the error names the views.
+        RwmError: DuckDB rejects it; the error lists the views.
     """
     named = [name for name in VIEWS if name in query.lower()]
     with open_views(home, named or VIEWS) as connection:
@@ -81,37 +85,27 @@ def run_sql(home: Home, query: str) -> pl.DataFrame:
             raise RwmError(f"The query failed: {one_line(exc)}.", f"the views are {', '.join(VIEWS)}") from exc
 
 
-def _register(
-    connection: duckdb.DuckDBPyConnection, name: str, schema: dict[str, Any], rows: list[tuple[Any, ...]]
-) -> None:
-    frame = pl.DataFrame(rows, schema=schema, orient="row")
-    connection.register(f"{name}_frame", frame.to_arrow())
-    connection.execute(f"create view {name} as select * from {name}_frame")
+def _dataset_row(dataset: Dataset) -> Row:
+    created, path = dataset.manifest.created, str(dataset.path)
+    return dataset.name, dataset.robot, dataset.rows, len(dataset.episodes), dataset.control_hz, created, path
 
 
-def _dataset_row(dataset: Dataset) -> tuple[Any, ...]:
-    made, path = dataset.manifest.created, str(dataset.path)
-    return dataset.name, dataset.robot, dataset.rows, len(dataset.episodes), dataset.control_hz, made, path
+def _episode_rows(dataset: Dataset) -> Iterator[Row]:
+    split = {k: name for name, ids in dataset.manifest.splits.items() for k in ids}
+    table = dataset.manifest.episodes
+    columns = zip(table.start, table.length, table.terminated, table.behaviour, strict=True)
+    for k, row in enumerate(columns):
+        yield dataset.name, k, *row, split.get(k), json.dumps({key: v[k] for key, v in table.parameters.items()})
 
 
-def _episode_rows(dataset: Dataset) -> list[tuple[Any, ...]]:
-    split = {e: name for name, ids in dataset.manifest.splits.items() for e in ids}
-    t = dataset.manifest.episodes
-    columns = zip(t.start, t.length, t.terminated, t.behaviour, strict=True)
-    return [
-        (dataset.name, e, *row, split.get(e), json.dumps({k: v[e] for k, v in t.parameters.items()}))
-        for e, row in enumerate(columns)
-    ]
-
-
-def _run_row(run: Run) -> tuple[Any, ...]:
+def _run_row(run: Run) -> Row:
     m, parents = run.meta, run.meta.parents
     return (m.id, m.kind, m.status, m.created, m.finished, m.seed, *(parents.get(k) for k in PARENTS), str(run.path),
             json.dumps(m.config), json.dumps(m.summary))  # fmt: skip
 
 
-def _evaluation_rows(run: Run) -> list[tuple[Any, ...]]:
-    """Return a finished evaluation's scalars, the fields of the summary and of the scalar beside each other."""
+def _evaluation_rows(run: Run) -> list[Row]:
+    """Return a finished evaluation's scalars, each with the fields of its summary."""
     if (run.kind, run.meta.status) != ("eval", "finished"):
         return []
     summary = EvaluationSummary.of_run(run)
@@ -119,7 +113,7 @@ def _evaluation_rows(run: Run) -> list[tuple[Any, ...]]:
 
 
 def _create_transitions(connection: duckdb.DuckDBPyConnection, datasets: list[Dataset]) -> None:
-    """Scan the shards of every dataset where they lie; columns a robot does not have are null."""
+    """Scan the shards of every dataset in place; columns that a robot lacks are null."""
     parts = [
         f"select {_literal(d.name)} as dataset, * from read_parquet([{', '.join(_literal(p) for p in d.shard_paths)}])"
         for d in datasets
@@ -129,7 +123,7 @@ def _create_transitions(connection: duckdb.DuckDBPyConnection, datasets: list[Da
 
 
 def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run]) -> None:
-    """Scan every run's rows under the metrics' names of today; a line torn by a crash is skipped."""
+    """Scan every run's metrics under their current names; a line cut off by a crash is skipped."""
     files = [run.path / "metrics.jsonl" for run in runs if (run.path / "metrics.jsonl").exists()]
     empty = "select null::varchar as run, null::varchar as kind, null::bigint as step, null::varchar as metric, "
     query = empty + "null::double as value where false"
@@ -146,5 +140,5 @@ def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run]) -> N
 
 
 def _literal(value: object) -> str:
-    """Quote a string for SQL."""
+    """Return a value as an SQL string literal."""
     return "'" + str(value).replace("'", "''") + "'"

@@ -75,7 +75,7 @@ def sample_windows(dataset: Dataset, count: int, length: int, split: str = "trai
 
 
 def summary_of(windows: pl.DataFrame) -> pl.DataFrame:
-    """Return a row about each window of :func:`sample_windows`: where it is from, and how the robot moved in it."""
+    """Return one row per window of :func:`sample_windows`: its place in the data and how the robot moved in it."""
     feet, actions = pl.col("^foot_contact_.*$"), pl.col("^action_.*$")
     return windows.group_by("window", maintain_order=True).agg(
         pl.col("episode", "behaviour").first(),
@@ -139,7 +139,7 @@ def _cumulative(weights: np.ndarray, count: int) -> np.ndarray:
     if weights.shape != (count,) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
         raise RwmError(f"Weights must be {count} finite numbers, none negative and not all zero.")
     cumulative = np.cumsum(weights / weights.sum())
-    cumulative[-1] = np.inf  # Rounding must not put a draw behind the end.
+    cumulative[-1] = np.inf  # Rounding must not put a draw past the end.
     return cumulative
 
 
@@ -162,7 +162,7 @@ def balanced_weights(starts: np.ndarray, episode_start: np.ndarray, labels: Sequ
 
 
 def ending_in_fall(dataset: Dataset, starts: np.ndarray, length: int) -> np.ndarray:
-    """Return which windows of ``length`` rows at ``starts (n,)`` end in the row of a recorded fall, ``(n,)`` bool."""
+    """Return which windows of ``length`` rows at ``starts (n,)`` end with a recorded fall, ``(n,)`` bool."""
     episodes = dataset.episodes
     episode = np.searchsorted(episodes.start, starts, side="right") - 1
     last = episodes.start[episode] + episodes.length[episode]
@@ -170,7 +170,7 @@ def ending_in_fall(dataset: Dataset, starts: np.ndarray, length: int) -> np.ndar
 
 
 def weights_with_share(weights: np.ndarray, marked: np.ndarray, share: float) -> np.ndarray:
-    """Return weights under which the marked windows are drawn this often, and each among its like as before.
+    """Return weights that give the marked windows this share of the draws and keep the ratios within each kind.
 
     Args:
         weights: ``(n,)``.
@@ -180,8 +180,8 @@ def weights_with_share(weights: np.ndarray, marked: np.ndarray, share: float) ->
     Returns:
         ``(n,)``, sum 1.
     """
-    of_its_like = np.where(marked, weights[marked].sum(), weights[~marked].sum())
-    return np.where(marked, share, 1 - share) * weights / of_its_like
+    total = np.where(marked, weights[marked].sum(), weights[~marked].sum())
+    return np.where(marked, share, 1 - share) * weights / total
 
 
 def gather(rows: np.ndarray, starts: np.ndarray, window: int, out: np.ndarray | None = None) -> np.ndarray:

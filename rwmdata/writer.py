@@ -1,4 +1,4 @@
-"""Writing a dataset: shards into a temporary folder, then one rename that makes it visible."""
+"""Writing a dataset: shards in a temporary folder, then one rename that makes it visible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,6 +25,7 @@ from rwmdata.manifest import (
     ColumnInfo,
     DatasetManifest,
     EpisodeTable,
+    Provenance,
     RunningStatistics,
     ShardInfo,
     split_episodes,
@@ -37,15 +37,28 @@ ROWS_PER_SHARD = 200_000
 ROW_GROUP_ROWS = 65_536
 SHARDS_AT_ONCE = 2
 SHARDS_WAITING = 4
-"""Shards held in memory until they are written; making rows waits when there are more."""
+"""Shards that may wait in memory to be written; with more, :meth:`DatasetWriter.append` blocks."""
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def new_dataset_path(data_dir: Path, name: str) -> Path:
+    """Return the folder of a new dataset.
+
+    Raises:
+        RwmError: The name is not a file name, or is taken.
+    """
+    if not NAME_PATTERN.fullmatch(name):
+        raise RwmError(f"'{name}' is not a dataset name; use letters, digits, '.', '_' and '-'.", "--name NAME")
+    if (data_dir / name).exists():
+        raise RwmError(f"Dataset '{name}' exists already in {data_dir}.", "--name NEW_NAME")
+    return data_dir / name
 
 
 class DatasetWriter:
     """Builds a dataset in a temporary folder and commits it with one rename.
 
-    Used as a context manager; leaving the block without :meth:`commit` removes what was written. While one writer has
-    a name, another is refused it; where the file system has no locks, the first to commit wins.
+    Used as a context manager; leaving the block without :meth:`commit` removes what was written. Only one writer at a
+    time can have a name; where the file system has no locks, the first to commit wins.
 
     Args:
         data_dir: Folder of the datasets.
@@ -68,16 +81,13 @@ class DatasetWriter:
         robot: str,
         schema: Schema,
         control_hz: float,
-        provenance: dict[str, Any],
+        provenance: Provenance,
         seed: int = 0,
         rows_per_shard: int = ROWS_PER_SHARD,
     ) -> None:
-        if not NAME_PATTERN.fullmatch(name):
-            raise RwmError(f"'{name}' is not a dataset name; use letters, digits, '.', '_' and '-'.", "--name NAME")
-        self.path = data_dir / name
+        self.path = new_dataset_path(data_dir, name)
         self.robot, self.schema, self.control_hz = robot, schema, control_hz
         self.provenance, self.seed, self.rows_per_shard = provenance, seed, rows_per_shard
-        self._refuse_existing()
         self._temporary = temporary_name(self.path)
         self._held = ExitStack()
         self._shards: list[ShardInfo] = []
@@ -85,20 +95,16 @@ class DatasetWriter:
         self._statistics = RunningStatistics(schema.width)
         self._rows = self._pending_rows = 0
         self._pending: list[Episode] = []
-        # Shards are compressed beside whatever makes the next rows.
+        # Shards are compressed while the caller makes the next rows.
         self._workers = ThreadPoolExecutor(SHARDS_AT_ONCE, "shard")
         self._writing: list[Future[ShardInfo]] = []
-
-    def _refuse_existing(self) -> None:
-        if self.path.exists():
-            raise RwmError(f"Dataset '{self.path.name}' exists already in {self.path.parent}.", "--name NEW_NAME")
 
     def __enter__(self) -> DatasetWriter:
         folder, name = self.path.parent, self.path.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._held.enter_context(exclusive(folder / f".lock-{name}", f"Dataset '{name}'", "--name NEW_NAME"))
-            self._refuse_existing()
+            new_dataset_path(folder, name)
             remove_leftovers(self.path)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir()
@@ -119,12 +125,12 @@ class DatasetWriter:
 
     @property
     def rows(self) -> int:
-        """Rows taken so far."""
+        """Rows appended so far."""
         return self._rows
 
     @property
     def terminated(self) -> list[bool]:
-        """Whether each episode taken so far ended in a terminal state."""
+        """Whether each episode appended so far ended in a terminal state."""
         return self._table.terminated
 
     def append(self, episode: Episode) -> None:
@@ -167,15 +173,19 @@ class DatasetWriter:
     def _write_shard(self, number: int, episodes: list[Episode], first: int) -> ShardInfo:
         table = shard_table(self.schema, episodes, first)
         path = self._temporary / f"shard-{number:05d}.parquet"
-        options: dict[str, Any] = {"use_dictionary": ["behaviour"], "row_group_size": ROW_GROUP_ROWS}
-        commit_file(path, lambda p: pq.write_table(table, p, compression="lz4", **options))
+        commit_file(
+            path,
+            lambda p: pq.write_table(
+                table, p, compression="lz4", use_dictionary=["behaviour"], row_group_size=ROW_GROUP_ROWS
+            ),
+        )
         return ShardInfo(file=path.name, rows=table.num_rows, sha256=checksum(path))
 
     def commit(self) -> Dataset:
         """Write the manifest and make the dataset visible under its name.
 
         Raises:
-            RwmError: There are no rows, or another writer took the name meanwhile.
+            RwmError: There are no rows, or another writer has taken the name.
         """
         self._flush()
         self._shards = [shard.result() for shard in self._writing]
@@ -183,11 +193,11 @@ class DatasetWriter:
             raise RwmError(f"Dataset '{self.path.name}' has no rows; nothing was written.")
         manifest = self._manifest()
         write_text(self._temporary / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
-        self._refuse_existing()
+        new_dataset_path(self.path.parent, self.path.name)
         try:
             rename_folder(self._temporary, self.path)
         except OSError as exc:
-            self._refuse_existing()
+            new_dataset_path(self.path.parent, self.path.name)
             raise RwmError(f"Cannot commit {self.path}: {exc.strerror}.", "--home FOLDER") from exc
         return Dataset(self.path, manifest)
 
@@ -263,12 +273,12 @@ def _transposed(parts: list[np.ndarray], width: int) -> np.ndarray:
     bounds = np.cumsum([0, *map(len, parts)])
     out = np.empty((width, bounds[-1]), np.float32)
     for part, start, stop in zip(parts, bounds, bounds[1:], strict=False):
-        out[:, start:stop] = part.T  # An episode fits the cache, so turning it around costs little.
+        out[:, start:stop] = part.T  # An episode fits the cache, so transposing it costs little.
     return out
 
 
 def _zero_copy(column: np.ndarray) -> pa.Array:
-    """Return a contiguous float32 column as it lies in memory."""
+    """Return a contiguous float32 column without copying it."""
     return pa.Array.from_buffers(pa.float32(), len(column), [None, pa.py_buffer(column)])
 
 

@@ -51,7 +51,7 @@ def write_lerobot(dataset: Dataset, folder: Path, progress: Progress = silent) -
 def _write(dataset: Dataset, folder: Path, progress: Progress) -> None:
     schema, hz = dataset.schema, dataset.control_hz
     tables: list[pa.Table] = []
-    episodes: list[dict[str, Any]] = []
+    episodes: list[dict[str, object]] = []
     frames = written = files = 0
     for number, e in enumerate(read_episodes(dataset)):
         count, rows = len(e.rows), e.rows
@@ -132,7 +132,7 @@ def _tasks() -> pa.Table:
     return table.replace_schema_metadata({"pandas": json.dumps(index)})
 
 
-def _features(dataset: Dataset) -> dict[str, Any]:
+def _features(dataset: Dataset) -> dict[str, object]:
     names, schema = dataset.schema.names, dataset.schema
     vectors = {
         STATE: names[schema.state],
@@ -159,7 +159,7 @@ def _features(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _info(dataset: Dataset, episodes: int) -> dict[str, Any]:
+def _info(dataset: Dataset, episodes: int) -> dict[str, object]:
     return {
         "codebase_version": VERSION,
         "robot_type": dataset.robot,
@@ -177,7 +177,7 @@ def _info(dataset: Dataset, episodes: int) -> dict[str, Any]:
     }
 
 
-def _statistics(dataset: Dataset) -> dict[str, Any]:
+def _statistics(dataset: Dataset) -> dict[str, object]:
     """Return mean, std, min and max of the vectors that are columns of the dataset."""
     schema, columns = dataset.schema, dataset.manifest.columns
     parts = {STATE: schema.state, LAST_ACTION: schema.action, "action": schema.action, CONTACT: schema.contact}
