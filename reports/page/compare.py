@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reports.page.captions import about_evaluation
 from reports.page.evaluation_section import section_of
@@ -19,13 +19,55 @@ from rwmdata.runs import Run
 
 CONDITIONS = ("dataset", "split", "windows", "steps", "episodes", "seed", "units")
 """What two evaluations must share for their numbers to be the same quantity."""
-Found = dict[str, tuple[Run, EvaluationSummary]]
+Evaluated = dict[str, tuple[Run, EvaluationSummary]]
 """The newest evaluation of each name."""
 
 
+class Difference(NamedTuple):
+    """A setting in which two runs differ; None where one does not have it."""
+
+    key: str
+    a: object
+    b: object
+
+
 @dataclass(frozen=True)
-class Pair:
-    """One evaluation of both runs."""
+class ScalarPair:
+    """One number of an evaluation in both runs."""
+
+    evaluation: str
+    a: Scalar
+    b: Scalar
+
+    @property
+    def difference(self) -> float | None:
+        """B - A."""
+        return None if self.a.value is None or self.b.value is None else self.b.value - self.a.value
+
+    @property
+    def apart(self) -> bool | None:
+        """Whether the 95 % intervals have no common point; None where one number has none."""
+        a, b = self.a, self.b
+        if a.low is None or a.high is None or b.low is None or b.high is None:
+            return None
+        return a.low > b.high or b.low > a.high
+
+    @property
+    def percent(self) -> str:
+        """B - A in percent of A; empty where that says nothing."""
+        if self.difference is None or self.a.value is None or self.a.value <= 0:
+            return ""
+        return f"{100 * self.difference / self.a.value:+.1f} %".replace("-", "−")
+
+    def content(self) -> dict[str, object]:
+        """Return it as JSON content."""
+        name = {"evaluation": self.evaluation, **self.a.model_dump(include={"metric", "mode", "horizon", "group"})}
+        return {**name, "a": self.a.value, "b": self.b.value, "difference": self.difference, "apart": self.apart}
+
+
+@dataclass(frozen=True)
+class ComparedEvaluation:
+    """What the page shows of one evaluation of both runs."""
 
     title: str
     tables: list[Table]
@@ -53,108 +95,9 @@ def build_comparison(home: Home, first: str, second: str, out: Path | None = Non
     if len(chosen) != 2:
         raise RwmError(f"{first} and {second} are the same run.", "rwm runs ls")
     lineages = [lineage_of(home, [run], runs) for run in chosen]
-    notices = [Notice(exc.message, exc.hint) for exc in broken]
-    found = [newest_of(run, lineage) for run, lineage in zip(chosen, lineages, strict=True)]
-    notices += _unlike(chosen, found, lineages)
-    differing = config_differences(*chosen)
-    shared = [name for name in found[0] if name in found[1]]
-    scalars = [row for name in shared for row in scalar_pairs(found[0][name][1], found[1][name][1])]
-    parents = {kind: _shared(chosen, kind) for kind in ("dataset", "model", "policy")}
-    config = {"runs": [run.id for run in chosen], "compare": True}
-    differences = [{"key": key, "a": a, "b": b} for key, a, b in differing]
-    content = {
-        "compared": config["runs"],
-        "differences": differences,
-        "scalars": scalars,
-        "missing": [vars(n) for n in notices],
-    }
-    html = _page(chosen, lineages, found, shared, differing, notices)
-    return write_page(home, config, parents, out, html, content)
-
-
-def newest_of(run: Run, lineage: Lineage) -> Found:
-    """Return a run's newest evaluation of each name; an evaluation run is its own."""
-    mine = [(e, lineage.summaries[e.id]) for e in lineage.evaluations]
-    of_run = {s.run for s in lineage.of(run)} if run.kind != "eval" else {run.id}
-    return {s.evaluation: (e, s) for e, s in reversed(mine) if e.id in of_run or s.run in of_run}
-
-
-def config_differences(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
-    """Return the settings, parents included, in which two runs differ; None where one does not have it."""
-    left, right = (flat({**run.meta.parents, **run.meta.config}) for run in (a, b))
-    keys = dict.fromkeys([*left, *right])
-    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
-
-
-def scalar_pairs(a: EvaluationSummary, b: EvaluationSummary) -> list[dict[str, Any]]:
-    """Return the numbers two evaluations both have, with B - A and whether their 95 % intervals lie apart."""
-    other = {s.key: s for s in b.scalars}
-    pairs = [(s, other[s.key]) for s in a.scalars if s.key in other]
-    return [
-        {
-            "evaluation": a.evaluation,
-            "metric": x.metric,
-            "mode": x.mode,
-            "horizon": x.horizon,
-            "group": x.group,
-            "a": x.value,
-            "b": y.value,
-            "difference": _difference(x.value, y.value),
-            "apart": _apart(x, y),
-        }
-        for x, y in pairs
-    ]
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else b - a
-
-
-def _apart(x: Scalar, y: Scalar) -> bool | None:
-    """Whether two intervals have no common point; None where one number has none."""
-    if x.low is None or x.high is None or y.low is None or y.high is None:
-        return None
-    return x.low > y.high or y.low > x.high
-
-
-def _shared(runs: list[Run], kind: str) -> str | None:
-    """Return the parent both runs have, or the first run itself where it is of that kind."""
-    names = [run.id if run.kind == kind else run.meta.parents.get(kind) for run in runs]
-    return names[0] if names[0] == names[1] else None
-
-
-def _unlike(chosen: list[Run], found: list[Found], lineages: list[Lineage]) -> list[Notice]:
-    """Say what stands in the way of the comparison."""
-    notices = []
-    if chosen[0].kind != chosen[1].kind:
-        notices.append(Notice(f"A is a {chosen[0].kind} run, B a {chosen[1].kind} run: they have no common curves."))
-    for run in chosen:
-        if run.meta.status != "finished":
-            notices.append(Notice(f"{run.id} is {run.meta.status}.", f"rwm runs resume {run.id}"))
-    for mine, theirs, run in ((found[0], found[1], chosen[1]), (found[1], found[0], chosen[0])):
-        kind = "policy" if run.kind in POLICY_KINDS else "model"
-        for name in mine:
-            if name not in theirs and chosen[0].kind == chosen[1].kind != "eval":
-                notices.append(Notice(f"{run.id} has no {name} evaluation.", f"rwm eval {name} --{kind} {run.id}"))
-    for name in [n for n in found[0] if n in found[1]]:
-        a, b = (s.model_dump() for s in (found[0][name][1], found[1][name][1]))
-        unlike = [f"{key} {a.get(key)} and {b.get(key)}" for key in CONDITIONS if a.get(key) != b.get(key)]
-        if unlike:
-            notices.append(Notice(f"The {name} evaluations are not alike: {'; '.join(unlike)}."))
-    if not any(n in found[1] for n in found[0]):
-        notices.append(Notice("No evaluation of both runs: there are no numbers to compare.", "rwm eval --help"))
-    return notices + [n for lineage in lineages for n in lineage.notices if "cannot be read" in n.text]
-
-
-def _page(
-    chosen: list[Run],
-    lineages: list[Lineage],
-    found: list[Found],
-    shared: list[str],
-    differing: list[tuple[str, Any, Any]],
-    notices: list[Notice],
-) -> str:
-    pairs = [pair_of(found[0][name], found[1][name]) for name in shared]
+    evaluated = [newest_of(run, lineage) for run, lineage in zip(chosen, lineages, strict=True)]
+    notices = [Notice(exc.message, exc.hint) for exc in broken] + _unlike(chosen, evaluated, lineages)
+    shared = [(mine, evaluated[1][name]) for name, mine in evaluated[0].items() if name in evaluated[1]]
     curve = curve_of(chosen) if chosen[0].kind == chosen[1].kind else None
     commands = [
         command
@@ -162,35 +105,87 @@ def _page(
         for command in commands_of(lineage)
         if run.id in command.what
     ]
-    rows = [(key, _text(a), _text(b)) for key, a, b in differing]
-    return render(
+    differences = config_differences(*chosen)
+    settings = [(d.key, *(None if value is None else str(value) for value in (d.a, d.b))) for d in differences]
+    html = render(
         "compare.html",
         title="Two runs side by side",
         robot=", ".join(dict.fromkeys(filter(None, map(robot_of, lineages)))),
         **about_page(),
-        runs=[(name, run) for name, run in zip("AB", chosen, strict=True)],
+        runs=list(zip("AB", chosen, strict=True)),
         notices=notices,
-        config=table("", ("Setting", "A", "B"), rows),
+        config=table("", ("Setting", "A", "B"), settings),
         summary=summary_table(*chosen),
-        pairs=pairs,
+        pairs=[compared(*pair) for pair in shared],
         curve=curve,
         commands=commands,
     )
+    config = {"runs": [run.id for run in chosen], "compare": True}
+    content = {
+        "compared": config["runs"],
+        "differences": [difference._asdict() for difference in differences],
+        "scalars": [pair.content() for (_, a), (_, b) in shared for pair in scalar_pairs(a, b)],
+        "missing": [vars(notice) for notice in notices],
+    }
+    parents = {kind: _shared_parent(chosen, kind) for kind in ("dataset", "model", "policy")}
+    return write_page(home, config, parents, out, html, content)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def newest_of(run: Run, lineage: Lineage) -> Evaluated:
+    """Return a run's newest evaluation of each name; an evaluation run is its own."""
+    summaries = [(e, lineage.summaries[e.id]) for e in lineage.evaluations]
+    of_run = {s.run for s in lineage.of(run)} if run.kind != "eval" else {run.id}
+    return {s.evaluation: (e, s) for e, s in reversed(summaries) if e.id in of_run or s.run in of_run}
 
 
-def pair_of(first: tuple[Run, EvaluationSummary], second: tuple[Run, EvaluationSummary]) -> Pair:
+def config_differences(a: Run, b: Run) -> list[Difference]:
+    """Return the settings, parents included, in which two runs differ."""
+    left, right = (flat({**run.meta.parents, **run.meta.config}) for run in (a, b))
+    keys = dict.fromkeys([*left, *right])
+    return [Difference(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+
+
+def scalar_pairs(a: EvaluationSummary, b: EvaluationSummary) -> list[ScalarPair]:
+    """Return the numbers two evaluations both have."""
+    other = {s.key: s for s in b.scalars}
+    return [ScalarPair(a.evaluation, s, other[s.key]) for s in a.scalars if s.key in other]
+
+
+def _shared_parent(runs: list[Run], kind: str) -> str | None:
+    """Return the parent both runs have, or the first run itself where it is of that kind."""
+    names = [run.id if run.kind == kind else run.meta.parents.get(kind) for run in runs]
+    return names[0] if names[0] == names[1] else None
+
+
+def _unlike(chosen: list[Run], evaluated: list[Evaluated], lineages: list[Lineage]) -> list[Notice]:
+    """Return what stands in the way of the comparison."""
+    notices, alike = [], chosen[0].kind == chosen[1].kind
+    if not alike:
+        notices.append(Notice(f"A is a {chosen[0].kind} run, B a {chosen[1].kind} run: they have no common curves."))
+    for run in chosen:
+        if run.meta.status != "finished":
+            notices.append(Notice(f"{run.id} is {run.meta.status}.", f"rwm runs resume {run.id}"))
+    for mine, theirs, run in zip(evaluated, reversed(evaluated), reversed(chosen), strict=True):
+        kind = "policy" if run.kind in POLICY_KINDS else "model"
+        for name in mine if alike and run.kind != "eval" else ():
+            if name not in theirs:
+                notices.append(Notice(f"{run.id} has no {name} evaluation.", f"rwm eval {name} --{kind} {run.id}"))
+    shared = [name for name in evaluated[0] if name in evaluated[1]]
+    for name in shared:
+        a, b = (each[name][1].model_dump() for each in evaluated)
+        unlike = [f"{key} {a.get(key)} and {b.get(key)}" for key in CONDITIONS if a.get(key) != b.get(key)]
+        if unlike:
+            notices.append(Notice(f"The {name} evaluations are not alike: {'; '.join(unlike)}."))
+    if not shared:
+        notices.append(Notice("No evaluation of both runs: there are no numbers to compare.", "rwm eval --help"))
+    return notices + [n for lineage in lineages for n in lineage.notices if "cannot be read" in n.text]
+
+
+def compared(first: tuple[Run, EvaluationSummary], second: tuple[Run, EvaluationSummary]) -> ComparedEvaluation:
     """Return one evaluation of both runs: numbers beside each other, and the figures both have."""
     (run_a, a), (run_b, b) = first, second
-    rows = scalar_pairs(a, b)
-    scalars = (
-        {(s.metric, s.mode, s.horizon): s for s in a.scalars},
-        {(s.metric, s.mode, s.horizon): s for s in b.scalars},
-    )
-    whole, parts = ([r for r in rows if (r["group"] is None) == plain] for plain in (True, False))
+    pairs = scalar_pairs(a, b)
+    whole, parts = ([p for p in pairs if (p.a.group is None) == plain] for plain in (True, False))
     figures = [{p.title: p for p in section_of(run, s).pictures} for run, s in (first, second)]
     pictures = [
         replace(side[title], title=f"{name}: {title}")
@@ -199,28 +194,24 @@ def pair_of(first: tuple[Run, EvaluationSummary], second: tuple[Run, EvaluationS
         for name, side in zip("AB", figures, strict=True)
     ]
     caption = f"A {run_a.id}, B {run_b.id}; bold where the 95 % intervals lie apart"
-    return Pair(
+    return ComparedEvaluation(
         about_evaluation(a.evaluation).title,
-        [pair_table(whole, scalars, caption)] if whole else [],
-        [pair_table(parts, scalars, "By part")] if parts else [],
+        [pair_table(whole, caption)] if whole else [],
+        [pair_table(parts, "By part")] if parts else [],
         pictures,
     )
 
 
-def pair_table(rows: list[dict[str, Any]], scalars: tuple[dict[Any, Scalar], ...], caption: str) -> Table:
+def pair_table(pairs: list[ScalarPair], caption: str) -> Table:
     """Return numbers beside each other with their difference; columns of modes and horizons where there are any."""
-    names = [n for n in ("metric", "mode", "horizon") if n == "metric" or any(row[n] is not None for row in rows)]
+    columns = [n for k, n in enumerate(("Metric", "Mode", "Horizon")) if any(p.a.key[k] is not None for p in pairs)]
     lines = []
-    for row in rows:
-        key = (row["metric"], row["mode"], row["horizon"])
-        sides = [cell(side[key].value, interval(side[key].low, side[key].high)) for side in scalars]
-        difference = cell(row["difference"], _percent(row["a"], row["b"]))
-        lines.append((*(row[n] for n in names), *sides, replace(difference, strong=bool(row["apart"]))))
-    return table(caption, (*map(str.capitalize, names), "A", "B", "B − A"), lines)
-
-
-def _percent(a: float | None, b: float | None) -> str:
-    return "" if a is None or b is None or a <= 0 else f"{100 * (b - a) / a:+.1f} %".replace("-", "−")
+    for pair in pairs:
+        names = [getattr(pair.a, column.lower()) for column in columns]
+        sides = [cell(side.value, interval(side.low, side.high)) for side in (pair.a, pair.b)]
+        difference = replace(cell(pair.difference, pair.percent), strong=bool(pair.apart))
+        lines.append((*names, *sides, difference))
+    return table(caption, (*columns, "A", "B", "B − A"), lines)
 
 
 def summary_table(a: Run, b: Run) -> Table | None:
@@ -234,5 +225,5 @@ def summary_table(a: Run, b: Run) -> Table | None:
     return table("", ("What the runs say of themselves", "A", "B", "B − A"), rows) if rows else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
