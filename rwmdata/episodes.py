@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
-from rwmdata.schema import COMMAND_COLUMNS
+from rwmdata.schema import COMMAND_COLUMNS, Schema
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,20 @@ class Episode:
 def is_truncated(rows: np.ndarray) -> bool:
     """Return whether recorded rows ``(n, width)`` were cut off: their last one is not terminal."""
     return bool(rows[-1, -1] < 0.5)
+
+
+def check_finite(rows: np.ndarray, schema: Schema, where: str) -> np.ndarray:
+    """Return the rows.
+
+    Raises:
+        RwmError: A value is not finite; the first is named, after ``where``.
+    """
+    # The sum is a quick test; the faulty value is searched for only when it fails.
+    if not np.isfinite(rows.sum()) and not (finite := np.isfinite(rows)).all():
+        row, column = np.argwhere(~finite)[0]
+        name = schema.csv_names[column]
+        raise RwmError(f"{where} row {row}, column '{name}' is {rows[row, column]}, expected a number.")
+    return rows
 
 
 def read_episodes(dataset: Dataset, numbers: set[int] | None = None) -> Iterator[Episode]:

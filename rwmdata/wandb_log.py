@@ -45,13 +45,7 @@ class WandbLog:
         self._sent = sent
         try:
             self._run = wandb.init(
-                project=project,
-                id=name,
-                name=name,
-                job_type=kind,
-                resume="allow",
-                dir=str(folder),
-                config=config,
+                project=project, id=name, name=name, job_type=kind, resume="allow", dir=str(folder), config=config
             )
         except Exception as exc:  # The network, the account or the settings, not the run.
             raise RwmError(f"Weights & Biases refuses: {' '.join(str(exc).split())}.", "WANDB_MODE=offline") from exc

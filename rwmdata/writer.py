@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from rwmdata.atomic import commit_file, remove_leftovers, rename_folder, temporary_name, write_text
 from rwmdata.catalog import Dataset, checksum
-from rwmdata.episodes import Episode
+from rwmdata.episodes import Episode, check_finite
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive
 from rwmdata.manifest import (
@@ -143,12 +143,7 @@ class DatasetWriter:
         number = len(self._table.start)
         if rows.ndim != 2 or rows.shape[1] != self.schema.width or len(rows) == 0:
             raise RwmError(f"Episode {number} has shape {rows.shape}, expected (n > 0, {self.schema.width}).")
-        # The sum is a quick test; the faulty value is searched for only when it fails.
-        if not np.isfinite(rows.sum()) and not (finite := np.isfinite(rows)).all():
-            row, column = np.argwhere(~finite)[0]
-            name = self.schema.csv_names[column]
-            raise RwmError(f"Episode {number}, row {row}, column '{name}' is {rows[row, column]}, expected a number.")
-        self._statistics.update(rows)
+        self._statistics.update(check_finite(rows, self.schema, f"Episode {number},"))
         self._table.start.append(self._rows)
         self._table.length.append(len(rows))
         self._table.terminated.append(bool(rows[-1, -1] > 0.5))
@@ -202,17 +197,9 @@ class DatasetWriter:
         return Dataset(self.path, manifest)
 
     def _manifest(self) -> DatasetManifest:
-        stats = self._statistics
+        stats = {key: getattr(self._statistics, key) for key in ("mean", "std", "min", "max")}
         columns = [
-            ColumnInfo(
-                name=c.name,
-                group=c.group,
-                unit=c.unit,
-                mean=float(stats.mean[i]),
-                std=float(stats.std[i]),
-                min=float(stats.min[i]),
-                max=float(stats.max[i]),
-            )
+            ColumnInfo.model_validate(vars(c) | {key: float(values[i]) for key, values in stats.items()})
             for i, c in enumerate(self.schema.columns)
         ]
         extension = [c.name.removeprefix("extension_") for c in self.schema.columns if c.group == "extension"]

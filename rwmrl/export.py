@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from rwmdata.config import Frozen
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
+from rwmdata.manifest import Provenance
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import versions
@@ -33,16 +34,16 @@ from rwmrl.play import Played, play
 from rwmrl.tasks import TaskConfig, get_task
 
 ROWS_PER_ENV = 800
-"""How many rows one environment is asked for when the number of environments is left open."""
+"""Rows per environment when the number of environments is not given."""
 ENVS = (64, 1024)
-"""Fewest and most environments used then."""
+"""Fewest and most environments in that case."""
 PROGRESS_INTERVAL_S = 0.1
 GROUPS, MIN_GROUP = 2, 64
-"""Robots are simulated in so many groups side by side, when each has at least so many."""
+"""Number of groups that are simulated in parallel, and the least robots per group to do so."""
 SHARED = {"task", "episode_length_s", "pushes", "noise", "randomize", "bounds_m"}
-"""Options that an export hands to its environments as they are."""
+"""Options that an export passes on to its environments."""
 GROUP_SEED = 1_000_003
-"""Groups have seeds this far apart."""
+"""Difference between the seeds of two groups."""
 
 
 class ExportConfig(Frozen):
@@ -52,24 +53,24 @@ class ExportConfig(Frozen):
     robot: str = "anymal_d"
     backend: str = "auto"
     policy: str = "scripted"
-    """What acts, as :func:`rwmrl.behaviours.make_behaviour` takes it."""
+    """Behaviour, in the form that :func:`rwmrl.behaviours.make_behaviour` takes."""
     action_noise: Annotated[float, Field(ge=0)] | None = None
     """Standard deviation of normal noise on every action; the policy's own when None."""
     transitions: Annotated[int, Field(ge=1)] = 200_000
     """Rows in the dataset, exactly."""
     seed: int = 0
     num_envs: Annotated[int, Field(ge=1)] | None = None
-    """Robots side by side; about one per 800 rows when None."""
+    """Robots simulated in parallel; about one per 800 rows when None."""
     name: str | None = None
     """Dataset name; made from task, policy and time when None."""
     episode_length_s: Annotated[float, Field(gt=0)] | None = None
     """Time limit of an episode; the robot's own when None."""
     pushes: bool | None = None
-    """Kick the base; as the task has it when None. Likewise the next two."""
+    """Push the base; the task decides when None, as for the next two."""
     noise: bool | None = None
-    """Noise on what the policy sees; the rows written have none."""
+    """Noise on the policy's observations; the rows written have none."""
     randomize: bool | None = None
-    """Domain randomisation; what was drawn is in the manifest's episodes."""
+    """Domain randomisation; the manifest's episodes hold the values drawn."""
     bounds_m: tuple[float, float] | None = None
     """Keep the robot in a rectangle of this length and width (arXiv:2504.16680, A.4)."""
 
@@ -82,8 +83,9 @@ class ExportConfig(Frozen):
 def export_dataset(home: Home, config: ExportConfig, progress: Progress = silent) -> Dataset:
     """Roll ``config.policy`` out and write exactly ``config.transitions`` rows.
 
-    An episode is the row of its start (its action is zero) and one row per step after it. Episodes still open at the
-    end are cut and marked as truncated. Episodes whose simulation blew up are left out and counted in the provenance.
+    An episode is the row of its initial state (with a zero action) and one row per step after it. Episodes still
+    running at the end are cut and marked as truncated. Episodes whose simulation became unstable are left out and
+    counted in the provenance.
 
     Raises:
         RwmError: Robot, task, backend or policy is unknown or cannot run here, or the dataset's name is taken.
@@ -113,9 +115,9 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress = silent
 
 @contextmanager
 def collectors_of(config: ExportConfig, robot: RobotSpec, backend: str, envs: int) -> Iterator[list[Collector]]:
-    """Give what collects the rows: one collector, or ``GROUPS`` of them that take turns on the processor.
+    """Give one collector of rows, or ``GROUPS`` of them to run in parallel.
 
-    How the robots are dealt to groups does not depend on the machine, so neither do the rows.
+    How the robots are divided into groups does not depend on the machine, so neither do the rows.
     """
     count = GROUPS if backend == EMBEDDED and envs >= GROUPS * MIN_GROUP else 1
     threads, torch_threads = (None, None) if count == 1 else (max(1, available_threads() // count), 1)
@@ -151,7 +153,7 @@ class Collector:
         self.env, self.behaviour, self.recorder = env, behaviour, recorder
 
     def run(self) -> Iterator[list[Episode]]:
-        """Give the episodes that ended in each step, the cut ones last."""
+        """Yield the episodes that ended in each step, the cut ones last."""
         behaviour, recorder = self.behaviour, self.recorder
         steps = play(self.env, behaviour)
         recorder.start(np.arange(self.env.num_envs), behaviour.names())
@@ -168,12 +170,12 @@ class Collector:
 
 
 class Recorder:
-    """Collects the rows of running episodes and puts whole episodes aside.
+    """Buffers the rows of running episodes and collects complete ones.
 
     Attributes:
-        rows: Rows taken so far, those of running episodes included.
-        limit: Rows to take.
-        dropped: Episodes left out because their simulation blew up.
+        rows: Rows recorded so far, those of running episodes included.
+        limit: Rows to record.
+        dropped: Episodes left out because their simulation became unstable.
     """
 
     def __init__(self, env: VecEnv, limit: int) -> None:
@@ -188,17 +190,17 @@ class Recorder:
         self._parameters: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
 
     def take(self) -> list[Episode]:
-        """Return the episodes that ended since the last call."""
+        """Return the episodes collected since the last call."""
         taken, self._finished = self._finished, []
         return taken
 
     @property
     def full(self) -> bool:
-        """Enough rows have been taken."""
+        """Whether enough rows have been recorded."""
         return self.rows >= self.limit
 
     def start(self, env_ids: np.ndarray, names: list[str]) -> None:
-        """Begin episodes in ``env_ids (n,)`` with the row they start from; no more of them than there is room for."""
+        """Start episodes in ``env_ids (n,)`` with the row of their initial state, as many as ``limit`` still allows."""
         env_ids = env_ids[: self.limit - self.rows]
         rows = _host(self._env.current_rows())[env_ids]
         self._length[env_ids] = 0
@@ -209,34 +211,34 @@ class Recorder:
             self._parameters[i] = {key: values[i] for key, values in drawn.items()}
 
     def add(self, played: Played) -> None:
-        """Take the rows of one step."""
+        """Record the rows of one step."""
         step = played.step
         self._put(self._everyone, _host(step.transition), _host(played.command), _host(step.reward))
 
     def turn_over(self, step: Step, done: np.ndarray, names: list[str]) -> None:
-        """Hand over the episodes in ``done (n,)`` that ended with ``step`` and begin the next ones.
+        """Collect the episodes in ``done (n,)`` that ended with ``step`` and start the next ones.
 
-        Once full, running episodes are left as they are: :meth:`finish` cuts them.
+        Once full, running episodes are left to :meth:`finish`.
         """
         unstable = step.log.get("unstable")
         if isinstance(unstable, torch.Tensor):
-            blown_up = _host(unstable.nonzero().squeeze(-1))
-            self.dropped += len(blown_up)
-            self.rows -= int(self._length[blown_up].sum())
-            self._length[blown_up] = 0
+            env_ids = _host(unstable.nonzero().squeeze(-1))
+            self.dropped += len(env_ids)
+            self.rows -= int(self._length[env_ids].sum())
+            self._length[env_ids] = 0
         if self.full:
             return
         for i in done.tolist():
-            self._hand_over(i)
+            self._collect(i)
         self.start(done, names)
 
     def finish(self) -> None:
-        """Cut the running episodes so that exactly ``limit`` rows have been taken, and hand them over."""
+        """Collect the running episodes, cut so that exactly ``limit`` rows have been recorded."""
         surplus = self.rows - self.limit
         cut = np.flatnonzero(self._length)[-surplus:] if surplus > 0 else np.empty(0, np.int64)
         self._length[cut] -= 1
         for i in range(len(self._length)):
-            self._hand_over(i)
+            self._collect(i)
         self.rows = self.limit
 
     def _put(self, env_ids: np.ndarray, rows: np.ndarray, command: np.ndarray, reward: np.ndarray) -> None:
@@ -246,7 +248,7 @@ class Recorder:
         self._length[env_ids] += 1
         self.rows += len(env_ids)
 
-    def _hand_over(self, env_id: int) -> None:
+    def _collect(self, env_id: int) -> None:
         length = self._length[env_id]
         if length == 0:
             return
@@ -256,7 +258,7 @@ class Recorder:
         self._length[env_id] = 0
 
 
-def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend: str, envs: int) -> dict[str, Any]:
+def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend: str, envs: int) -> Provenance:
     """Return where the rows come from, for the dataset's manifest."""
     randomized = task.randomize if config.randomize is None else config.randomize
     return {

@@ -1,4 +1,4 @@
-"""Iterators that run side by side in threads, their results in an order that does not depend on who is faster."""
+"""Iterators that run in parallel threads, with their results in an order that does not depend on timing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 AHEAD = 32
-"""Results an iterator may be ahead of what is taken."""
+"""Items an iterator may produce before they are consumed."""
 
 
 class _Runner(Thread, Generic[T]):
-    """Runs one iterator into a queue; its end is None, its failure the exception."""
+    """Runs one iterator into a queue: its items, then None or the exception it raised."""
 
     def __init__(self, items: Iterator[T]) -> None:
         super().__init__(daemon=True)
@@ -22,18 +22,18 @@ class _Runner(Thread, Generic[T]):
         self.queue: Queue[tuple[T] | BaseException | None] = Queue(AHEAD)
 
     def run(self) -> None:
-        """Fill the queue until the iterator ends or nobody wants more."""
+        """Fill the queue until the iterator ends or is stopped."""
         try:
             for item in self.items:
                 self.queue.put((item,))
                 if self.stopped.is_set():
                     return
             self.queue.put(None)
-        except BaseException as exc:  # Raised again where the results are taken.
+        except BaseException as exc:  # Raised again in the consumer.
             self.queue.put(exc)
 
     def stop(self) -> None:
-        """Wait until the thread has ended, throwing away what it still gives."""
+        """Wait until the thread has ended and discard what it still produces."""
         self.stopped.set()
         while self.is_alive():
             with suppress(Empty):
@@ -42,9 +42,9 @@ class _Runner(Thread, Generic[T]):
 
 
 def interleave(iterators: list[Iterator[T]]) -> Iterator[T]:
-    """Give the iterators' items in turn: first of each, second of each, and so on until all have ended.
+    """Yield the iterators' items in turn: the first of each, the second of each, and so on until all have ended.
 
-    An exception of one of them is raised here, after all have been stopped. A single iterator needs no thread.
+    An exception in one of them is raised here after all have been stopped. A single iterator needs no thread.
     """
     if len(iterators) == 1:
         yield from iterators[0]

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from rwmdata.episodes import Episode
 from rwmdata.formats.mapping import Assembler, Mapping
+from rwmdata.manifest import Provenance
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
 
@@ -38,6 +39,7 @@ class Format(ABC):
         missing: Column groups that were not recorded and are zero.
         computed: Column groups that are computed from others.
         notes: Other things a user of the dataset should know, one sentence each; complete once all files are read.
+        about: Further entries of the provenance.
     """
 
     label: ClassVar[str]
@@ -50,6 +52,7 @@ class Format(ABC):
         self.missing: set[str] = self.assembler.missing if self.assembler else set()
         self.computed: set[str] = self.assembler.computed if self.assembler else set()
         self.notes: list[str] = []
+        self.about: Provenance = {}
 
     @classmethod
     @abstractmethod
@@ -64,8 +67,8 @@ class Format(ABC):
             RwmError: It is missing, damaged, or not laid out as expected; the place in the file is named.
         """
 
-    def provenance(self) -> dict[str, object]:
-        """Return what the manifest keeps about the conversion."""
+    def provenance(self) -> Provenance:
+        """Return what the manifest records about the conversion."""
         filled_in = [f"{group} was not recorded and is zero" for group in sorted(self.missing)]
         filled_in += [f"{group} was computed from the robot's drive" for group in sorted(self.computed)]
         return {
@@ -73,4 +76,5 @@ class Format(ABC):
             "missing_groups": sorted(self.missing),
             "computed_groups": sorted(self.computed),
             "notes": filled_in + self.notes,
+            **self.about,
         }

@@ -46,6 +46,7 @@ class CsvFormat(Format):
             raise RwmError(f"Unknown --episode-ends '{request.episode_ends}'; choices: {choices}.")
         super().__init__(request)
         self.files, self.episode_ends = find_csv_files(request.sources), request.episode_ends
+        self.about = {"episode_ends": self.episode_ends}
 
     @classmethod
     def sniff(cls, source: Path, mapped: bool) -> bool:
@@ -63,10 +64,6 @@ class CsvFormat(Format):
         for rows in _episodes(file, self.schema, self.robot.control_dt_s, self.episode_ends, starts):
             yield Episode(rows, is_truncated(rows))
         self.notes += _notes(file, starts)
-
-    def provenance(self) -> dict[str, object]:
-        """Return what the manifest keeps about the conversion."""
-        return {"files": [f.name for f in self.files], "episode_ends": self.episode_ends, "notes": self.notes}
 
 
 def _episodes(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwmdata.config import one_line
-from rwmdata.episodes import Episode, is_truncated
+from rwmdata.episodes import Episode, check_finite, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
-from rwmdata.formats.mapping import PER_LEG, Source, check_finite, drive_torque
+from rwmdata.formats.mapping import PER_LEG, Source, drive_torque
 from rwmdata.optional import optional_import
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Hdf5Format(Format):
             return self.assembler.rows(lambda group, source: _mapped(demo, source, where), where)
         known = "obs" in demo and "system_state" in demo["obs"]
         rows = self._system(demo, where) if known else self._recorded(demo, where)
-        return check_finite(rows, self.schema, where)
+        return check_finite(rows, self.schema, f"{where}:")
 
     def _system(self, demo: h5py.Group, where: str) -> np.ndarray:
         """Return rows from the observation groups; each index holds a state and the action that produced it."""

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from rwmdata.atomic import commit_folder, write_json
 from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
-from rwmdata.episodes import Episode, is_truncated, read_episodes
+from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
-from rwmdata.formats.mapping import Source, check_finite
+from rwmdata.formats.mapping import Source
 from rwmdata.progress import Progress, silent
 from rwmdata.schema import COMMAND_COLUMNS, Schema
 
@@ -114,21 +114,11 @@ def _lists(values: np.ndarray) -> pa.Array:
 def _tasks() -> pa.Table:
     """Return the table of tasks; its text is the index of a pandas frame, as LeRobot reads it."""
     table = pa.table({"task_index": pa.array([0]), "task": pa.array([TASK])})
-    index = {
-        "index_columns": ["task"],
-        "column_indexes": [],
-        "pandas_version": "2.0.0",
-        "columns": [
-            {
-                "name": "task_index",
-                "field_name": "task_index",
-                "pandas_type": "int64",
-                "numpy_type": "int64",
-                "metadata": None,
-            },
-            {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
-        ],
-    }
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy_type, "metadata": None}
+        for name, kind, numpy_type in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+    ]
+    index = {"index_columns": ["task"], "column_indexes": [], "pandas_version": "2.0.0", "columns": columns}
     return table.replace_schema_metadata({"pandas": json.dumps(index)})
 
 
@@ -142,14 +132,9 @@ def _features(dataset: Dataset) -> dict[str, object]:
         "action": names[schema.action],
     }
     scalars = {
-        "next.reward": "float32",
-        "next.done": "bool",
-        "next.terminated": "bool",
-        "timestamp": "float32",
-        "frame_index": "int64",
-        "episode_index": "int64",
-        "index": "int64",
-        "task_index": "int64",
+        **dict.fromkeys(("next.reward", "timestamp"), "float32"),
+        **dict.fromkeys(("next.done", "next.terminated"), "bool"),
+        **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64"),
     }
     if schema.dims["extension"]:
         vectors[EXTENSION] = names[schema.extension]
@@ -205,7 +190,7 @@ class LeRobotFormat(Format):
         if len(request.sources) != 1:
             raise RwmError("LeRobot datasets are converted one at a time.", "convert them separately, then merge")
         (self.folder,) = request.sources
-        self._info = info = _read_info(self.folder)
+        info = _read_info(self.folder)
         ours = info["features"].get(EXTENSION, {}).get("names", [])
         super().__init__(replace(request, extension=[name.removeprefix("extension_") for name in ours]))
         hz = 1 / self.robot.control_dt_s
@@ -220,6 +205,7 @@ class LeRobotFormat(Format):
         episodes = _read_table(self.folder, sorted((self.folder / EPISODES).rglob("*.parquet"))).to_pylist()
         self._episodes = _by_file(self.folder, info, episodes)
         self.files = list(self._episodes)
+        self.about = {"files": [self.folder.name], "lerobot": {key: info[key] for key in ("robot_type", "fps")}}
 
     @classmethod
     def sniff(cls, source: Path, mapped: bool) -> bool:
@@ -244,11 +230,6 @@ class LeRobotFormat(Format):
                 rows, command, reward = _own(part, self.schema, where)
             yield Episode(rows, is_truncated(rows), command, reward, e.get("behaviour"))
 
-    def provenance(self) -> dict[str, object]:
-        """Return what the manifest keeps about the conversion."""
-        about = {key: self._info[key] for key in ("robot_type", "fps")}
-        return {**super().provenance(), "files": [self.folder.name], "lerobot": about}
-
 
 def _own(part: pa.Table, schema: Schema, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = np.zeros((part.num_rows, schema.width), np.float32)
@@ -264,7 +245,7 @@ def _own(part: pa.Table, schema: Schema, where: str) -> tuple[np.ndarray, np.nda
     rows[-1, -1] = float(part.column("next.terminated")[-1].as_py())
     reward = part.column("next.reward").to_numpy()
     reward = np.concatenate((reward[:1] * 0, reward[:-1]))
-    return check_finite(rows, schema, where), _vectors(part, COMMAND, where), reward
+    return check_finite(rows, schema, f"{where}:"), _vectors(part, COMMAND, where), reward
 
 
 def _mapped(part: pa.Table, where: str, _: str, source: Source) -> np.ndarray:

@@ -53,6 +53,7 @@ class LogFormat(Format):
         if self.assembler is None:
             raise RwmError("A log with named columns needs a mapping.", "--mapping FILE.yaml")
         self.mapping, self._build_rows = self.assembler.mapping, self.assembler.rows
+        self.about = {"mapping": self.mapping.model_dump(mode="json")}
         recorded = {group: source for group, source in self.mapping.groups.items() if source.kind != "drive"}
         self._columns = {g: source_columns(g, s, self.robot, self.mapping.extension) for g, s in recorded.items()}
 
@@ -81,10 +82,6 @@ class LogFormat(Format):
 
     def _fetch(self, frame: pl.DataFrame, group: str, _: Source) -> np.ndarray:
         return frame.select(self._columns[group]).to_numpy().astype(np.float64)
-
-    def provenance(self) -> dict[str, object]:
-        """Return what the manifest keeps about the conversion."""
-        return {**super().provenance(), "mapping": self.mapping.model_dump(mode="json")}
 
 
 def source_columns(group: str, source: Source, robot: RobotSpec, extension: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from rwmdata.config import Frozen, one_line
+from rwmdata.episodes import check_finite
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import AXES, Schema
@@ -174,7 +175,7 @@ class Assembler:
         for group in self.computed:
             parts = (rows[:, self.schema.group(g)].astype(np.float64) for g in ("action", "joint_pos", "joint_vel"))
             rows[:, self.schema.group(group)] = drive_torque(self.robot, *parts)
-        return check_finite(rows, self.schema, where)
+        return check_finite(rows, self.schema, f"{where}:")
 
     def _converted(self, group: str, source: Source, values: np.ndarray) -> np.ndarray:
         default = np.array(self.robot.default_joint_pos)
@@ -192,19 +193,6 @@ class Assembler:
         if group == "action" and self.mapping.action_index == "next":
             values = np.concatenate((np.zeros_like(values[:1]), values[:-1]))
         return values
-
-
-def check_finite(rows: np.ndarray, schema: Schema, where: str) -> np.ndarray:
-    """Return the rows.
-
-    Raises:
-        RwmError: A value is not finite; the first is named.
-    """
-    finite = np.isfinite(rows)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        raise RwmError(f"{where}: row {row}, column '{schema.csv_names[column]}' is {rows[row, column]}.")
-    return rows
 
 
 def drive_torque(robot: RobotSpec, action: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:

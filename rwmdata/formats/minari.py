@@ -58,11 +58,7 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
         "algorithm_name": ", ".join(sorted({b for b in dataset.episodes.behaviour if b})) or None,
         "description": f"{dataset.robot} at {dataset.control_hz:g} Hz; columns: {', '.join(dataset.schema.names)}",
     }
-    with (
-        commit_folder(target, hint="--out FOLDER") as temporary,
-        datasets_root(temporary),
-        warnings.catch_warnings(),
-    ):
+    with commit_folder(target, hint="--out FOLDER") as temporary, datasets_root(temporary), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It wants to know the authors and how to make the environment.
         written = None
         for buffers, rows in _buffers(dataset):
