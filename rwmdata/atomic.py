@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from rwmdata.errors import RwmError
 from rwmdata.machine import alive
@@ -132,6 +131,6 @@ def write_text(path: Path, text: str) -> None:
     commit_file(path, lambda p: p.write_text(text))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a JSON file atomically; NaN and infinity are refused, as JSON cannot represent them."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -94,12 +94,8 @@ class Dataset:
     def episodes(self) -> Episodes:
         """Episode bounds in global row order."""
         table = self.manifest.episodes
-        return Episodes(
-            np.asarray(table.start, np.int64),
-            np.asarray(table.length, np.int64),
-            np.asarray(table.terminated, bool),
-            table.behaviour,
-        )
+        start, length = np.asarray(table.start, np.int64), np.asarray(table.length, np.int64)
+        return Episodes(start, length, np.asarray(table.terminated, bool), table.behaviour)
 
     def split(self, name: str) -> np.ndarray:
         """Return the episode ids of a split, ``(k,)`` int64.

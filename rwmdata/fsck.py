@@ -34,11 +34,10 @@ def check_home(home: Home, deep: bool = True) -> list[Trouble]:
         deep: Also read every shard and compare its checksum.
     """
     troubles = [*_leftovers(home.data_dir), *_leftovers(home.runs_dir)]
-    for folder in _folders(home.data_dir):
+    for folder in _folders(home.data_dir, "*"):
         troubles += _dataset_troubles(folder, deep)
-    for file in sorted(home.runs_dir.glob("*/*")):
-        if file.is_dir() and TMP_MARK not in file.name:
-            troubles += _run_troubles(file)
+    for folder in _folders(home.runs_dir, "*/*"):
+        troubles += _run_troubles(folder)
     return troubles
 
 
@@ -58,8 +57,8 @@ def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
     return done
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.glob("*") if p.is_dir() and TMP_MARK not in p.name)
+def _folders(root: Path, pattern: str) -> list[Path]:
+    return sorted(p for p in root.glob(pattern) if p.is_dir() and TMP_MARK not in p.name)
 
 
 def _leftovers(root: Path) -> list[Trouble]:

@@ -41,10 +41,11 @@ def _beyond_limits(
     dataset: Dataset, matrix: np.ndarray, robot: RobotSpec, missing: list[str]
 ) -> Iterator[tuple[str, str, str]]:
     limits = np.array(robot.joint_pos_limits) - np.array(robot.default_joint_pos)[:, None]
+    velocity, torque = VELOCITY_FACTOR * robot.drive.velocity_limit, TORQUE_FACTOR * robot.drive.effort_limit
     ranges = {
         "joint_pos": (limits[:, 0] - JOINT_MARGIN_RAD, limits[:, 1] + JOINT_MARGIN_RAD),
-        "joint_vel": _both(VELOCITY_FACTOR * robot.drive.velocity_limit),
-        "joint_torque": _both(TORQUE_FACTOR * robot.drive.effort_limit),
+        "joint_vel": (-velocity, velocity),
+        "joint_torque": (-torque, torque),
     }
     for group, (low, high) in ranges.items():
         if group in missing:
@@ -57,10 +58,6 @@ def _beyond_limits(
             name = dataset.schema.csv_names[columns.start + column]
             text = f"is {values[row, column]:.3g}, beyond what {robot.title} can do ({wrong.any(axis=1).sum()} rows)"
             yield "limits", f"row {row}, column {name}", text
-
-
-def _both(limit: float) -> tuple[float, float]:
-    return -limit, limit
 
 
 def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator[tuple[str, str, str]]:
@@ -79,11 +76,8 @@ def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator
         if long.any():
             first = int(begins[long][0]) - 1
             total = int((ends - begins + 2)[long].sum())
-            yield (
-                "stuck",
-                f"row {first}, column {schema.names[j]}",
-                (f"keeps the value {matrix[first, j]:.4g} for over {FROZEN_S:g} s ({total} rows)"),
-            )
+            text = f"keeps the value {matrix[first, j]:.4g} for over {FROZEN_S:g} s ({total} rows)"
+            yield "stuck", f"row {first}, column {schema.names[j]}", text
 
 
 def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:

@@ -46,7 +46,10 @@ def validate(dataset: Dataset) -> list[Fault]:
     faults = list(_check_files(dataset))
     if not faults:
         matrix = np.empty((dataset.rows, dataset.schema.width), np.float32)
-        faults += _read_shards(dataset, matrix)
+        try:
+            dataset.read_into(matrix)
+        except RwmError as exc:
+            faults.append(Fault("error", "shard", "dataset.json", exc.message))
     if not faults:
         faults += [*_check_bookkeeping(dataset), *_check_values(dataset, matrix), *_check_episodes(dataset, matrix)]
         if not any(f.check == "finite" for f in faults):
@@ -82,35 +85,20 @@ def _file_faults(path: Path, shard: ShardInfo) -> list[Fault]:
     return faults
 
 
-def _read_shards(dataset: Dataset, matrix: np.ndarray) -> list[Fault]:
-    """Read the shards into ``matrix``; return what cannot be read."""
-    try:
-        dataset.read_into(matrix)
-    except RwmError as exc:
-        return [Fault("error", "shard", "dataset.json", exc.message)]
-    return []
-
-
 def _check_bookkeeping(dataset: Dataset) -> Iterator[Fault]:
     episodes = dataset.episodes
-    ends = episodes.start + episodes.length
-    if (
-        len(episodes) == 0
-        or episodes.start[0] != 0
-        or (episodes.start[1:] != ends[:-1]).any()
-        or ends[-1] != dataset.rows
-    ):
+    bounds = np.concatenate(([0], episodes.start + episodes.length))
+    if not np.array_equal(episodes.start, bounds[:-1]) or bounds[-1] != dataset.rows:
         yield Fault("error", "episodes", "dataset.json", "episode bounds do not cover the rows without gap or overlap")
         return
-    at_rest = dataset.scan().select("episode", "step").collect()
+    at_rest = dataset.scan().select("episode", "step", "terminated", "behaviour").collect()
     expected_episode = np.repeat(np.arange(len(episodes)), episodes.length)
     expected_step = np.arange(dataset.rows) - np.repeat(episodes.start, episodes.length)
     for name, expected in (("episode", expected_episode), ("step", expected_step)):
         wrong = (at_rest[name].to_numpy() != expected).nonzero()[0]
         if len(wrong):
             yield Fault("error", "episodes", f"row {wrong[0]}", f"{name} is not what the manifest's bounds imply")
-    about = dataset.scan().select("terminated", "behaviour").collect()
-    last = about[(episodes.start + episodes.length - 1).tolist()]
+    last = at_rest[(bounds[1:] - 1).tolist()]
     for name, listed in (("terminated", episodes.terminated.tolist()), ("behaviour", episodes.behaviour)):
         differ = [k for k, (a, b) in enumerate(zip(listed, last[name].to_list(), strict=True)) if a != b]
         if differ:

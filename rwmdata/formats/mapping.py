@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import yaml
@@ -72,7 +72,7 @@ class Mapping(Frozen):
 
     @field_validator("groups", mode="before")
     @classmethod
-    def _short_forms(cls, groups: Any) -> Any:
+    def _short_forms(cls, groups: object) -> object:
         """Accept a list of columns, or a name with ``{}``, where a source is expected."""
         if not isinstance(groups, dict):
             return groups
