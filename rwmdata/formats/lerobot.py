@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from rwmdata.atomic import commit_folder, write_json
 from rwmdata.catalog import Dataset
@@ -31,6 +32,16 @@ STATE, LAST_ACTION, EXTENSION, CONTACT, COMMAND = (
     f"observation.{part}" for part in ("state", "last_action", "extension", "contact", "command")
 )
 TASK = "follow the velocity command"
+
+
+class Info(BaseModel):
+    """The part of ``meta/info.json`` that is read."""
+
+    codebase_version: str
+    robot_type: str | None = None
+    fps: int | float
+    features: dict[str, dict[str, Any]]
+    data_path: str = DATA_PATH
 
 
 def write_lerobot(dataset: Dataset, folder: Path, progress: Progress = silent) -> Path:
@@ -191,21 +202,21 @@ class LeRobotFormat(Format):
             raise RwmError("LeRobot datasets are converted one at a time.", "convert them separately, then merge")
         (self.folder,) = request.sources
         info = _read_info(self.folder)
-        ours = info["features"].get(EXTENSION, {}).get("names", [])
+        ours = info.features.get(EXTENSION, {}).get("names", [])
         super().__init__(replace(request, extension=[name.removeprefix("extension_") for name in ours]))
         hz = 1 / self.robot.control_dt_s
-        if abs(info["fps"] / hz - 1) > 0.01:
-            raise RwmError(f"{self.folder} has {info['fps']} frames a second; {self.robot.title} runs at {hz:g}.")
-        if self.assembler is None and not {STATE, LAST_ACTION, CONTACT} <= info["features"].keys():
+        if abs(info.fps / hz - 1) > 0.01:
+            raise RwmError(f"{self.folder} has {info.fps:g} frames a second; {self.robot.title} runs at {hz:g}.")
+        if self.assembler is None and not {STATE, LAST_ACTION, CONTACT} <= info.features.keys():
             raise RwmError(
-                f"{self.folder} has the features {', '.join(info['features'])}, not ours; a mapping must say what they "
+                f"{self.folder} has the features {', '.join(info.features)}, not ours; a mapping must say what they "
                 "hold.",
                 "--mapping FILE.yaml with {path: observation.state, columns: [0, 12]}",
             )
         episodes = _read_table(self.folder, sorted((self.folder / EPISODES).rglob("*.parquet"))).to_pylist()
         self._episodes = _by_file(self.folder, info, episodes)
         self.files = list(self._episodes)
-        self.about = {"files": [self.folder.name], "lerobot": {key: info[key] for key in ("robot_type", "fps")}}
+        self.about = {"files": [self.folder.name], "lerobot": info.model_dump(include={"robot_type", "fps"})}
 
     @classmethod
     def sniff(cls, source: Path, mapped: bool) -> bool:
@@ -261,22 +272,22 @@ def _vectors(part: pa.Table, feature: str, where: str) -> np.ndarray:
     return np.asarray(column.to_numpy(zero_copy_only=False), np.float64).reshape(part.num_rows, 1)
 
 
-def _by_file(folder: Path, info: dict[str, Any], episodes: list[dict[str, Any]]) -> dict[Path, list[dict[str, Any]]]:
+def _by_file(folder: Path, info: Info, episodes: list[dict[str, Any]]) -> dict[Path, list[dict[str, Any]]]:
     by_file: dict[Path, list[dict[str, Any]]] = {}
     for e in sorted(episodes, key=lambda e: e["episode_index"]):
         keys = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
-        by_file.setdefault(folder / info["data_path"].format(**keys), []).append(e)
+        by_file.setdefault(folder / info.data_path.format(**keys), []).append(e)
     return by_file
 
 
-def _read_info(folder: Path) -> dict[str, Any]:
+def _read_info(folder: Path) -> Info:
     try:
-        info: dict[str, Any] = json.loads((folder / INFO).read_text())
+        info = Info.model_validate_json((folder / INFO).read_text())
     except (OSError, ValueError) as exc:
-        raise RwmError(f"{folder} is not a LeRobot dataset: {INFO} cannot be read.") from exc
-    if info.get("codebase_version") != VERSION:
+        raise RwmError(f"{folder} is not a LeRobot dataset: {INFO} cannot be read: {one_line(exc)}.") from exc
+    if info.codebase_version != VERSION:
         raise RwmError(
-            f"{folder} is a LeRobot dataset {info.get('codebase_version')}, expected {VERSION}.",
+            f"{folder} is a LeRobot dataset {info.codebase_version}, expected {VERSION}.",
             "LeRobot's own converter to v3.0",
         )
     return info

@@ -94,6 +94,7 @@ def test_what_is_not_readable_is_named(home, dataset, tmp_path):
     for change, message in (
         ({"fps": 30}, "has 30 frames a second; ANYmal D runs at 50"),
         ({"codebase_version": "v2.1"}, r"is a LeRobot dataset v2.1, expected v3.0"),
+        ({"features": None}, "info.json cannot be read: features: Input should be an object"),
     ):
         (folder / "meta/info.json").write_text(json.dumps(info | change))
         with pytest.raises(RwmError, match=message):
