@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,9 +17,8 @@ from rich.table import Table
 
 from rwmdata import progress as rwm_progress
 from rwmdata.catalog import Dataset
-from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmdata.wandb_log import wandb_package
 
 PIPE_WIDTH = 200
@@ -37,9 +35,7 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed; the same seed giv
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 DatasetArgument = Annotated[str | None, typer.Argument(help="Dataset name or path; the newest when left out.")]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Model run or its model.safetensors; the newest when left out.")
-]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model run or model file; the newest when left out.")]
 
 WandbOption = Annotated[
     str | None, typer.Option("--wandb", help="Project of Weights & Biases the metrics go to as well.")
@@ -149,34 +145,40 @@ def pick_dataset(home: Home, name: str | None, quiet: bool) -> Dataset:
 
 
 def pick_run(home: Home, kind: str, run_id: str | None, quiet: bool) -> Run:
-    """Return the run named by id or (a model) by its file, else the newest finished one of that kind, and say which.
-
-    Raises:
-        RwmError: There is no such run, or the file is not a checkpoint of a run of that kind.
-    """
-    if kind == "model" and run_id is not None and Path(run_id).is_file():
-        return run_of_file(Path(run_id))
+    """Return the run of that kind by id, prefix or path, else the newest finished one, and say which."""
     run = home.run(kind, run_id)
     if run_id is None:
         say(f"{kind} {run.id} (the newest)", quiet)
     return run
 
 
-def run_of_file(path: Path) -> Run:
-    """Return the model run that a checkpoint file belongs to.
+def pick_model(home: Home, name: str | None, quiet: bool) -> Checkpoint:
+    """Return the model named by run or by file, else the newest one, and say which.
 
     Raises:
-        RwmError: The file is not a world model, or does not lie in a run's folder.
+        RwmError: There is none of that name, or the file is not a world model.
     """
     from rwmmodel.checkpoint import load_model
 
-    load_model(path)
-    folder = path.resolve().parents[1]
-    if not (folder / "run.json").is_file():
-        raise RwmError(
-            f"{path} does not lie in a run's checkpoints folder.", "--model RUN, see rwm runs ls --kind model"
-        )
-    return Run.open(folder)
+    checkpoint = home.model(name)
+    if name is None:
+        say(f"model {checkpoint.id} (the newest)", quiet)
+    if checkpoint.run is None:
+        load_model(checkpoint.file)
+    return checkpoint
+
+
+def pick_fitted(home: Home, name: str | None, checkpoint: Checkpoint, quiet: bool) -> Dataset:
+    """Return the dataset of that name, else the one a run's model was fitted on, else the newest, and say which."""
+    return pick_dataset(home, name or checkpoint.parent("dataset"), quiet)
+
+
+def pick_policy(home: Home, name: str | None, quiet: bool) -> str:
+    """Return the policy file named by run or by file (the newest when not named); a behaviour's name as it is."""
+    checkpoint = home.policy() if name is None else home.find_policy(name)
+    if name is None and checkpoint:
+        say(f"policy {checkpoint.id} (the newest)", quiet)
+    return str(checkpoint.file) if checkpoint else str(name)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cli.common import (
     home_of,
     out,
     pick_dataset,
+    pick_policy,
     print_json,
     print_table,
     progress_bar,
@@ -37,7 +38,7 @@ def export(
         str,
         typer.Option(
             "--policy",
-            help="scripted, wander, random, medium, expert, mixed, a policy file, or shares: expert:0.7,random:0.3.",
+            help="scripted, wander, random, medium, expert, mixed, a policy run or file; shares: expert:0.7,random:0.3.",
         ),
     ] = "scripted",
     action_noise: Annotated[
@@ -74,7 +75,7 @@ def export(
         task=task,
         robot=robot,
         backend=backend,
-        policy=policy,
+        policy=pick_policy(home_of(home), policy, json_output),
         transitions=transitions,
         seed=seed,
         **{k: v for k, v in options.items() if v is not None},

@@ -17,7 +17,9 @@ from cli.common import (
     SeedOption,
     home_of,
     out,
-    pick_dataset,
+    pick_fitted,
+    pick_model,
+    pick_policy,
     pick_run,
     print_json,
     print_table,
@@ -25,7 +27,6 @@ from cli.common import (
     say,
 )
 from rwmdata.evaluation_summary import EvaluationSummary, Scalar
-from rwmdata.home import Home
 from rwmdata.runs import Run
 
 app = typer.Typer(help="Evaluate models and policies.", no_args_is_help=True)
@@ -157,10 +158,10 @@ def closed_loop(
     from reports.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 
     where = home_of(home)
-    chosen, run = pick_policy(where, policy, json_output), pick_run(where, "model", model, json_output)
+    chosen, checkpoint = pick_policy(where, policy, json_output), pick_model(where, model, json_output)
     config = ClosedLoopConfig(policy=chosen, robots=robots, settle=settle, steps=steps, seed=seed, device=device)
     with progress_bar("simulate", json_output) as progress:
-        result = evaluate_closed_loop(where, run, config, progress)
+        result = evaluate_closed_loop(where, checkpoint, config, progress)
     show_scalars(result, json_output)
 
 
@@ -176,9 +177,9 @@ def lambda_sweep(
     from reports.evaluate.lambda_sweep import LambdaSweepConfig, evaluate_lambda_sweep
 
     where = home_of(home)
-    run = pick_run(where, "model", model, json_output)
+    checkpoint = pick_model(where, model, json_output)
     with progress_bar("policies", json_output) as progress:
-        result = evaluate_lambda_sweep(where, run, LambdaSweepConfig(episodes=episodes, seed=seed), progress)
+        result = evaluate_lambda_sweep(where, checkpoint, LambdaSweepConfig(episodes=episodes, seed=seed), progress)
     show_scalars(result, json_output)
     if not json_output:
         out.print(result.meta.summary["verdict"], highlight=False)
@@ -215,20 +216,11 @@ def evaluate_model(
 ) -> None:
     """Run an evaluation of a model on the dataset it was fitted on or on a named one, and print its numbers."""
     where = home_of(home)
-    run = pick_run(where, "model", model, json_output)
-    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
+    checkpoint = pick_model(where, model, json_output)
+    source = pick_fitted(where, dataset, checkpoint, json_output)
     with progress_bar("evaluate", json_output) as progress:
-        result = evaluate(where, source, run, config, progress)
+        result = evaluate(where, source, checkpoint, config, progress)
     show_scalars(result, json_output)
-
-
-def pick_policy(home: Home, name: str | None, quiet: bool) -> str:
-    """Return a behaviour's name or file as it is; for a run (the newest policy run when not named) its policy file."""
-    named = [r for r in home.runs() if r.kind in ("policy", "train") and r.id == name]
-    if name is not None and not named:
-        return name
-    run = named[0] if named else pick_run(home, "policy", None, quiet)
-    return str(run.policy_file)
 
 
 def show_scalars(run: Run, json_output: bool) -> None:

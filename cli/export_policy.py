@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import HomeOption, JsonOption, home_of, out, print_json, print_table
-from cli.evaluate import pick_policy
+from cli.common import HomeOption, JsonOption, home_of, out, print_json, print_table, say
 
 
 def export_policy(
@@ -23,7 +22,10 @@ def export_policy(
     """Write a policy as ONNX, TorchScript and rsl_rl checkpoint, and a JSON of orders, scales, gains and rate."""
     from rwmrl.deploy import export_policy as export
 
-    found = export(Path(pick_policy(home_of(home), policy, json_output)), out_dir, robot)
+    checkpoint = home_of(home).policy(policy)
+    if policy is None:
+        say(f"policy {checkpoint.id} (the newest)", json_output)
+    found = export(checkpoint.file, out_dir, robot)
     if json_output:
         print_json(found)
         return

@@ -14,8 +14,8 @@ from cli.common import (
     SeedOption,
     home_of,
     out,
-    pick_dataset,
-    pick_run,
+    pick_fitted,
+    pick_model,
     print_json,
     print_table,
     progress_bar,
@@ -70,7 +70,7 @@ def export(
 
     if form != "reference":
         raise RwmError(f"Unknown format '{form}'.", "--format reference")
-    export_reference(load_model(file_of(home, model, json_output)), out_file)
+    export_reference(load_model(pick_model(home_of(home), model, json_output).file), out_file)
     if json_output:
         print_json({"file": out_file})
     else:
@@ -95,36 +95,29 @@ def calibrate(
     from reports.evaluate.calibration import calibrate as fit_factors
 
     where = home_of(home)
-    run = pick_run(where, "model", model, json_output)
-    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
+    checkpoint = pick_model(where, model, json_output)
+    source = pick_fitted(where, dataset, checkpoint, json_output)
     config = CalibrationConfig(windows=windows, steps=steps, seed=seed, device=device)
     with progress_bar("calibrate", json_output) as progress:
-        found = fit_factors(source, run, config, progress)
+        found = fit_factors(source, checkpoint, config, progress)
     if json_output:
-        print_json({"run": run.id, **found.model_dump()})
+        print_json({"run": checkpoint.id, **found.model_dump()})
         return
     shown = [h for h in (1, 8, 32, 100, 200, 368) if h <= found.steps]
     rows = [(h, found.epistemic[h - 1], found.total[h - 1]) for h in shown]
-    print_table(f"factors of {run.id}", ("step", "epistemic std", "total std"), rows)
-    out.print(f"wrote {run.model_file}", highlight=False)
+    print_table(f"factors of {checkpoint.id}", ("step", "epistemic std", "total std"), rows)
+    out.print(f"wrote {checkpoint.file}", highlight=False)
     say("next: rwm eval calibration, or rwm eval uncertainty --calibrated")
 
 
 @app.command("info")
 def info(model: ModelArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
     """Show a model's architecture, sizes, normaliser and origin."""
-    facts = facts_of(file_of(home, model, json_output))
+    facts = facts_of(pick_model(home_of(home), model, json_output).file)
     if json_output:
         print_json(facts)
     else:
         print_table("model", ("what", "value"), list(facts.items()))
-
-
-def file_of(home: str, model: str | None, quiet: bool) -> Path:
-    """Return the file of a model named by run, by file, or the newest."""
-    if model is not None and Path(model).is_file():
-        return Path(model)
-    return pick_run(home_of(home), "model", model, quiet).model_file
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from cli.common import (
     given,
     home_of,
     pick_dataset,
-    pick_run,
+    pick_fitted,
+    pick_model,
     progress_bar,
     show_run,
     wandb_of,
@@ -54,7 +55,8 @@ def policy(
     warm_start: Annotated[
         str | None,
         typer.Option(
-            "--warm-start", help="Begin with the networks of this policy or train run, of a clone (bc), or none."
+            "--warm-start",
+            help="Begin with the networks of this policy or train run, or file; of a clone (bc), or none.",
         ),
     ] = None,
     settings: Annotated[
@@ -94,12 +96,12 @@ def policy(
     overrides: dict[str, Any] = chosen | given(penalty=penalty, precision=precision) | more
     if warm_start:
         known = warm_start in (CLONE, NOTHING)
-        overrides["warm_start"] = warm_start if known else where.run(None, warm_start).id
+        overrides["warm_start"] = warm_start if known else where.policy(warm_start).id
     config = build(PolicyConfig, preset, {"seed": seed, "device": device}, overrides)
-    run = pick_run(where, "model", model, json_output)
-    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
+    checkpoint = pick_model(where, model, json_output)
+    source = pick_fitted(where, dataset, checkpoint, json_output)
     with progress_bar("policy", json_output) as progress:
-        result = train_policy(where, source, run, config, progress)
+        result = train_policy(where, source, checkpoint, config, progress)
     show_run(result, json_output, f"rwm eval policy --policy {result.id}")
 
 

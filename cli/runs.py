@@ -111,7 +111,7 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
     if run.kind == "policy":
         from rwmrl.imagination_training import train_policy
 
-        model = home.run("model", parents["model"])
+        model = home.model(parents["model"])
         return train_policy(home, home.dataset(parents["dataset"]), model, progress=progress, resume=run)
     if run.kind == "train":
         from rwmrl.simulator_training import train_in_simulator

@@ -15,8 +15,8 @@ from cli.common import (
     given,
     home_of,
     out,
-    pick_dataset,
-    pick_run,
+    pick_fitted,
+    pick_model,
     print_json,
     print_table,
     progress_bar,
@@ -59,10 +59,10 @@ def policy(
         for seed in range(seeds)
     ]
     where = home_of(home)
-    run = pick_run(where, "model", model, json_output)
-    source = pick_dataset(where, dataset or run.meta.parents.get("dataset"), json_output)
+    checkpoint = pick_model(where, model, json_output)
+    source = pick_fitted(where, dataset, checkpoint, json_output)
     with progress_bar("sweep", json_output) as progress:
-        runs = sweep_policies(where, source, run, configs, engine, workers, address, progress)
+        runs = sweep_policies(where, source, checkpoint, configs, engine, workers, address, progress)
     rows = [
         {"lam": c.imagination.lam, "seed": c.seed, "run": r.id} | {k: r.meta.summary.get(k) for k in SHOWN}
         for c, r in zip(configs, runs, strict=True)
@@ -71,7 +71,7 @@ def policy(
         print_json({"rows": rows})
         return
     print_table(
-        f"{len(rows)} policies of model {run.id}", ("lam", "seed", "run", *SHOWN), [(*r.values(),) for r in rows]
+        f"{len(rows)} policies of model {checkpoint.id}", ("lam", "seed", "run", *SHOWN), [(*r.values(),) for r in rows]
     )
     out.print("next: rwm eval policy --policy RUN", highlight=False)
 

@@ -29,7 +29,7 @@ def train(
         float | None, typer.Option("--entropy", min=0, help="Weight of the entropy bonus; 0 lets exploration die down.")
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option("--warm-start", help="Begin with the networks of this train run.")
+        str | None, typer.Option("--warm-start", help="Begin with the networks of this train run or policy file.")
     ] = None,
     home: HomeOption = ".",
     seed: SeedOption = 0,

@@ -126,7 +126,7 @@ class Demo:
         """Train the policy inside the model."""
         with self._stage("policy") as (progress, made):
             config = build(PolicyConfig, self.config.preset, {"lam": 1.0}, self.shared)
-            run = train_policy(self.home, dataset, model, config, progress)
+            run = train_policy(self.home, dataset, model.checkpoint, config, progress)
             first, last = (run.meta.summary[f"imagined_reward_{k}"] for k in ("before", "after"))
             made(f"policy {run.id}", f"imagined reward a step: {first:.4f} -> {last:.4f}", run.path)
             return run
@@ -135,7 +135,7 @@ class Demo:
         """Relate uncertainty and error."""
         with self._stage("uncertainty") as (progress, made):
             config = UncertaintyConfig(**self.config.model_dump(include={"windows", "steps", "seed", "device"}))
-            run = evaluate_uncertainty(self.home, dataset, model, config, progress)
+            run = evaluate_uncertainty(self.home, dataset, model.checkpoint, config, progress)
             pooled = EvaluationSummary.of_run(run).value("pearson_pooled", "mean")
             text = "undefined" if pooled is None else f"{pooled:.2f}"
             made(f"evaluation {run.id}", f"Pearson of uncertainty and error: {text}", run.path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rwmdata.errors import RwmError
-from rwmdata.runs import Run
+from rwmdata.runs import DIGEST, Run
 from rwmrl.ppo import series
 from rwmrl.simulator_training import TrainConfig
 
@@ -77,9 +77,9 @@ def stages_of(run: Run) -> list[Stage]:
 
 
 def parent(run: Run) -> Run | None:
-    """Return the train run whose networks a run began with."""
+    """Return the train run whose networks a run began with; None where it began with a file's, or with none."""
     before = run.meta.parents.get("policy")
-    return Run.open(run.path.with_name(before)) if before else None
+    return Run.open(run.path.with_name(before)) if before and DIGEST not in before else None
 
 
 def command_of(config: TrainConfig) -> str:

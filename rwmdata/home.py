@@ -11,8 +11,10 @@ from pydantic import BaseModel, ValidationError
 from rwmdata.atomic import TMP_MARK
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
-from rwmdata.runs import HOW_TO_MAKE, Run
+from rwmdata.runs import DIGEST, HOW_TO_MAKE, Checkpoint, Run
 
+POLICY_KINDS = ("policy", "train")
+"""Kinds of runs that keep a policy."""
 WITHOUT_EFFECT = {"wandb"}
 """Fields of a configuration that change nothing about what is made."""
 
@@ -118,10 +120,70 @@ class Home:
                 raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(label, "rwm runs ls"))
             return finished[0]
         if (Path(run_id) / "run.json").is_file():
-            return Run.open(Path(run_id))
+            opened = Run.open(Path(run_id))
+            if kind not in (None, opened.kind):
+                raise RwmError(f"{run_id} is a {opened.kind} run, not a {kind} run.", f"rwm runs ls --kind {kind}")
+            return opened
         runs = self.runs(kind) if runs is None else runs
         matches = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
         if len(matches) != 1:
             fault = f"'{run_id}' fits {len(matches)} {label}s" if matches else f"No {label} '{run_id}'"
             raise RwmError(f"{fault} in {self.runs_dir}.", f"rwm runs ls{f' --kind {kind}' if kind else ''}")
         return matches[0]
+
+    def model(self, name: str | None = None) -> Checkpoint:
+        """Return the model named by its run (see :meth:`run`) or by its file; without a name, the newest fit's.
+
+        Raises:
+            RwmError: There is none, the name fits several, or the file is not the one that lineage recorded.
+        """
+        return (self._of_file(name) if name else None) or self._of_run(self.run("model", name))
+
+    def policy(self, name: str | None = None, kinds: tuple[str, ...] = POLICY_KINDS) -> Checkpoint:
+        """Return the policy named by its run or by its file; without a name, that of the newest policy run.
+
+        Raises:
+            RwmError: There is none, the name fits several, or the file is not the one that lineage recorded.
+        """
+        if name is None:
+            return self._of_run(self.run("policy"))
+        checkpoint = self.find_policy(name, kinds)
+        if checkpoint is None:
+            what = " or ".join(kinds)
+            raise RwmError(f"'{name}' is neither a {what} run in {self.runs_dir} nor a policy file.", "rwm runs ls")
+        return checkpoint
+
+    def find_policy(self, name: str, kinds: tuple[str, ...] = POLICY_KINDS) -> Checkpoint | None:
+        """Return the policy named by its run or by its file; None where no run and no file has that name.
+
+        Raises:
+            RwmError: The name fits several runs, or the file is not the one that lineage recorded.
+        """
+        if checkpoint := self._of_file(name):
+            return checkpoint
+        runs = [r for r in self.runs() if r.kind in kinds]
+        if not (Path(name) / "run.json").is_file() and not any(r.id.startswith(name) for r in runs):
+            return None
+        run = self.run(None, name, runs)
+        return self._of_run(run) if run.kind in kinds else None
+
+    def _of_file(self, name: str) -> Checkpoint | None:
+        path, recorded, digest = name.partition(DIGEST)
+        file = Path(path).resolve()
+        if not file.is_file() and not recorded:
+            return None
+        checkpoint = Checkpoint.of_file(file)
+        if recorded and checkpoint.id != f"{file}{DIGEST}{digest}":
+            raise RwmError(f"{file} has changed since: its SHA-256 no longer begins with {digest}.", "a new run")
+        folder = file.parent.parent
+        if self._holds(folder) and (folder / "run.json").is_file():
+            own = Run.open(folder).checkpoint
+            return own if own.file == file else checkpoint
+        return checkpoint
+
+    def _of_run(self, run: Run) -> Checkpoint:
+        """Return what a run keeps; lineage names runs of this home by their id, and files of another by their path."""
+        return run.checkpoint if self._holds(run.path) else Checkpoint.of_file(run.checkpoint.file)
+
+    def _holds(self, folder: Path) -> bool:
+        return folder.resolve().parent.parent == self.runs_dir.resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +34,8 @@ HOW_TO_MAKE = {
     "eval": "rwm eval uncertainty",
     "report": "rwm report",
 }
+DIGEST = "#sha256="
+"""Between a file and the digest of its content, where lineage names a file and not a run."""
 LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
 
 
@@ -129,6 +133,11 @@ class Run:
     def policy_file(self) -> Path:
         """The newest policy of a training."""
         return self.checkpoints / "policy.safetensors"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model or the policy that it keeps."""
+        return Checkpoint(self.model_file if self.kind == "model" else self.policy_file, self.id, self)
 
     @property
     def state_file(self) -> Path:
@@ -273,3 +282,31 @@ class Run:
                 if self._wandb:
                     self._wandb.close(failed=self.meta.status != "finished")
                 self._wandb = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model or policy file, and its name in lineage and messages."""
+
+    file: Path
+    id: str
+    """Id of the run whose own model or policy it is; of any other file ``FILE#sha256=DIGEST``."""
+    run: Run | None = None
+    """That run."""
+
+    @classmethod
+    def of_file(cls, file: Path) -> Checkpoint:
+        """Return a file that belongs to no run.
+
+        Raises:
+            RwmError: It cannot be read.
+        """
+        try:
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as exc:
+            raise RwmError(f"Cannot read {file}: {exc.strerror}.", "rwm runs ls") from exc
+        return cls(file.resolve(), f"{file.resolve()}{DIGEST}{digest[:16]}")
+
+    def parent(self, kind: str) -> str | None:
+        """Return what its run was made from: the dataset's name, or the model's."""
+        return self.run.meta.parents.get(kind) if self.run else None

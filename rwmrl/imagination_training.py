@@ -12,7 +12,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
@@ -30,7 +30,7 @@ SHOWN = ("imagined/reward", "imagined/epistemic", "episode/length")
 def train_policy(
     home: Home,
     dataset: Dataset,
-    model_run: Run,
+    checkpoint: Checkpoint,
     config: PolicyConfig | None = None,
     progress: Progress = silent,
     resume: Run | None = None,
@@ -52,10 +52,10 @@ def train_policy(
     require_precision(config.precision, device)
     with ranks.joined(device):
         config = ranks.share(with_clone(home, dataset, config, progress) if ranks.main else config)
-        model = load_model(model_run.model_file, device)
+        model = load_model(checkpoint.file, device)
         if model.info is not None and model.info.robot != dataset.robot:
             raise RwmError(
-                f"Model {model_run.id} was fitted on '{model.info.robot}', dataset '{dataset.name}' is of "
+                f"Model {checkpoint.id} was fitted on '{model.info.robot}', dataset '{dataset.name}' is of "
                 f"'{dataset.robot}'.",
                 f"rwm fit {dataset.name}",
             )
@@ -64,8 +64,8 @@ def train_policy(
         robot = load_robot(dataset.robot)
         own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
         env = ImaginationEnv(model, dataset, robot, own)
-        source = home.run(None, config.warm_start) if config.warm_start else None
-        parents = parents_of(dataset, model_run, config)
+        source = home.policy(config.warm_start) if config.warm_start else None
+        parents = parents_of(dataset, checkpoint, config)
         if resume is None and ranks.main:
             resume = Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
         run = Run.open(ranks.share(resume.path if resume else Path()))
@@ -93,10 +93,10 @@ def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Pro
     return config.model_copy(update={"warm_start": run.id})
 
 
-def parents_of(dataset: Dataset, model_run: Run, config: PolicyConfig) -> dict[str, str | None]:
+def parents_of(dataset: Dataset, checkpoint: Checkpoint, config: PolicyConfig) -> dict[str, str | None]:
     """Return what a policy run is made from."""
     warm = {"policy": config.warm_start} if config.warm_start else {}
-    return {"dataset": dataset.name, "model": model_run.id, **warm}
+    return {"dataset": dataset.name, "model": checkpoint.id, **warm}
 
 
 def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from rwmdata.errors import RwmError
 from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmmodel.checkpoint import load_state, save_state, unreadable
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import Observations, VecEnv
@@ -310,29 +310,26 @@ class Runner(OnPolicyRunner):
                 policy.scale.copy_(actor.obs_normalizer.std + actor.obs_normalizer.eps)
         return policy
 
-    def warm_start(self, source: Run) -> None:
+    def warm_start(self, source: Checkpoint) -> None:
         """Begin with the networks and normalisers of another run, with our own exploration and a new optimiser.
 
-        A run that has only a policy (behaviour cloning) gives the actor and the normalisers; the critic starts anew. A
-        run that has a checkpoint of its own goes on from that instead.
+        A file, or a run that keeps only a policy (behaviour cloning), gives the actor and the normalisers; the critic
+        starts anew. A run with a checkpoint of its own continues from that instead.
 
         Raises:
-            RwmError: The other run has neither, or its networks are of another shape.
+            RwmError: There is no policy to begin with, or its networks are of another shape.
         """
-        path = source.state_file
-        if not path.exists() and (source.policy_file).exists():
-            self._begin_with(load_policy(source.policy_file), source.id)
+        if source.run is None or not source.run.state_file.exists():
+            self._begin_with(load_policy(source.file), source.id)
             return
-        if not path.exists():
-            raise RwmError(f"Run {source.id} has no checkpoint to start from.", "rwm runs ls")
-        state = self._load(path)
+        state = self._load(source.run.state_file)
         own = self.alg.actor.state_dict()
         exploration = {k: v for k, v in own.items() if k.startswith("distribution.")}
         try:
             self.alg.actor.load_state_dict({**state["actor_state_dict"], **exploration})
             self.alg.critic.load_state_dict(state["critic_state_dict"])
         except (RuntimeError, KeyError) as exc:
-            raise RwmError(f"The networks of run {source.id} do not fit ours: {one_line(exc)}.", "rwm runs ls") from exc
+            raise RwmError(f"The networks of {source.id} do not fit ours: {one_line(exc)}.", "rwm runs ls") from exc
 
     @torch.no_grad()
     def _begin_with(self, policy: MlpPolicy, name: str) -> None:
@@ -340,9 +337,9 @@ class Runner(OnPolicyRunner):
         theirs = [m for m in policy.mlp if isinstance(m, torch.nn.Linear)]
         if [m.weight.shape for m in actor] != [m.weight.shape for m in theirs]:
             shapes = " x ".join(str(m.out_features) for m in theirs)
-            raise RwmError(f"The networks of run {name} do not fit ours: its layers are {shapes}.", "rwm runs ls")
+            raise RwmError(f"The networks of {name} do not fit ours: its layers are {shapes}.", "rwm runs ls")
         if {policy.info.activation, policy.info.last_activation} - {self.ppo.activation, None}:
-            raise RwmError(f"The networks of run {name} do not fit ours: it has other activations.", "rwm runs ls")
+            raise RwmError(f"The networks of {name} do not fit ours: it has other activations.", "rwm runs ls")
         for layer, given in zip(actor, theirs, strict=True):
             layer.load_state_dict(given.state_dict())
         if not self.ppo.obs_normalization:

@@ -40,7 +40,7 @@ class TrainConfig(Frozen):
     rewards: dict[str, float] = {}
     """Weights of reward terms, over those the robot has for the task."""
     warm_start: str | None = None
-    """Train run whose networks this one begins with."""
+    """Train run whose networks this one begins with, or a policy file, which gives the actor alone."""
     seed: int = 0
 
 
@@ -61,7 +61,7 @@ def train_in_simulator(
     robot = robot.model_copy(update={"task_reward_weights": robot.task_reward_weights | weights})
     env = make_env(config.backend, robot, EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed))
     ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
-    source = home.run("train", config.warm_start) if config.warm_start else None
+    source = home.policy(config.warm_start, ("train",)) if config.warm_start else None
     parents = {"policy": source.id if source else None}
     run = resume or Run.create(home, "train", config.model_dump(mode="json"), parents, config.seed)
     try:

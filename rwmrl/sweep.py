@@ -17,7 +17,7 @@ from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmrl.imagination_training import parents_of, train_policy, with_clone
 from rwmrl.policy_config import CLONE, PolicyConfig
 
@@ -28,7 +28,7 @@ ENGINES: tuple[Engine, ...] = ("local", "ray")
 def sweep_policies(
     home: Home,
     dataset: Dataset,
-    model_run: Run,
+    checkpoint: Checkpoint,
     configs: list[PolicyConfig],
     engine: Engine = "local",
     workers: int = 1,
@@ -42,7 +42,7 @@ def sweep_policies(
     Args:
         home: Where the runs go; on a cluster a folder all machines see.
         dataset: Where the starts come from.
-        model_run: The model.
+        checkpoint: The model.
         configs: One for every policy.
         engine: ``local`` for processes of this machine, ``ray`` for a cluster.
         workers: Policies trained at the same time.
@@ -58,11 +58,11 @@ def sweep_policies(
     found: dict[int, Run] = {}
     configs = _with_clones(home, dataset, configs, progress)
     for k, config in enumerate(configs):
-        run = home.run_of("policy", config, parents_of(dataset, model_run, config))
+        run = home.run_of("policy", config, parents_of(dataset, checkpoint, config))
         if run is not None and run.meta.status == "finished":
             found[k] = run
     missing = [k for k in range(len(configs)) if k not in found]
-    jobs = {k: (str(home.root.resolve()), dataset.name, model_run.id, configs[k].model_dump_json()) for k in missing}
+    jobs = {k: (str(home.root.resolve()), dataset.name, checkpoint.id, configs[k].model_dump_json()) for k in missing}
     failures: list[str] = []
     progress(len(found), len(configs), {})
     threads = max(1, available_threads() // workers)
@@ -92,7 +92,7 @@ def _with_clones(home: Home, dataset: Dataset, configs: list[PolicyConfig], prog
 
 
 Job = tuple[str, str, str, str]
-"""Home, dataset, model run and configuration: text only, so that it can be sent anywhere."""
+"""Home, dataset, model and configuration: text only, so that it can be sent anywhere."""
 Outcome = tuple[str | None, str]
 """Run id, or None and what went wrong."""
 
@@ -102,7 +102,7 @@ def train_one(job: Job, threads: int) -> Outcome:
     root, dataset, model, text = job
     torch.set_num_threads(threads)
     home, config = Home(Path(root)), PolicyConfig.model_validate_json(text)
-    source, fitted = home.dataset(dataset), home.run("model", model)
+    source, fitted = home.dataset(dataset), home.model(model)
     broken = home.run_of("policy", config, parents_of(source, fitted, config))
     try:
         run = train_policy(home, source, fitted, config, resume=broken)

@@ -23,7 +23,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import Scalar
 from rwmdata.progress import Progress, silent
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint
 from rwmdata.schema import STATE_GROUPS
 from rwmmodel.calibration_factors import SPREADS, TINY, Calibration, Spread, step_factors
 from rwmmodel.checkpoint import load_model, save_model
@@ -42,7 +42,7 @@ class CalibrationConfig(EvaluationConfig):
 
 
 def calibrate(
-    dataset: Dataset, model_run: Run, config: CalibrationConfig | None = None, progress: Progress = silent
+    dataset: Dataset, checkpoint: Checkpoint, config: CalibrationConfig | None = None, progress: Progress = silent
 ) -> Calibration:
     """Fit a model's per-horizon factors on the val split and store them in its file; its weights stay as they are.
 
@@ -50,9 +50,8 @@ def calibrate(
         RwmError: The dataset does not fit the model or has no long enough val episode, or the model has one member.
     """
     config = config or CalibrationConfig()
-    path = model_run.model_file
-    model = load_model(path, resolve_device(config.device))
-    refuse_mismatch(dataset, model_run, model)
+    model = load_model(checkpoint.file, resolve_device(config.device))
+    refuse_mismatch(dataset, checkpoint.id, model)
     if model.config.members == 1:
         raise RwmError("A model of one member has no disagreement to calibrate.", "rwm fit --members 5")
     history, splits = model.config.history, (CALIBRATION_SPLIT,)
@@ -63,7 +62,7 @@ def calibrate(
     model.calibration = Calibration(
         dataset=dataset.name, split=windows.split, windows=len(windows.start), seed=config.seed, **factors
     )
-    save_model(model, path)
+    save_model(model, checkpoint.file)
     return model.calibration
 
 

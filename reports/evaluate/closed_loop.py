@@ -24,7 +24,7 @@ from rwmdata.evaluation_summary import Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmdata.schema import Schema
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
@@ -93,7 +93,9 @@ class Misled:
     command: Tensor
 
 
-def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, progress: Progress = silent) -> Run:
+def evaluate_closed_loop(
+    home: Home, checkpoint: Checkpoint, config: ClosedLoopConfig, progress: Progress = silent
+) -> Run:
     """Let a policy walk in the simulator, and from a history of that walk on in the model alone.
 
     The simulator is neither randomised nor disturbed, and neither side has noise. Writes into the new ``eval`` run:
@@ -102,11 +104,11 @@ def evaluate_closed_loop(home: Home, model_run: Run, config: ClosedLoopConfig, p
     Raises:
         RwmError: Unknown backend or policy, fewer than two robots walked to the end, or a prediction is not finite.
     """
-    model = load_model(model_run.model_file, resolve_device(config.device))
+    model = load_model(checkpoint.file, resolve_device(config.device))
     if model.info is None:
-        raise RwmError(f"Model {model_run.id} does not say of which robot it is.", "rwm fit")
+        raise RwmError(f"Model {checkpoint.id} does not say of which robot it is.", "rwm fit")
     robot = load_robot(model.info.robot)
-    parents = parents_of(config.policy) | {"model": model_run.id}
+    parents = parents_of(home, config.policy) | {"model": checkpoint.id}
     run = start_evaluation(home, "closed-loop", config, parents, config.seed)
     with run.running():
         behaviour = make_behaviour(config.policy, BehaviourContext(robot, config.robots, torch.Generator()), 0.0)

@@ -20,7 +20,7 @@ from rwmdata.evaluation_summary import EvaluationSummary, Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmrl.policy_config import PolicyConfig
 
 SCENARIO: Scenario = "disturbed"
@@ -46,7 +46,7 @@ class LambdaSweepConfig(Frozen):
 
 
 def evaluate_lambda_sweep(
-    home: Home, model_run: Run, config: LambdaSweepConfig | None = None, progress: Progress = silent
+    home: Home, checkpoint: Checkpoint, config: LambdaSweepConfig | None = None, progress: Progress = silent
 ) -> Run:
     """Score every policy of the newest sweep in a model, and hold what it imagined against what it earns.
 
@@ -60,15 +60,15 @@ def evaluate_lambda_sweep(
         RwmError: The model has no finished policies of two lambdas that are alike otherwise.
     """
     config = config or LambdaSweepConfig()
-    runs = sweep_of(home, model_run)
+    runs = sweep_of(home, checkpoint.id)
     lams = {r.meta.config["imagination"]["lam"] for r in runs}
     if len(lams) < 2:
         raise RwmError(
-            f"Model {model_run.id} has no finished policies of several lambdas that are alike otherwise.",
-            f"rwm sweep policy --model {model_run.id} --lam 0,0.2,0.5,1,2,5 --seeds 3",
+            f"Model {checkpoint.id} has no finished policies of several lambdas that are alike otherwise.",
+            f"rwm sweep policy --model {checkpoint.id} --lam 0,0.2,0.5,1,2,5 --seeds 3",
         )
     robot = str(runs[0].meta.summary["robot"])
-    parents = {"dataset": model_run.meta.parents.get("dataset"), "model": model_run.id}
+    parents = {"dataset": checkpoint.parent("dataset"), "model": checkpoint.id}
     run = start_evaluation(home, "lambda-sweep", config, parents, config.seed)
     with run.running():
         rows = []
@@ -92,7 +92,7 @@ def evaluate_lambda_sweep(
     return run
 
 
-def sweep_of(home: Home, model_run: Run) -> list[Run]:
+def sweep_of(home: Home, model: str) -> list[Run]:
     """Return the finished policies of a model that are like its newest but for lambda and seed, each pair's newest.
 
     Where they began does not count: every seed has a clone of its own.
@@ -100,7 +100,7 @@ def sweep_of(home: Home, model_run: Run) -> list[Run]:
     newest: dict[tuple[float, int], Run] = {}
     wanted: dict[str, Any] | None = None
     for run in home.runs("policy"):
-        if run.meta.parents.get("model") != model_run.id or run.meta.status != "finished":
+        if run.meta.parents.get("model") != model or run.meta.status != "finished":
             continue
         config = run.configuration(PolicyConfig)
         alike = config.model_dump(

@@ -18,7 +18,7 @@ from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
@@ -94,7 +94,7 @@ class ModelEvaluation(Protocol[ConfigT_contra]):
         self,
         home: Home,
         dataset: Dataset,
-        model_run: Run,
+        checkpoint: Checkpoint,
         config: ConfigT_contra | None = None,
         progress: Progress = silent,
     ) -> Run:
@@ -104,7 +104,7 @@ class ModelEvaluation(Protocol[ConfigT_contra]):
 def model_evaluation(
     name: str, config_class: type[ConfigT], shorten: bool = False
 ) -> Callable[[Callable[[Evaluation[ConfigT]], None]], ModelEvaluation[ConfigT]]:
-    """Turn a function that measures a model on held-out windows into one that evaluates a model run on a dataset.
+    """Turn a function that measures a model on held-out windows into one that evaluates a model on a dataset.
 
     It loads the model, refuses what does not fit it, draws the windows, and gives the function a running ``eval`` run;
     what fails inside is recorded in that run.
@@ -122,19 +122,19 @@ def model_evaluation(
         def evaluate(
             home: Home,
             dataset: Dataset,
-            model_run: Run,
+            checkpoint: Checkpoint,
             config: ConfigT | None = None,
             progress: Progress = silent,
         ) -> Run:
             options = config or config_class()
-            model = load_model(model_run.model_file, resolve_device(options.device))
-            refuse_mismatch(dataset, model_run, model)
+            model = load_model(checkpoint.file, resolve_device(options.device))
+            refuse_mismatch(dataset, checkpoint.id, model)
             history, steps = model.config.history, options.steps
             if shorten:
                 steps = min(steps, longest_rollout(dataset, history))
             windows = held_out_windows(dataset, options.windows, history, steps, options.seed)
-            refuse_foreign_normalizer(dataset, model_run, model, windows.rows)
-            parents = {"dataset": dataset.name, "model": model_run.id}
+            refuse_foreign_normalizer(dataset, checkpoint.id, model, windows.rows)
+            parents = {"dataset": dataset.name, "model": checkpoint.id}
             run = start_evaluation(home, name, options, parents, options.seed)
             with run.running():
                 measure(Evaluation(run, dataset, model, windows, options, progress))
@@ -158,8 +158,8 @@ def longest_rollout(dataset: Dataset, history: int, splits: tuple[str, ...] = HE
     return max(1, int(dataset.episodes.length[ids].max(initial=0)) - history)
 
 
-def refuse_mismatch(dataset: Dataset, model_run: Run, model: DynamicsEnsemble) -> None:
-    """Refuse a dataset of other sizes, another robot, other columns or another rate than the model's.
+def refuse_mismatch(dataset: Dataset, name: str, model: DynamicsEnsemble) -> None:
+    """Refuse a dataset of other sizes, another robot, other columns or another rate than those of the model ``name``.
 
     Raises:
         RwmError: They differ.
@@ -168,7 +168,7 @@ def refuse_mismatch(dataset: Dataset, model_run: Run, model: DynamicsEnsemble) -
     wanted, dims = (model.config.state_dim, model.config.action_dim), (schema.dims["state"], schema.dims["action"])
     if dims != wanted:
         raise RwmError(
-            f"Model {model_run.id} takes {wanted[0]} state and {wanted[1]} action columns, "
+            f"Model {name} takes {wanted[0]} state and {wanted[1]} action columns, "
             f"dataset '{dataset.name}' ({dataset.robot}) has {dims[0]} and {dims[1]}.",
             fit,
         )
@@ -185,10 +185,10 @@ def refuse_mismatch(dataset: Dataset, model_run: Run, model: DynamicsEnsemble) -
     if not faults and info.columns != schema.csv_names:
         faults = ["columns of other names"]
     if faults:
-        raise RwmError(f"Model {model_run.id} does not fit '{dataset.name}': it has {', '.join(faults)}.", fit)
+        raise RwmError(f"Model {name} does not fit '{dataset.name}': it has {', '.join(faults)}.", fit)
 
 
-def refuse_foreign_normalizer(dataset: Dataset, model_run: Run, model: DynamicsEnsemble, rows: np.ndarray) -> None:
+def refuse_foreign_normalizer(dataset: Dataset, name: str, model: DynamicsEnsemble, rows: np.ndarray) -> None:
     """Refuse a model whose normaliser was made for other quantities or units than ``rows (W, rows, width)``.
 
     Raises:
@@ -202,6 +202,6 @@ def refuse_foreign_normalizer(dataset: Dataset, model_run: Run, model: DynamicsE
     if far or float(states.std(dim=0).max()) < STILL:
         what = f"{', '.join(far[:4])} lie more than {FAR:g} standard deviations away" if far else "nothing moves"
         raise RwmError(
-            f"The normaliser of model {model_run.id} is not made for '{dataset.name}': in its terms {what}.",
+            f"The normaliser of model {name} is not made for '{dataset.name}': in its terms {what}.",
             f"rwm fit {dataset.name} --normalizer fitted, or check the units with rwm data validate {dataset.name}",
         )

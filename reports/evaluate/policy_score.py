@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -62,7 +61,7 @@ def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress = 
             numbers stay in the run).
     """
     robot = load_robot(config.robot)
-    run = start_evaluation(home, "policy", config, parents_of(config.policy), config.seed)
+    run = start_evaluation(home, "policy", config, parents_of(home, config.policy), config.seed)
     with run.running():
         scalars = score_policy(config, progress)
         for scenario in SCENARIOS:
@@ -73,13 +72,12 @@ def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress = 
     return run
 
 
-def parents_of(policy: str) -> dict[str, str | None]:
-    """Return the run whose policy it is, with what that was made from; a behaviour or a loose file is its own name."""
-    folder = Path(policy).resolve().parents[1] if Path(policy).is_file() else None
-    if folder is None or not (folder / "run.json").is_file():
-        return {"policy": policy}
-    run = Run.open(folder)
-    return {"dataset": run.meta.parents.get("dataset"), "model": run.meta.parents.get("model"), "policy": run.id}
+def parents_of(home: Home, policy: str) -> dict[str, str | None]:
+    """Return the run whose policy it is, with what that was made from; of a file or a behaviour its name alone."""
+    checkpoint = home.find_policy(policy)
+    if checkpoint is None or checkpoint.run is None:
+        return {"policy": checkpoint.id if checkpoint else policy}
+    return {"dataset": checkpoint.parent("dataset"), "model": checkpoint.parent("model"), "policy": checkpoint.id}
 
 
 def score_policy(

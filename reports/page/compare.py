@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from reports.page.captions import about_evaluation
 from reports.page.evaluation_section import section_of
 from reports.page.html import Cell, Picture, Table, cell, interval, number, render, table
-from reports.page.lineage import POLICY_KINDS, Lineage, Notice, choose, lineage_of
+from reports.page.lineage import Lineage, Notice, choose, lineage_of
 from reports.page.report import about_page, commands_of, curve_of, robot_of, write_page
 from reports.page.reproduce import flat
 from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary, Scalar, current_name
-from rwmdata.home import Home
+from rwmdata.home import POLICY_KINDS, Home
 from rwmdata.runs import Run
 
 CONDITIONS = ("dataset", "split", "windows", "steps", "episodes", "seed", "units")

@@ -9,10 +9,9 @@ from reports.page.reproduce import run_command
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary
-from rwmdata.home import Home
-from rwmdata.runs import Run
+from rwmdata.home import POLICY_KINDS, Home
+from rwmdata.runs import DIGEST, Run
 
-POLICY_KINDS = ("policy", "train")
 USUAL = {"model": ("dynamics", "uncertainty", "calibration", "noise"), "policy": ("policy",)}
 """Evaluations every model, and every policy, should have had."""
 
@@ -102,7 +101,7 @@ def evaluations_of(run: Run, runs: list[Run]) -> list[Run]:
     """Return the evaluations of a model (not those of policies trained in it) or of a policy, newest first."""
     evaluations = [r for r in runs if r.kind == "eval"]
     if run.kind in POLICY_KINDS:
-        return [e for e in evaluations if run.id in (e.meta.parents.get("policy") or "")]
+        return [e for e in evaluations if e.meta.parents.get("policy") == run.id]
     return [e for e in evaluations if e.meta.parents.get("model") == run.id and not e.meta.parents.get("policy")]
 
 
@@ -119,6 +118,8 @@ def _add(found: Lineage, run: Run, runs: list[Run]) -> None:
         source = next((r for r in runs if r.kind in kinds and r.id == name), None)
         if source is not None:
             _add(found, source, runs)
+        elif DIGEST in name:
+            found.notices.append(Notice(f"The {parent} of {run.kind} {run.id} is a file: {name}."))
         elif parent == "model" or run.meta.config.get("policy") != name:
             text = f"The {parent} {name}, which {run.kind} {run.id} was made from, is not in this home any more."
             found.notices.append(Notice(text, f"rwm runs ls --kind {parent}"))
