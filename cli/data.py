@@ -38,7 +38,7 @@ def export(
         str,
         typer.Option(
             "--policy",
-            help="scripted, wander, random, medium, expert, mixed, a policy run or file; shares: expert:0.7,random:0.3.",
+            help="scripted, wander, random, medium, expert, mixed, a run, a file, or shares: expert:0.7,random:0.3.",
         ),
     ] = "scripted",
     action_noise: Annotated[

@@ -56,7 +56,7 @@ def policy(
         str | None,
         typer.Option(
             "--warm-start",
-            help="Begin with the networks of this policy or train run, or file; of a clone (bc), or none.",
+            help="Begin with the networks of this policy or train run or file, of a clone (bc), or none.",
         ),
     ] = None,
     settings: Annotated[

@@ -42,8 +42,9 @@ class PolicyConfig(Frozen):
     imagination: ImaginationConfig = ImaginationConfig()
     ppo: PPOConfig = PPOConfig()
     warm_start: str | None = None
-    """Policy or train run whose networks this one begins with; one of behaviour cloning gives the actor alone. ``bc``
-    is a clone of the dataset's behaviour with the same seed and layers, made where there is none yet."""
+    """Policy or train run whose networks this one begins with; one of behaviour cloning, and a policy file, give the
+    actor alone. ``bc`` is a clone of the dataset's behaviour with the same seed and layers, made where there is none
+    yet."""
     precision: Precision = "float32"
     """Arithmetic of the model; the policy's own networks compute in float32, or in ``tf32`` with it."""
     seed: int = 0

@@ -75,7 +75,7 @@ def dream(root, gate):
     home, runs = Home(root), Home(root).runs("policy")
     sizes = {"iterations": ITERATIONS, "num_envs": 8, "num_steps": 4, "episode_steps": 6, "hidden_dims": (8,)}
     config = build(PolicyConfig, "smoke", {**sizes, "checkpoint_interval": 2, "device": "cpu"})
-    train_policy(home, home.dataset("d"), home.run("model"), config, resume=runs[0] if runs else None)
+    train_policy(home, home.dataset("d"), home.model(), config, resume=runs[0] if runs else None)
 
 
 def clone(root, gate):

@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 if sys.argv[1] == "alike":
     Ranks.seed = lambda self, seed: seed
 home = Home(Path(sys.argv[2]))
-run = train_policy(home, home.dataset("small"), home.run("model"), PolicyConfig.model_validate_json(sys.argv[3]))
+run = train_policy(home, home.dataset("small"), home.model(), PolicyConfig.model_validate_json(sys.argv[3]))
 assert not dist.is_initialized()
 Path(sys.argv[4], os.environ["RANK"]).write_text(f"{run.id} {run.meta.status}")
 """
@@ -59,7 +59,7 @@ def test_two_processes_that_imagine_the_same_learn_what_one_learns(on_two_proces
     said = on_two_processes(SCRIPT, "alike", str(home.root), config.model_dump_json())
     (run,) = home.runs("policy")
     assert said == [f"{run.id} finished"] * 2
-    alone = train_policy(home, dataset, model_run, config)
+    alone = train_policy(home, dataset, model_run.checkpoint, config)
     one, two = parameters(alone), parameters(run)
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
@@ -70,7 +70,7 @@ def test_two_processes_imagine_robots_of_their_own(on_two_processes, home, datas
     on_two_processes(SCRIPT, "each its own", str(home.root), config.model_dump_json())
     (run,) = home.runs("policy")
     assert run.meta.status == "finished" and [len(v) for v in series(run).values()][0] == config.iterations
-    alone = train_policy(home, dataset, model_run, config)
+    alone = train_policy(home, dataset, model_run.checkpoint, config)
     one, two = parameters(alone), parameters(run)
     assert max((two[k] - one[k]).abs().max() for k in one) > 1e-3
 

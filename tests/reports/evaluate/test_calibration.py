@@ -98,13 +98,13 @@ def test_a_fitted_model_covers_what_it_has_not_seen(home, dataset, shared, monke
     run = fit_model(home, dataset, FIT.model_copy(update={"shared_base": shared}))
     weights = load_model(run.model_file).state_dict()
     with pytest.raises(RwmError, match="never calibrated"):
-        evaluate_uncertainty(home, dataset, run, UncertaintyConfig(windows=8, steps=10, calibrated=True))
+        evaluate_uncertainty(home, dataset, run.checkpoint, UncertaintyConfig(windows=8, steps=10, calibrated=True))
     config = CalibrationConfig(windows=200, resamples=20)
-    found = calibrate(dataset, run, config)
+    found = calibrate(dataset, run.checkpoint, config)
     model = load_model(run.model_file)
     assert model.calibration == found and found.steps == 36 and found.split == "val"
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
-    result = evaluate_calibration(home, dataset, run, config)
+    result = evaluate_calibration(home, dataset, run.checkpoint, config)
     summary = json.loads((result.path / "summary.json").read_text())
     assert summary["split"] == "test" and summary["calibrated_on"]["split"] == "val"
     at = {(s["mode"], s["horizon"]): s["value"] for s in summary["scalars"] if s["metric"] == "coverage"}
@@ -121,7 +121,8 @@ def test_a_fitted_model_covers_what_it_has_not_seen(home, dataset, shared, monke
     monkeypatch.setattr(uncertainty, "draw_all", lambda *args: None)
     settings = UncertaintyConfig(windows=8, steps=10, resamples=20)
     plain, scaled = (
-        evaluate_uncertainty(home, dataset, run, settings.model_copy(update={"calibrated": c})) for c in (False, True)
+        evaluate_uncertainty(home, dataset, run.checkpoint, settings.model_copy(update={"calibrated": c}))
+        for c in (False, True)
     )
     last = [
         next(s["value"] for s in r.meta.summary["scalars"] if s["metric"] == "final_epistemic") for r in (plain, scaled)
@@ -132,8 +133,8 @@ def test_a_fitted_model_covers_what_it_has_not_seen(home, dataset, shared, monke
 def test_a_single_member_has_only_its_own_deviation(home, dataset):
     run = fit_model(home, dataset, FIT.model_copy(update={"members": 1}))
     with pytest.raises(RwmError, match="one member"):
-        calibrate(dataset, run)
-    result = evaluate_calibration(home, dataset, run, CalibrationConfig(windows=40, steps=8, resamples=20))
+        calibrate(dataset, run.checkpoint)
+    result = evaluate_calibration(home, dataset, run.checkpoint, CalibrationConfig(windows=40, steps=8, resamples=20))
     summary = result.meta.summary
     assert "the model has one member" in summary["not_computed"][0]
     assert {s["mode"] for s in summary["scalars"]} == {"total"}
@@ -141,8 +142,8 @@ def test_a_single_member_has_only_its_own_deviation(home, dataset):
 
 def test_trajectories_the_calibration_has_seen_are_refused(home, dataset, monkeypatch):
     run = fit_model(home, dataset, FIT)
-    calibrate(dataset, run, CalibrationConfig(windows=20))
+    calibrate(dataset, run.checkpoint, CalibrationConfig(windows=20))
     split = type(dataset).split
     monkeypatch.setattr(type(dataset), "split", lambda self, name: split(self, name)[: 0 if name == "test" else None])
     with pytest.raises(RwmError, match="no test episode is left"):
-        evaluate_calibration(home, dataset, run, CalibrationConfig(windows=20))
+        evaluate_calibration(home, dataset, run.checkpoint, CalibrationConfig(windows=20))

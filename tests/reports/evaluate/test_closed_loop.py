@@ -176,7 +176,7 @@ def model_run(home, model):
 
 def test_an_evaluation_writes_numbers_and_figure(home, model_run, constant):
     config = ClosedLoopConfig(policy=constant(0.0), robots=4, settle=2, steps=12)
-    run = evaluate_closed_loop(home, model_run, config)
+    run = evaluate_closed_loop(home, model_run.checkpoint, config)
     assert run.meta.status == "finished" and run.meta.summary["robots"] == 4
     values = {(s["metric"], s["mode"], s["horizon"]): s for s in run.meta.summary["scalars"]}
     assert {h for _, _, h in values} == {1, 10}
@@ -194,5 +194,5 @@ def test_an_evaluation_writes_numbers_and_figure(home, model_run, constant):
 def test_robots_that_all_fall_leave_nothing_to_compare(home, model_run, constant):
     config = ClosedLoopConfig(policy=constant(4.0), robots=2, settle=60, steps=2)
     with pytest.raises(RwmError, match="did not fall"):
-        evaluate_closed_loop(home, model_run, config)
+        evaluate_closed_loop(home, model_run.checkpoint, config)
     assert [r.meta.status for r in home.runs("eval")] == ["failed"]

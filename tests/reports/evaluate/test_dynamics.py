@@ -76,7 +76,9 @@ def test_numbers_by_hand(linear_dataset):
 def test_the_evaluation_leaves_its_files_and_shortens_itself_to_the_data(home, linear_dataset):
     sizes = {"hidden": 8, "head_hidden": 8, "members": 2, "history": 4, "forecast": 2, "batch": 16, "updates": 3}
     config = FitConfig(**sizes, normalizer="fitted", device="cpu")
-    run = evaluate_dynamics(home, linear_dataset, fit_model(home, linear_dataset, config), DynamicsConfig(windows=4))
+    run = evaluate_dynamics(
+        home, linear_dataset, fit_model(home, linear_dataset, config).checkpoint, DynamicsConfig(windows=4)
+    )
     summary = run.meta.summary
     assert summary["steps"] == 56 and summary["windows"] == 3
     assert {s["mode"] for s in summary["scalars"]} == {"model", "hold_last", "ridge"}

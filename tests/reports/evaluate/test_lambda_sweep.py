@@ -64,10 +64,10 @@ def test_a_sweep_is_the_policies_like_the_newest_but_for_lambda_and_seed(home, m
     make_policy(1.0, 0, model="other")
     make_policy(1.0, 1, status="running")
     wanted = [make_policy(lam, seed, warm_start=f"clone-{seed}") for lam in (0.0, 1.0) for seed in (0, 1)]
-    assert {r.id for r in sweep_of(home, model_run)} == {r.id for r in wanted}
+    assert {r.id for r in sweep_of(home, model_run.id)} == {r.id for r in wanted}
     with pytest.raises(RwmError, match="no finished policies of several lambdas"):
         model_run.meta = model_run.meta.model_copy(update={"id": "other"})
-        evaluate_lambda_sweep(home, model_run)
+        evaluate_lambda_sweep(home, model_run.checkpoint)
 
 
 def test_a_sweep_is_scored_once_and_its_numbers_are_these(home, make_policy, model_run, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_sweep_is_scored_once_and_its_numbers_are_these(home, make_policy, mod
         return run
 
     monkeypatch.setattr(reports.evaluate.lambda_sweep, "evaluate_policy", evaluate_policy)
-    run = evaluate_lambda_sweep(home, model_run, LambdaSweepConfig(episodes=4))
+    run = evaluate_lambda_sweep(home, model_run.checkpoint, LambdaSweepConfig(episodes=4))
     assert sorted(scored) == sorted(p.id for p in policies)
     table = pl.read_parquet(run.path / "lambda_sweep.parquet")
     assert table["lam"].to_list() == [0.0, 0.0, 0.5, 0.5] and table["seed"].to_list() == [0, 1, 0, 1]
@@ -99,7 +99,7 @@ def test_a_sweep_is_scored_once_and_its_numbers_are_these(home, make_policy, mod
     assert values["simulated_reward", "lam_0.5"] == pytest.approx(0.0155)
     assert values["imagined_penalised_reward", "lam_0.5"] == pytest.approx(0.025)
     assert run.meta.summary["best_lam"] == 0.5 and (run.path / "lambda_sweep.png").stat().st_size > 10_000
-    evaluate_lambda_sweep(home, model_run, LambdaSweepConfig(episodes=4))
+    evaluate_lambda_sweep(home, model_run.checkpoint, LambdaSweepConfig(episodes=4))
     assert len(scored) == 4
-    evaluate_lambda_sweep(home, model_run, LambdaSweepConfig(episodes=5))
+    evaluate_lambda_sweep(home, model_run.checkpoint, LambdaSweepConfig(episodes=5))
     assert len(scored) == 8

@@ -55,7 +55,9 @@ def evaluated(home, schema, monkeypatch):
     monkeypatch.setattr(model_evaluation, "load_model", lambda path, device: SumModel())
 
     def evaluate(**options):
-        return evaluate_noise(home, dataset, run, NoiseConfig(windows=40, resamples=20, device="cpu", **options))
+        return evaluate_noise(
+            home, dataset, run.checkpoint, NoiseConfig(windows=40, resamples=20, device="cpu", **options)
+        )
 
     return evaluate
 

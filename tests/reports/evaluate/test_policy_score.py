@@ -7,7 +7,7 @@ import torch
 from reports.evaluate.policy_score import PolicyScoreConfig, episode_sums, evaluate_policy, parents_of, score
 from rwmdata.errors import RwmError
 from rwmdata.progress import silent
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour
 from rwmrl.envs.base import EnvOptions
@@ -67,5 +67,8 @@ def test_a_run_s_policy_is_traced_to_the_run_and_what_it_was_made_from(home, rob
     run = Run.create(home, "policy", {}, {"dataset": "d", "model": "m"}, seed=0)
     file = run.policy_file
     save_policy(MlpPolicy(PolicyInfo.of(robot, (8,))), file)
-    assert parents_of(str(file)) == {"dataset": "d", "model": "m", "policy": run.id}
-    assert parents_of("expert") == {"policy": "expert"}
+    assert parents_of(home, str(file)) == {"dataset": "d", "model": "m", "policy": run.id}
+    stage = file.with_name("policy-000001.safetensors")
+    stage.write_bytes(file.read_bytes())
+    assert parents_of(home, str(stage)) == {"policy": Checkpoint.of_file(stage).id}
+    assert parents_of(home, "expert") == {"policy": "expert"}

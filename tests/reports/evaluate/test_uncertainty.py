@@ -124,7 +124,7 @@ def test_the_action_of_the_next_row_is_fed(dataset):
 
 def test_all_files_and_hand_computed_numbers(home, dataset, model_run, use):
     use(KnownModel(error=0.5))
-    run = evaluate_uncertainty(home, dataset, model_run, CONFIG)
+    run = evaluate_uncertainty(home, dataset, model_run.checkpoint, CONFIG)
     assert {p.name for p in run.path.iterdir()} >= FILES
     summary = json.loads((run.path / "summary.json").read_text())
     # The only error is 0.5 per step in one column, so after k steps it is 0.5 k, and so is the uncertainty.
@@ -144,7 +144,7 @@ def test_all_files_and_hand_computed_numbers(home, dataset, model_run, use):
 
 def test_relative_error_by_horizon_is_sum_over_sum(home, dataset, model_run, use, undrawn):
     use(KnownModel(error=0.5))
-    run = evaluate_uncertainty(home, dataset, model_run, CONFIG)
+    run = evaluate_uncertainty(home, dataset, model_run.checkpoint, CONFIG)
     windows = held_out_windows(dataset, 6, HISTORY, 20, seed=0)
     recorded = np.abs(windows.rows[:, HISTORY : HISTORY + 8, dataset.schema.state]).sum()
     expected = 6 * 0.5 * sum(range(1, 9)) / recorded
@@ -155,14 +155,14 @@ def test_relative_error_by_horizon_is_sum_over_sum(home, dataset, model_run, use
 
 def test_constant_uncertainty_has_no_correlation_but_still_a_summary(home, dataset, model_run, use, undrawn):
     use(KnownModel(error=0.0))
-    run = evaluate_uncertainty(home, dataset, model_run, CONFIG)
+    run = evaluate_uncertainty(home, dataset, model_run.checkpoint, CONFIG)
     assert scalar(run.meta.summary, "pearson_pooled", "mean") is None
 
 
 def test_a_model_that_produces_nan_is_named_and_nothing_is_plotted(home, dataset, model_run, use):
     use(KnownModel(broken=True))
     with pytest.raises(RwmError, match="not finite at step 4 of the window"):
-        evaluate_uncertainty(home, dataset, model_run, CONFIG)
+        evaluate_uncertainty(home, dataset, model_run.checkpoint, CONFIG)
     run = home.runs("eval")[0]
     assert run.meta.status == "failed"
     assert not list(run.path.glob("*.png"))
@@ -171,7 +171,7 @@ def test_a_model_that_produces_nan_is_named_and_nothing_is_plotted(home, dataset
 def test_too_short_episodes_say_what_would_fit(home, dataset, model_run, use):
     use(KnownModel())
     with pytest.raises(RwmError, match="has the 204 rows one window needs") as caught:
-        evaluate_uncertainty(home, dataset, model_run, UncertaintyConfig(steps=200, device="cpu"))
+        evaluate_uncertainty(home, dataset, model_run.checkpoint, UncertaintyConfig(steps=200, device="cpu"))
     assert caught.value.hint == "--steps 56"
 
 
@@ -180,7 +180,7 @@ def test_a_model_of_another_robot_is_refused(home, dataset, model_run, use):
     model.config.state_dim = 33
     use(model)
     with pytest.raises(RwmError, match="takes 33 state and 12 action columns"):
-        evaluate_uncertainty(home, dataset, model_run, CONFIG)
+        evaluate_uncertainty(home, dataset, model_run.checkpoint, CONFIG)
 
 
 def test_actions_one_row_late_are_off_by_one_action_and_the_evaluation_shows_it(
@@ -195,7 +195,9 @@ def test_actions_one_row_late_are_off_by_one_action_and_the_evaluation_shows_it(
     expected = np.abs(action[:, HISTORY:] - action[:, HISTORY - 1 : HISTORY]).sum(axis=-1)
     np.testing.assert_allclose(late.l1, expected, rtol=1e-3)
     use(KnownModel(error=0.5))
-    run = evaluate_uncertainty(home, dataset, model_run, CONFIG.model_copy(update={"reference_alignment": True}))
+    run = evaluate_uncertainty(
+        home, dataset, model_run.checkpoint, CONFIG.model_copy(update={"reference_alignment": True})
+    )
     assert scalar(run.meta.summary, "stale_over_aligned_error", "mean", 1) == pytest.approx(
         (expected[:, 0].sum() + 6 * 0.5) / (6 * 0.5), rel=1e-3
     )
@@ -238,7 +240,7 @@ def test_rows_near_a_fall_are_the_last_25_of_an_episode_that_ends_in_one(home, s
 
 def test_one_member_has_no_uncertainty_says_so_and_draws_none(home, dataset, model_run, use):
     use(KnownModel(error=0.5, members=1))
-    run = evaluate_uncertainty(home, dataset, model_run, CONFIG)
+    run = evaluate_uncertainty(home, dataset, model_run.checkpoint, CONFIG)
     summary = run.meta.summary
     assert "the model has one member" in summary["not_computed"][0]
     assert "no window reaches the 25 steps before a recorded fall" in summary["not_computed"][1]
@@ -260,7 +262,7 @@ def test_another_robot_rate_or_column_order_of_the_same_sizes_is_refused(home, d
         model.info = info
         use(model)
         with pytest.raises(RwmError, match=said):
-            evaluate_uncertainty(home, dataset, model_run, CONFIG)
+            evaluate_uncertainty(home, dataset, model_run.checkpoint, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_a_normaliser_of_other_units_is_refused(home, dataset, model_run, use, s
     model.normalizer = SimpleNamespace(state=lambda x: x * scale, action=lambda x: x)
     use(model)
     with pytest.raises(RwmError, match=f"not made for 'sum': in its terms {said}"):
-        evaluate_uncertainty(home, dataset, model_run, CONFIG)
+        evaluate_uncertainty(home, dataset, model_run.checkpoint, CONFIG)
 
 
 def test_a_bound_does_not_hide_a_prediction_that_is_not_finite(dataset):

@@ -55,7 +55,8 @@ def parse(home, monkeypatch):
     for worker in WORKERS:
         monkeypatch.setattr(worker, arrive)
     monkeypatch.setattr(Home, "dataset", lambda self, name: None)
-    monkeypatch.setattr(Home, "run", lambda self, kind, name=None: some_run)
+    for found in ("model", "policy"):
+        monkeypatch.setattr(Home, found, lambda self, name=None: some_run.checkpoint)
     monkeypatch.setattr(Home, "runs", lambda self, kind=None: [])
 
     def to_configuration(command):
