@@ -81,7 +81,7 @@ def wanted_suffixes(path: Path) -> list[str]:
 def _save(canvas: Figure, suffix: str, path: Path) -> None:
     """Write a figure; a PDF without the time, so that equal figures are equal files."""
     pdf = suffix == "pdf"
-    metadata: dict[str, Any] = {"CreationDate": None} if pdf else {}
+    metadata = {"CreationDate": None} if pdf else {}
     canvas.savefig(path, dpi=RASTER_DPI if pdf else 120, format=suffix, metadata=metadata)
 
 
@@ -99,3 +99,10 @@ def step_axis(ax: Axes, steps: int) -> None:
     shown = [k for k in TICKS if k <= steps]
     ax.set_xticks(shown, [str(k) for k in shown])
     ax.minorticks_off()
+
+
+def leave_room(ax: Axes, share: float) -> None:
+    """Raise the upper end of the y axis by a share of its span, so that a legend there hides no line."""
+    low, high = ax.get_ylim()
+    log = ax.get_yscale() == "log"
+    ax.set_ylim(low, high * (high / low) ** share if log else high + share * (high - low))

@@ -85,7 +85,7 @@ def build_references(
         for k, (name, stage) in enumerate(chosen.items()):
             scores[name] = _score(stage.file, robot, config.stage_episodes, config.seed, only)
             progress(k + 1, len(chosen), {"return": scores[name]["undisturbed"]["return"]})
-        returns = {name: found["undisturbed"]["return"] for name, found in scores.items()}
+        returns = {name: score["undisturbed"]["return"] for name, score in scores.items()}
         first, *_, last = chosen
         middle = (returns[first] + returns[last]) / 2
         medium = min(chosen, key=lambda name: abs(returns[name] - middle))
@@ -176,8 +176,8 @@ def describe(folder: Path, robot: RobotSpec) -> str:
         "",
         "```",
     ]
-    told = [text for name in ("medium", "expert") for text in (made[name].get("warm_start"), made[name]["how"]) if text]
-    return "\n".join([*lines, *dict.fromkeys(told), "rwm eval references", "```", ""])
+    commands = [made[name].get(key) for name in ("medium", "expert") for key in ("warm_start", "how")]
+    return "\n".join([*lines, *dict.fromkeys(filter(None, commands)), "rwm eval references", "```", ""])
 
 
 def reached(curve: list[dict[str, float]]) -> dict[str, float] | None:
@@ -221,8 +221,8 @@ def _ship(stage: Stage | None, path: Path, robot: RobotSpec, config: ReferenceCo
     """Write a stage, or without one the untrained policy, with its scores."""
     policy: MlpPolicy = load_policy(stage.file) if stage else untrained_policy(robot, config.seed)
     save_policy(policy, path)
-    found = _score(path, robot, config.episodes, config.seed)
-    numbers = {metric: {scenario: found[scenario][metric] for scenario in SCENARIOS} for metric in KEPT}
+    scores = _score(path, robot, config.episodes, config.seed)
+    numbers = {metric: {scenario: scores[scenario][metric] for scenario in SCENARIOS} for metric in KEPT}
     made = stage.made() if stage else {"how": "untrained: the network PPO starts from, acting with noise"}
     policy.info = policy.info.model_copy(update={"made": {**made, "episodes": config.episodes, **numbers}})
     save_policy(policy, path)

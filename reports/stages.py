@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,10 +31,10 @@ class Stage:
         """``stage-000121``."""
         return f"stage-{self.iteration:06d}"
 
-    def made(self) -> dict[str, Any]:
+    def made(self) -> dict[str, object]:
         """Return how to make it: the command, that of the run before it, and the configuration."""
         config = self.run.configuration(TrainConfig)
-        made: dict[str, Any] = {"how": f"{command_of(config)}, after {self.own_iteration} iterations"}
+        made: dict[str, object] = {"how": f"{command_of(config)}, after {self.own_iteration} iterations"}
         before = parent(self.run)
         if before:
             first = before.configuration(TrainConfig)
@@ -55,10 +54,9 @@ def stages_of(run: Run) -> list[Stage]:
     before = parent(run)
     earlier = stages_of(before) if before else []
     config = run.configuration(TrainConfig)
-    found = series(run)
-    seconds = np.cumsum([a or 0.0 for a in found["perf/collect_s"]]) + np.cumsum(
-        [a or 0.0 for a in found["perf/learn_s"]]
-    )
+    metrics = series(run)
+    collect, learn = (np.cumsum([s or 0.0 for s in metrics[f"perf/{part}_s"]]) for part in ("collect", "learn"))
+    seconds = collect + learn
     start = earlier[-1] if earlier else None
     own = []
     for file in files:
@@ -86,7 +84,7 @@ def command_of(config: TrainConfig) -> str:
     """Return the command line of a training; a warm start's run is named by the words that led to it."""
     usual = TrainConfig()
     words = [f"rwm train --task {config.task} --robot {config.robot}"]
-    options: dict[str, tuple[Any, Any]] = {
+    options: dict[str, tuple[float, float]] = {
         "--num-envs": (config.num_envs, usual.num_envs),
         "--exploration": (config.exploration_rad, usual.exploration_rad),
         "--entropy": (config.ppo.entropy_coef, usual.ppo.entropy_coef),

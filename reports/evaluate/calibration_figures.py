@@ -9,7 +9,7 @@ from matplotlib import colormaps
 
 from reports.evaluate.rollouts import Rollout
 from reports.evaluate.scoring_rules import interval_coverage
-from reports.figures import BLUE, GREY, ORANGE, figure, step_axis
+from reports.figures import BLUE, GREY, ORANGE, figure, leave_room, step_axis
 from rwmdata.catalog import Dataset
 from rwmmodel.calibration_factors import NOMINAL, coverage
 
@@ -21,20 +21,23 @@ SHOWN = (1, 8, 32, 100, 200)
 """Horizons of the reliability diagram."""
 
 
+def look_of(mode: str, stds: dict[str, np.ndarray], what: str = "") -> dict[str, str]:
+    """Return the colour, line and label of a kind of standard deviation: dashed where a calibrated one is beside it."""
+    spread = mode.removesuffix("_calibrated")
+    line = "--" if mode == spread and f"{spread}_calibrated" in stds else "-"
+    label = f"{spread}{what}, {'as it is' if mode == spread else 'calibrated per step'}"
+    return {"color": COLOURS[spread], "linestyle": line, "label": label}
+
+
 def draw_coverage(path: Path, rollout: Rollout, stds: dict[str, np.ndarray], dataset: Dataset) -> None:
     """Draw the coverage of one standard deviation over the steps of the forecast, dashed before calibration."""
-    steps = np.arange(1, rollout.error.shape[1] + 1)
-    calibrated = any(mode.endswith("_calibrated") for mode in stds)
+    steps = np.arange(1, rollout.steps + 1)
     with figure(path) as axes:
         ax = axes[0, 0]
         ax.axhspan(100 * (NOMINAL - NEAR), 100 * (NOMINAL + NEAR), color=GREY, alpha=0.12, linewidth=0)
         ax.axhline(100 * NOMINAL, color=GREY, linewidth=1.4, label="nominal, ±10 points")
         for mode, std in stds.items():
-            spread = mode.removesuffix("_calibrated")
-            before = calibrated and mode == spread
-            label = f"{spread}, {'as it is' if mode == spread else 'calibrated per step'}"
-            line = 100 * coverage(rollout.error, std).mean(axis=0)
-            ax.plot(steps, line, color=COLOURS[spread], linestyle="--" if before else "-", label=label)
+            ax.plot(steps, 100 * coverage(rollout.error, std).mean(axis=0), **look_of(mode, stds))
         title = f"{dataset.robot}: {len(rollout.error)} held-out trajectories"
         ax.set(ylim=(0, 100), ylabel="recorded values within ±1 std (%)", title=title)
         step_axis(ax, len(steps))
@@ -67,25 +70,18 @@ def draw_reliability(path: Path, rollout: Rollout, stds: dict[str, np.ndarray], 
 
 def draw_sharpness(path: Path, rollout: Rollout, stds: dict[str, np.ndarray], dataset: Dataset) -> None:
     """Draw the root mean predicted variance over the steps, beside the root mean squared error it should equal."""
-    steps = rollout.error.shape[1]
-    x = np.arange(1, steps + 1)
-    calibrated = any(mode.endswith("_calibrated") for mode in stds)
+    steps = np.arange(1, rollout.steps + 1)
     with figure(path) as axes:
         ax = axes[0, 0]
         rmse = np.sqrt((rollout.error.astype(float) ** 2).mean(axis=(0, 2)))
-        ax.plot(x, rmse, color="black", linewidth=1.6, label="error (root mean square)")
+        ax.plot(steps, rmse, color="black", linewidth=1.6, label="error (root mean square)")
         for mode, std in stds.items():
-            spread = mode.removesuffix("_calibrated")
-            line = "--" if calibrated and mode == spread else "-"
-            label = f"{spread} std, {'as it is' if mode == spread else 'calibrated per step'}"
-            rmv = np.sqrt((std.astype(float) ** 2).mean(axis=(0, 2)))
-            ax.plot(x, rmv, color=COLOURS[spread], linestyle=line, label=label)
+            ax.plot(steps, np.sqrt((std.astype(float) ** 2).mean(axis=(0, 2))), **look_of(mode, stds, " std"))
         ax.set(
             yscale="log",
             ylabel="standard deviation, error\n(normalised units, per column)",
             title=f"{dataset.robot}: sharpness on {len(rollout.error)} held-out trajectories",
         )
-        step_axis(ax, steps)
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+        step_axis(ax, len(steps))
+        leave_room(ax, 0.35)
         ax.legend(loc="upper left", fontsize=11)

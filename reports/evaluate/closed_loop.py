@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from matplotlib.axes import Axes
 from pydantic import Field
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from reports.evaluate.policy_score import parents_of
 from reports.evaluate.rollouts import HeldOutWindows, Rollout, roll_out
 from reports.evaluate.statistics import mean_interval, ratio_up_to
 from reports.evaluate.summary import finish_evaluation, start_evaluation
-from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
+from reports.figures import BLUE, GREEN, GREY, ORANGE, figure, leave_room
 from rwmdata.atomic import commit_file
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
@@ -207,11 +206,11 @@ def one_step_errors(model: DynamicsEnsemble, walks: Walks, schema: Schema) -> Te
     rows, normalizer = torch.from_numpy(walks.rows).to(device), model.normalizer
     states, actions = normalizer.state(rows[..., schema.state]), normalizer.action(rows[..., schema.action])
     carry = model.warm_up(states[:, : history - 1], actions[:, 1:history])
-    found = []
+    errors = []
     for k in range(history, rows.shape[1]):
         prediction, carry = model.step(states[:, k - 1], actions[:, k], carry, std=False)
-        found.append(normalizer.denorm_state(prediction.state) - rows[:, k, schema.state])
-    return torch.stack(found, dim=1).cpu()
+        errors.append(normalizer.denorm_state(prediction.state) - rows[:, k, schema.state])
+    return torch.stack(errors, dim=1).cpu()
 
 
 def mislead(
@@ -240,9 +239,9 @@ def mislead(
     behaviour = make_behaviour(config.policy, BehaviourContext(robot, config.robots, torch.Generator()), 0.0)
     again = simulate(config, robot, behaviour, length, progress, misled)
     states = torch.from_numpy(again.rows[:, history:, schema.state]).to(next(model.parameters()).device)
-    found = np.full((config.robots, *states.shape[1:]), np.nan, np.float32)
-    found[again.robot] = model.normalizer.state(states).cpu().numpy()
-    return found[walks.robot]
+    of_robots = np.full((config.robots, *states.shape[1:]), np.nan, np.float32)
+    of_robots[again.robot] = model.normalizer.state(states).cpu().numpy()
+    return of_robots[walks.robot]
 
 
 @torch.no_grad()
@@ -263,17 +262,17 @@ def imagine(
     states, actions = normalizer.state(rows[..., schema.state]), normalizer.action(rows[..., schema.action])
     carry = model.warm_up(states[:, : history - 1], actions[:, 1:history])
     state, last = states[:, history - 1], rows[:, history - 1, schema.action]
-    found: list[tuple[Tensor, ...]] = []
+    steps: list[tuple[Tensor, ...]] = []
     for k in range(rows.shape[1] - history):
         seen = policy_observation(normalizer.denorm_state(state), command[:, history + k], last, schema)
         last = act(behaviour, {"policy": seen}, device)
         prediction, carry = model.step(state, normalizer.action(last), carry, std=False)
         state = prediction.state
         assert prediction.contact is not None
-        found.append((state, (prediction.contact > 0).float(), last))
+        steps.append((state, (prediction.contact > 0).float(), last))
         if not state.isfinite().all():
             raise RwmError(f"The model's prediction is not finite at step {k + 1}; nothing was plotted.", "rwm fit")
-    predicted, contact, acted = (torch.stack(part, dim=1).cpu().numpy() for part in zip(*found, strict=True))
+    predicted, contact, acted = (torch.stack(part, dim=1).cpu().numpy() for part in zip(*steps, strict=True))
     return predicted, contact, acted
 
 
@@ -294,32 +293,23 @@ def mean_reward(robot: RobotSpec, schema: Schema, walks: Walks, history: int) ->
     rewards = RewardModel(robot, schema, len(rows), rows.device)
     last = rows[:, history - 1]
     rewards.reset(torch.arange(len(rows)), last[:, schema.state], last[:, schema.action])
-    found = [
-        rewards.compute(rows[:, k, schema.state], rows[:, k, schema.contact], rows[:, k, schema.action], command[:, k])[
-            0
-        ]
-        for k in range(history, rows.shape[1])
-    ]
-    return torch.stack(found, dim=1).numpy()
+    of_steps = []
+    for k in range(history, rows.shape[1]):
+        state, contact, action = (rows[:, k, part] for part in (schema.state, schema.contact, schema.action))
+        of_steps.append(rewards.compute(state, contact, action, command[:, k])[0])
+    return torch.stack(of_steps, dim=1).numpy()
 
 
 def error_table(given: Rollout, predicted: dict[str, np.ndarray], control_dt_s: float) -> pl.DataFrame:
     """Return mode, step, time (s) and the relative L1 error of that step: sum |error| / sum |simulated|."""
-    steps = np.arange(1, given.recorded.shape[1] + 1)
-    return pl.concat(
-        [
-            pl.DataFrame(
-                {
-                    "mode": mode,
-                    "step": steps,
-                    "time_s": steps * control_dt_s,
-                    "rel_l1": error.sum(axis=0) / recorded.sum(axis=0),
-                }
-            )
-            for mode, (error, recorded) in ((mode, l1_of(given, values)) for mode, values in predicted.items())
-            if len(error)
-        ]
-    )
+    steps, tables = np.arange(1, given.steps + 1), []
+    for mode, values in predicted.items():
+        error, recorded = l1_of(given, values)
+        if len(error):
+            relative = error.sum(axis=0) / recorded.sum(axis=0)
+            columns = {"step": steps, "time_s": steps * control_dt_s, "rel_l1": relative}
+            tables.append(pl.DataFrame({"mode": mode, **columns}))
+    return pl.concat(tables)
 
 
 def l1_of(given: Rollout, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -363,9 +353,9 @@ def draw(
     predicted: dict[str, np.ndarray],
 ) -> None:
     """Draw the error over time, and the walk of median error in both worlds."""
-    history, steps = model.config.history, given.recorded.shape[1]
-    time = np.arange(1, steps + 1) * robot.control_dt_s
-    total = np.abs(predicted["imagined"] - given.recorded).sum(axis=(1, 2))
+    history = model.config.history
+    time = np.arange(1, given.steps + 1) * robot.control_dt_s
+    total = given.l1_of(predicted["imagined"]).sum(axis=1)
     chosen = int(np.argsort(total)[len(total) // 2])
     simulated = walks.rows[chosen, history:]
     imagined = model.normalizer.cpu().denorm_state(torch.from_numpy(predicted["imagined"][chosen])).numpy()
@@ -377,7 +367,7 @@ def draw(
                 axes[0, 0].plot(time, part["rel_l1"], color=colour, label=MODES[mode])
         axes[0, 0].set(ylabel="error / simulated magnitude", title=f"{len(walks.rows)} walks, error of each step")
         axes[0, 0].set_ylim(0)
-        _leave_room(axes[0, 0], 0.4)
+        leave_room(axes[0, 0], 0.4)
         axes[0, 0].legend(loc="upper left", fontsize=11)
         for ax, (group, index, label) in zip(axes.ravel()[1:], TRACES, strict=True):
             columns = schema.group(group)
@@ -388,16 +378,10 @@ def draw(
                 command = walks.command[chosen, history:, 0 if group == "base_lin_vel" else 2]
                 ax.step(time, command, color=GREY, linewidth=1.2, where="mid", label="command")
             ax.set(ylabel=label.format(joint=schema.joints[k]), title="the walk of median error")
-            _leave_room(ax, 0.15)
+            leave_room(ax, 0.15)
             ax.legend(loc="upper right", ncols=3, fontsize=11)
         for ax in axes.ravel():
             ax.axvspan(0, 1, color=GREY, alpha=0.1, linewidth=0)
             ax.set(xlabel="time after the history (s); the first second is shaded")
             ax.margins(x=0.01)
         axes[0, 0].figure.suptitle(f"{robot.title}: one policy in the simulator and in the model, from the same start")
-
-
-def _leave_room(ax: Axes, share: float) -> None:
-    """Raise the upper end of the y axis, so that a legend there hides no line."""
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high + share * (high - low))

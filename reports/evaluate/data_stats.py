@@ -22,12 +22,12 @@ def column_statistics(dataset: Dataset, bins: int = BINS) -> list[dict[str, Any]
     Histograms span the 0.1 and 99.9 % quantiles, so that one outlier does not flatten them; what lies beyond is
     counted as ``outside``.
     """
-    rows, found = dataset.matrix(), []
+    rows, statistics = dataset.matrix(), []
     for j, column in enumerate(dataset.manifest.columns):
         values = rows[:, j]
         low, median, high = (float(q) for q in np.quantile(values, QUANTILES))
         counts, edges = np.histogram(values, bins, (low, high) if high > low else (low - 0.5, low + 0.5))
-        found.append(
+        statistics.append(
             {
                 **column.model_dump(),
                 "q001": low,
@@ -38,7 +38,7 @@ def column_statistics(dataset: Dataset, bins: int = BINS) -> list[dict[str, Any]
                 "outside": int(len(values) - counts.sum()),
             }
         )
-    return found
+    return statistics
 
 
 def sparkline(counts: list[int], width: int = 20) -> str:
@@ -59,17 +59,17 @@ def draw_histograms(folder: Path, dataset: Dataset, statistics: list[dict[str, A
     except OSError as exc:
         raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--out FOLDER") from exc
     written = []
-    for group in dict.fromkeys(s["group"] for s in statistics):
-        members = [s for s in statistics if s["group"] == group]
+    for group in dict.fromkeys(column["group"] for column in statistics):
+        members = [column for column in statistics if column["group"] == group]
         columns = min(4, len(members))
         lines = -(-len(members) // columns)
         path = folder / f"{dataset.name}-{group}.png"
         with figure(path, lines, columns, (4 * columns, 2.8 * lines + 0.6)) as axes:
-            for ax, s in zip(axes.ravel(), members, strict=False):
-                edges = np.array(s["edges"])
-                share = 100 * np.array(s["counts"]) / dataset.rows
+            for ax, column in zip(axes.ravel(), members, strict=False):
+                edges = np.array(column["edges"])
+                share = 100 * np.array(column["counts"]) / dataset.rows
                 ax.bar(edges[:-1], share, np.diff(edges), align="edge", color=BLUE)
-                ax.set_title(s["name"].removeprefix(f"{group}_"), fontsize=12)
+                ax.set_title(column["name"].removeprefix(f"{group}_"), fontsize=12)
                 ax.tick_params(labelsize=10)
             for ax in axes.ravel()[len(members) :]:
                 ax.axis("off")
@@ -77,7 +77,8 @@ def draw_histograms(folder: Path, dataset: Dataset, statistics: list[dict[str, A
                 ax.set_ylabel("rows (%)", fontsize=11)
             for ax in axes[-1]:
                 ax.set_xlabel(members[0]["unit"], fontsize=11)
-            figure_of = axes[0, 0].figure
-            figure_of.suptitle(f"{group}, {dataset.name}: {dataset.rows:,} rows; the outermost bars hold the tails")
+            axes[0, 0].figure.suptitle(
+                f"{group}, {dataset.name}: {dataset.rows:,} rows; the outermost bars hold the tails"
+            )
         written.append(path)
     return written

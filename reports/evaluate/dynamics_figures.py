@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ def draw_error_by_horizon(path: Path, rollout: Rollout, predicted: dict[str, np.
     with figure(path) as axes:
         ax = axes[0, 0]
         for (name, values), colour in zip(predicted.items(), (BLUE, GREY, ORANGE), strict=False):
-            error = np.abs(values - rollout.recorded).sum(axis=-1).cumsum(axis=1)
+            error = rollout.l1_of(values).cumsum(axis=1)
             line = np.array([ratio_interval(error[:, k], recorded[:, k], draws=200) for k in shown])
             ax.plot(steps[shown], line[:, 0], color=colour, label=NAMES[name])
             ax.fill_between(steps[shown], line[:, 1], line[:, 2], color=colour, alpha=0.2, linewidth=0)
@@ -44,14 +43,11 @@ def draw_error_by_horizon(path: Path, rollout: Rollout, predicted: dict[str, np.
         hz = dataset.control_hz
         seconds = ax.secondary_xaxis("top", functions=(lambda x: x / hz, lambda x: x * hz))
         seconds.set_xlabel("time (s)", fontsize=12)
-        _plain_ticks(ax, [h for h in HORIZONS if h <= len(steps)])
-        _plain_ticks(seconds, [s for s in (0.02, 0.1, 0.5, 2, 7) if s * hz <= len(steps)])
+        times = [time_s for time_s in (0.02, 0.1, 0.5, 2, 7) if time_s * hz <= len(steps)]
+        for axis, ticks in ((ax, [h for h in HORIZONS if h <= len(steps)]), (seconds, times)):
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.minorticks_off()
         ax.legend(loc="upper left")
-
-
-def _plain_ticks(ax: Any, values: list[float]) -> None:
-    ax.set_xticks(values, [f"{v:g}" for v in values])
-    ax.minorticks_off()
 
 
 def shown_columns(dataset: Dataset, columns: slice) -> list[int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from pydantic import Field
 
 from reports.evaluate.policy_score import PolicyScoreConfig, Scenario, evaluate_policy
@@ -87,7 +88,7 @@ def evaluate_lambda_sweep(
             policies=[r.id for r in runs],
             episodes=config.episodes,
             scenario=SCENARIO,
-            **verdict,
+            **verdict._asdict(),
         )
     return run
 
@@ -149,11 +150,22 @@ def row_of(policy: Run, score: EvaluationSummary) -> dict[str, Any]:
     }
 
 
-def best_lambda(table: pl.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """Return which lambda earns most in the simulator, and how sure that is.
+class BestLambda(NamedTuple):
+    """Which lambda earns most in the simulator, and how sure that is."""
 
-    Seeds are resampled within every lambda. ``best_lam`` has the highest mean, ``best_share`` is in how many resamples,
-    ``lam_low`` and ``lam_high`` enclose the middle 95 % of the resamples' best, and ``verdict`` says it in words.
+    best_lam: float
+    """The lambda of the highest mean."""
+    best_share: float | None
+    """In how large a share of the resamples it is best; None with a single seed."""
+    lam_low: float
+    """Lower end of the middle 95 % of the resamples' best lambdas, likewise ``lam_high``."""
+    lam_high: float
+    verdict: str
+    """The same in words."""
+
+
+def best_lambda(table: pl.DataFrame, seed: int = 0) -> BestLambda:
+    """Return which lambda earns most in the simulator; seeds are resampled within every lambda.
 
     Args:
         table: Has ``lam`` and ``simulated_reward``, a row per policy.
@@ -174,13 +186,7 @@ def best_lambda(table: pl.DataFrame, seed: int = 0) -> dict[str, Any]:
         words = f"lambda {best:g} earns most ({100 * share:.0f} % of resamples)"
     else:
         words = f"the sweep cannot tell: lambda {best:g} earns most in {100 * share:.0f} % of resamples only"
-    return {
-        "best_lam": best,
-        "best_share": share if np.isfinite(share) else None,
-        "lam_low": float(low),
-        "lam_high": float(high),
-        "verdict": words,
-    }
+    return BestLambda(best, share if np.isfinite(share) else None, float(low), float(high), words)
 
 
 def scalars(table: pl.DataFrame) -> list[Scalar]:
@@ -192,13 +198,13 @@ def scalars(table: pl.DataFrame) -> list[Scalar]:
     ]
 
 
-def draw(path: Path, table: pl.DataFrame, verdict: dict[str, Any], robot: str, episodes: int) -> None:
+def draw(path: Path, table: pl.DataFrame, best: BestLambda, robot: str, episodes: int) -> None:
     """Draw rewards, what the penalty takes, and falls and tracking over lambda: every seed a point, lines the means."""
     lams = table["lam"].unique().sort().to_list()
     place = {lam: k for k, lam in enumerate(lams)}
     x = np.array([place[lam] for lam in table["lam"]])
 
-    def series(ax: Any, name: str, colour: str, label: str, style: str = "-", scale: float = 1.0) -> None:
+    def series(ax: Axes, name: str, colour: str, label: str, style: str = "-", scale: float = 1.0) -> None:
         values = scale * table[name].to_numpy()
         ax.plot(x, values, "o", color=colour, alpha=0.4, markersize=6)
         ax.plot(range(len(lams)), [values[x == k].mean() for k in range(len(lams))], style, color=colour, label=label)
@@ -208,7 +214,7 @@ def draw(path: Path, table: pl.DataFrame, verdict: dict[str, Any], robot: str, e
         series(rewards, "imagined_reward", BLUE, "imagined, before the penalty")
         series(rewards, "simulated_reward", ORANGE, "simulated, disturbed")
         series(rewards, "simulated_reward_undisturbed", GREEN, "simulated, undisturbed")
-        rewards.set(ylabel="reward a step", title=verdict["verdict"][:1].upper() + verdict["verdict"][1:])
+        rewards.set(ylabel="reward a step", title=best.verdict[:1].upper() + best.verdict[1:])
         rewards.title.set_fontsize(12)
         series(penalised, "imagined_reward", BLUE, "imagined, before the penalty")
         series(penalised, "imagined_penalised_reward", BLUE, "imagined, after the penalty", "--")

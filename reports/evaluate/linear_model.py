@@ -38,12 +38,12 @@ class RidgeModel:
 
         A linear model may grow without bound; it is held within 100 standard deviations.
         """
-        found, ones = [], np.ones((len(state), 1))
+        states, ones = [], np.ones((len(state), 1))
         for k in range(actions.shape[1]):
             step = np.hstack((state, actions[:, k], ones)) @ self.weights
             state = np.clip(state + step, -100, 100)
-            found.append(state)
-        return np.stack(found, axis=1)
+            states.append(state)
+        return np.stack(states, axis=1)
 
 
 def ridge(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:

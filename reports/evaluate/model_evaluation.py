@@ -39,7 +39,7 @@ class EvaluationConfig(Frozen):
 
 
 ConfigT = TypeVar("ConfigT", bound=EvaluationConfig)
-ConfigT_contra = TypeVar("ConfigT_contra", bound=EvaluationConfig, contravariant=True)
+C_contra = TypeVar("C_contra", bound=EvaluationConfig, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Evaluation(Generic[ConfigT]):
         )
 
 
-class ModelEvaluation(Protocol[ConfigT_contra]):
+class ModelEvaluation(Protocol[C_contra]):
     """How every evaluation of a model is called: its dataset gives the held-out windows, its results are a run."""
 
     def __call__(
@@ -95,7 +95,7 @@ class ModelEvaluation(Protocol[ConfigT_contra]):
         home: Home,
         dataset: Dataset,
         checkpoint: Checkpoint,
-        config: ConfigT_contra | None = None,
+        config: C_contra | None = None,
         progress: Progress = silent,
     ) -> Run:
         """Evaluate a model and return the finished ``eval`` run."""

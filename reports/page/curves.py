@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -63,12 +62,12 @@ STEP = {"model": "update", "policy": "iteration", "train": "iteration"}
 
 def recorded(run: Run) -> Series:
     """Return a run's metrics under their names of today; values that were not finite are left as gaps."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, list[tuple[int, float]]] = {}
     for row in run.metrics():
         if isinstance(row, dict) and {"step", "metric", "value"} <= row.keys():
             value = np.nan if row["value"] is None else float(row["value"])
-            found.setdefault(current_name(row["metric"]), []).append((row["step"], value))
-    table = {name: np.array(rows, float) for name, rows in found.items()}
+            points.setdefault(current_name(row["metric"]), []).append((row["step"], value))
+    table = {name: np.array(rows, float) for name, rows in points.items()}
     return {name: (rows[:, 0], rows[:, 1]) for name, rows in table.items()}
 
 
@@ -99,12 +98,12 @@ def draw_curves(path: Path, runs: list[Run]) -> bool:
 
 def _lines(panel: Panel, series: list[Series]) -> tuple[Panel, list[tuple[str, str]]] | None:
     """Return a panel with the metrics (and labels) that every run has; None when there is none."""
-    found = []
+    lines = []
     for pattern, label in panel.metrics:
         hits = [(name, hit) for name in series[0] if (hit := re.fullmatch(pattern, name))]
         hits.sort(key=lambda pair: [int(g) for g in pair[1].groups()])
-        found += [(name, label.format(*hit.groups())) for name, hit in hits if all(name in s for s in series)]
-    return (panel, found) if found else None
+        lines += [(name, label.format(*hit.groups())) for name, hit in hits if all(name in s for s in series)]
+    return (panel, lines) if lines else None
 
 
 def _draw(
@@ -114,7 +113,7 @@ def _draw(
     values = []
     for k, (metric, label) in enumerate(lines):
         for run, name, of_run in zip(series, names, COLOURS, strict=False):
-            colour: Any = of_run if len(series) > 1 else COLOURS[k % len(COLOURS)]
+            colour: str | tuple[float, ...] = of_run if len(series) > 1 else COLOURS[k % len(COLOURS)]
             if many:
                 colour = colormaps["viridis"](0.9 * k / (len(lines) - 1))
             x, y = run[metric]

@@ -11,7 +11,7 @@ from rwmdata.evaluation_summary import EvaluationSummary, Scalar
 from rwmdata.runs import Run
 
 FACTS = ("dataset", "split", "windows", "steps", "episodes", "members", "seed")
-"""What is said of an evaluation in one line, where it has it."""
+"""Fields shown in the line below an evaluation's title, where it has them."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,14 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
     """Return an evaluation's section; a figure that cannot be read becomes a notice."""
     about, pictures, notices = about_evaluation(summary.evaluation), [], []
     for file in sorted(run.path.glob("*.png")):
-        found = picture(file, *about_figure(file.stem))
-        if found is None:
-            notices.append(
-                Notice(f"The figure {file.name} of evaluation {run.id} cannot be read.", f"rwm runs show {run.id}")
-            )
-        else:
-            pictures.append(found)
-    said = summary.model_dump()
-    facts = [f"{name} {said[name]}" for name in FACTS if said.get(name) is not None]
+        shown = picture(file, *about_figure(file.stem))
+        if shown is not None:
+            pictures.append(shown)
+            continue
+        text = f"The figure {file.name} of evaluation {run.id} cannot be read."
+        notices.append(Notice(text, f"rwm runs show {run.id}"))
+    content = summary.model_dump()
+    facts = [f"{name} {content[name]}" for name in FACTS if content.get(name) is not None]
     whole = [s for s in summary.scalars if s.group is None]
     return Section(
         anchor=f"run-{run.id}",
@@ -54,7 +53,7 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
         pictures=pictures,
         tables=tables_of(whole, "Numbers"),
         parts=tables_of([s for s in summary.scalars if s.group is not None], "By part"),
-        not_computed=[str(text) for text in said.get("not_computed") or []],
+        not_computed=[str(text) for text in content.get("not_computed") or []],
         notices=notices,
     )
 
@@ -63,11 +62,11 @@ def tables_of(scalars: list[Scalar], caption: str) -> list[Table]:
     """Return scalars as two tables: those with a horizon have a column for each, the others a row with its interval."""
     by_horizon = [s for s in scalars if s.horizon is not None]
     plain = [s for s in scalars if s.horizon is None]
-    found = [horizon_table(by_horizon, f"{caption} by horizon (control steps)")] if by_horizon else []
+    tables = [horizon_table(by_horizon, f"{caption} by horizon (control steps)")] if by_horizon else []
     if plain:
         rows = [(s.metric, s.mode, s.value, Cell(interval(s.low, s.high) or "–")) for s in plain]
-        found.append(table(caption, ("Metric", "Mode", "Value", "95 % interval"), rows))
-    return found
+        tables.append(table(caption, ("Metric", "Mode", "Value", "95 % interval"), rows))
+    return tables
 
 
 def horizon_table(scalars: list[Scalar], caption: str) -> Table:
@@ -76,6 +75,6 @@ def horizon_table(scalars: list[Scalar], caption: str) -> Table:
     values = {s.key: s for s in scalars}
     rows = []
     for metric, mode in dict.fromkeys((s.metric, s.mode) for s in scalars):
-        found = [values.get((metric, mode, h)) for h in horizons]
-        rows.append((metric, mode, *(cell(s.value, interval(s.low, s.high)) if s else cell(None) for s in found)))
+        of_row = [values.get((metric, mode, h)) for h in horizons]
+        rows.append((metric, mode, *(cell(s.value, interval(s.low, s.high)) if s else cell(None) for s in of_row)))
     return table(caption, ("Metric", "Mode", *map(str, horizons)), rows)

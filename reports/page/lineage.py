@@ -26,7 +26,7 @@ class Notice:
 
 @dataclass
 class Lineage:
-    """Datasets, models, policies and evaluations in the order they were found."""
+    """Datasets, models, policies and evaluations; each kind in the order it was added."""
 
     datasets: dict[str, Dataset] = field(default_factory=dict)
     models: dict[str, Run] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Lineage:
         return [*self.models.values(), *self.policies.values(), *self.evaluations]
 
     def of(self, run: Run) -> list[EvaluationSummary]:
-        """Return what the evaluations of a model or a policy found, newest first."""
+        """Return the summaries of a model's or a policy's evaluations, newest first."""
         return [self.summaries[e.id] for e in evaluations_of(run, self.evaluations)]
 
 
@@ -61,11 +61,11 @@ def choose(home: Home, names: list[str], runs: list[Run]) -> list[Run]:
         RwmError: A name fits none or several, or is a report's, or there is no model and no policy.
     """
     if names:
-        found = list({run.id: run for run in (home.run(None, name, runs) for name in names)}.values())
-        reports = [run.id for run in found if run.kind == "report"]
+        named = list({run.id: run for run in (home.run(None, name, runs) for name in names)}.values())
+        reports = [run.id for run in named if run.kind == "report"]
         if reports:
             raise RwmError(f"{reports[0]} is a report itself.", "rwm runs ls")
-        return found
+        return named
     makes = [r for r in runs if r.kind in ("model", *POLICY_KINDS)]
     newest = next((r for r in makes if r.meta.status == "finished"), makes[0] if makes else None)
     if newest is None:
@@ -75,26 +75,26 @@ def choose(home: Home, names: list[str], runs: list[Run]) -> list[Run]:
 
 def lineage_of(home: Home, chosen: list[Run], runs: list[Run]) -> Lineage:
     """Return the chosen runs with what they were made from and what was measured of them; faults become notices."""
-    found = Lineage()
+    lineage = Lineage()
     for run in chosen:
-        _add(found, run, runs)
+        _add(lineage, run, runs)
     for run in [r for r in chosen if r.kind == "eval"]:
-        _add_evaluation(found, run)
-    for made in [*found.models.values(), *found.policies.values()]:
+        _add_evaluation(lineage, run)
+    for made in [*lineage.models.values(), *lineage.policies.values()]:
         if not any(r.kind == "eval" for r in chosen):
             for run in evaluations_of(made, runs):
-                _add_evaluation(found, run)
-    for name in _parents([*found.models.values(), *found.policies.values(), *found.evaluations], "dataset"):
+                _add_evaluation(lineage, run)
+    for name in _parents([*lineage.models.values(), *lineage.policies.values(), *lineage.evaluations], "dataset"):
         try:
-            found.datasets[name] = home.dataset(name)
+            lineage.datasets[name] = home.dataset(name)
         except RwmError as exc:
-            found.notices.append(Notice(f"The dataset '{name}' cannot be read: {exc.message}", exc.hint))
+            lineage.notices.append(Notice(f"The dataset '{name}' cannot be read: {exc.message}", exc.hint))
     order = list(EVALUATIONS)
-    found.evaluations.sort(
-        key=lambda e: (*order, found.summaries[e.id].evaluation).index(found.summaries[e.id].evaluation)
+    lineage.evaluations.sort(
+        key=lambda e: (*order, lineage.summaries[e.id].evaluation).index(lineage.summaries[e.id].evaluation)
     )
-    _say_what_is_missing(found, chosen, runs)
-    return found
+    _say_what_is_missing(lineage, chosen, runs)
+    return lineage
 
 
 def evaluations_of(run: Run, runs: list[Run]) -> list[Run]:
@@ -105,42 +105,42 @@ def evaluations_of(run: Run, runs: list[Run]) -> list[Run]:
     return [e for e in evaluations if e.meta.parents.get("model") == run.id and not e.meta.parents.get("policy")]
 
 
-def _add(found: Lineage, run: Run, runs: list[Run]) -> None:
+def _add(lineage: Lineage, run: Run, runs: list[Run]) -> None:
     """Add a model or a policy, or those an evaluation is of, with the model it came from."""
     if run.kind == "model":
-        found.models.setdefault(run.id, run)
+        lineage.models.setdefault(run.id, run)
     elif run.kind in POLICY_KINDS:
-        found.policies.setdefault(run.id, run)
+        lineage.policies.setdefault(run.id, run)
     for kinds, parent in ((("model",), "model"), (POLICY_KINDS, "policy")):
         name = run.meta.parents.get(parent)
         if not name or (parent == "policy" and run.kind != "eval"):
             continue
         source = next((r for r in runs if r.kind in kinds and r.id == name), None)
         if source is not None:
-            _add(found, source, runs)
+            _add(lineage, source, runs)
         elif DIGEST in name:
-            found.notices.append(Notice(f"The {parent} of {run.kind} {run.id} is a file: {name}."))
+            lineage.notices.append(Notice(f"The {parent} of {run.kind} {run.id} is a file: {name}."))
         elif parent == "model" or run.meta.config.get("policy") != name:
             text = f"The {parent} {name}, which {run.kind} {run.id} was made from, is not in this home any more."
-            found.notices.append(Notice(text, f"rwm runs ls --kind {parent}"))
+            lineage.notices.append(Notice(text, f"rwm runs ls --kind {parent}"))
 
 
-def _add_evaluation(found: Lineage, run: Run) -> None:
-    if run.id in found.summaries or run in found.earlier:
+def _add_evaluation(lineage: Lineage, run: Run) -> None:
+    if run.id in lineage.summaries or run in lineage.earlier:
         return
     try:
         summary = EvaluationSummary.of_run(run)
     except RwmError as exc:
         why = f" ({run.meta.error})" if run.meta.error else ""
-        found.notices.append(Notice(exc.message + why, exc.hint if run.meta.status == "finished" else _again(run)))
+        lineage.notices.append(Notice(exc.message + why, exc.hint if run.meta.status == "finished" else _again(run)))
         return
     about = (summary.evaluation, summary.dataset, summary.model, summary.policy)
-    same = [s for s in found.summaries.values() if (s.evaluation, s.dataset, s.model, s.policy) == about]
+    same = [s for s in lineage.summaries.values() if (s.evaluation, s.dataset, s.model, s.policy) == about]
     if same:
-        found.earlier.append(run)
+        lineage.earlier.append(run)
     else:
-        found.evaluations.append(run)
-        found.summaries[run.id] = summary
+        lineage.evaluations.append(run)
+        lineage.summaries[run.id] = summary
 
 
 def _again(run: Run) -> str:
@@ -151,25 +151,25 @@ def _parents(runs: list[Run], parent: str) -> list[str]:
     return list(dict.fromkeys(name for run in runs if (name := run.meta.parents.get(parent))))
 
 
-def _say_what_is_missing(found: Lineage, chosen: list[Run], runs: list[Run]) -> None:
-    for run in [*found.models.values(), *found.policies.values()]:
+def _say_what_is_missing(lineage: Lineage, chosen: list[Run], runs: list[Run]) -> None:
+    for run in [*lineage.models.values(), *lineage.policies.values()]:
         kind = "policy" if run.kind in POLICY_KINDS else "model"
         if run.meta.status != "finished":
             why = f": {run.meta.error}" if run.meta.error else ""
             text = f"The {run.kind} {run.id} is not finished but {run.meta.status}{why}."
-            found.notices.append(Notice(text, f"rwm runs resume {run.id}"))
+            lineage.notices.append(Notice(text, f"rwm runs resume {run.id}"))
             continue
-        had = {s.evaluation for s in found.of(run)}
+        had = {s.evaluation for s in lineage.of(run)}
         for name in USUAL[kind] if run in chosen else ():
             if name not in had:
                 command = f"rwm eval {name} --{kind} {run.id}"
-                found.notices.append(Notice(f"No {name} evaluation of {kind} {run.id} yet.", command))
-    if found.models and not found.policies and any(r.kind == "model" for r in chosen):
-        newest = next(reversed(found.models))
+                lineage.notices.append(Notice(f"No {name} evaluation of {kind} {run.id} yet.", command))
+    if lineage.models and not lineage.policies and any(r.kind == "model" for r in chosen):
+        newest = next(reversed(lineage.models))
         others = [r for r in runs if r.kind in POLICY_KINDS and r.meta.parents.get("model") == newest]
         if others:
             text = f"No policy on this page: each of the {len(others)} trained in {newest} has a page of its own."
-            found.notices.append(Notice(text, f"rwm report {others[0].id}"))
+            lineage.notices.append(Notice(text, f"rwm report {others[0].id}"))
             return
         text = "No policy on this page: one is trained inside a model, and then reported on by its own id."
-        found.notices.append(Notice(text, f"rwm policy --model {newest} --lam 1.0"))
+        lineage.notices.append(Notice(text, f"rwm policy --model {newest} --lam 1.0"))

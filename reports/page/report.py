@@ -64,7 +64,7 @@ class Command:
     command: str
     anchor: str = ""
     recorded: str = ""
-    """How it was started, where that was said otherwise."""
+    """The command line it was started with, where that differs."""
     made_with: str = ""
     config: str = ""
     """Its resolved configuration."""
@@ -89,7 +89,7 @@ def build_report(home: Home, names: list[str] | None = None, out: Path | None = 
     lineage = lineage_of(home, chosen, runs)
     lineage.notices += [Notice(exc.message, exc.hint) for exc in broken]
     html = single_page(chosen, lineage)
-    found = {
+    content = {
         "models": list(lineage.models),
         "policies": list(lineage.policies),
         "datasets": list(lineage.datasets),
@@ -101,7 +101,7 @@ def build_report(home: Home, names: list[str] | None = None, out: Path | None = 
         "model": next(iter(lineage.models), None),
         "policy": next(iter(lineage.policies), None),
     }
-    return write_page(home, {"runs": [run.id for run in chosen], "compare": False}, parents, out, html, found)
+    return write_page(home, {"runs": [run.id for run in chosen], "compare": False}, parents, out, html, content)
 
 
 def write_page(
@@ -110,7 +110,7 @@ def write_page(
     parents: dict[str, str | None],
     out: Path | None,
     html: str,
-    found: dict[str, Any],
+    content: dict[str, Any],
 ) -> dict[str, Any]:
     """Write a page to a file, or into a run of its own; return what it is about and where it lies.
 
@@ -121,12 +121,12 @@ def write_page(
         if out.is_dir():
             raise RwmError(f"{out} is a folder.", f"--out {out / PAGE}")
         write_text(out, html)
-        return {"page": str(out), "run": None, **found}
+        return {"page": str(out), "run": None, **content}
     run = Run.create(home, "report", config, parents, seed=0)
     with run.running():
         write_text(run.path / PAGE, html)
-        run.finish(found)
-    return {"page": str(run.path / PAGE), "run": run.id, **found}
+        run.finish(content)
+    return {"page": str(run.path / PAGE), "run": run.id, **content}
 
 
 def single_page(chosen: list[Run], lineage: Lineage) -> str:
@@ -200,17 +200,14 @@ def facts_of(run: Run) -> str:
 
 def tiles_of(lineage: Lineage) -> list[Tile]:
     """Return the numbers at the top of the page."""
-    found = [
-        one for run in [*lineage.policies.values(), *lineage.models.values()] for one in key_numbers(lineage.of(run))
-    ]
-    tiles = []
-    for wanted in TILES:
-        for one in found:
-            at = (one.key.evaluation, one.key.metric, one.key.mode, one.key.horizon)
-            if at == wanted and one.scalar.value is not None:
-                tiles.append(Tile(one.label, number(one.scalar.value), interval(one.scalar.low, one.scalar.high)))
-                break
-    return tiles[:MOST_TILES]
+    tiles: dict[tuple[str, str, str, int | None], Tile] = {}
+    for run in [*lineage.policies.values(), *lineage.models.values()]:
+        for one in key_numbers(lineage.of(run)):
+            key, scalar = one.key, one.scalar
+            if scalar.value is not None:
+                tile = Tile(one.label, number(scalar.value), interval(scalar.low, scalar.high))
+                tiles.setdefault((key.evaluation, key.metric, key.mode, key.horizon), tile)
+    return [tiles[wanted] for wanted in TILES if wanted in tiles][:MOST_TILES]
 
 
 def key_table(lineage: Lineage, run: Run) -> Table | None:
@@ -287,14 +284,14 @@ def behaviour_rows(dataset: Dataset) -> list[tuple[Any, ...]]:
 
 def commands_of(lineage: Lineage) -> list[Command]:
     """Return how to make everything on the page again, in order."""
-    found = []
+    commands = []
     for dataset in lineage.datasets.values():
         command = dataset_command(dataset) or "its origin is not recorded well enough to say"
         origin = {k: v for k, v in dataset.manifest.provenance.items() if k != "versions"}
-        found.append(Command(f"dataset {dataset.name}", command, config=dump(origin)))
+        commands.append(Command(f"dataset {dataset.name}", command, config=dump(origin)))
     for run in lineage.runs:
         command, recorded, evaluation = run_command(run), recorded_command(run), run.kind == "eval"
-        found.append(
+        commands.append(
             Command(
                 f"{lineage.summaries[run.id].evaluation if evaluation else KINDS[run.kind]} {run.id}",
                 command,
@@ -304,7 +301,7 @@ def commands_of(lineage: Lineage) -> list[Command]:
                 dump(run.meta.config),
             )
         )
-    return found
+    return commands
 
 
 def made_with(run: Run) -> str:

@@ -18,14 +18,14 @@ from rwmrl.policy_config import PolicyConfig
 def test_a_clear_best_is_called_and_noise_is_not():
     clear = pl.DataFrame({"lam": [0.0, 0.0, 0.5, 0.5, 2.0, 2.0], "simulated_reward": [1.0, 1.1, 2.0, 2.1, 0.5, 0.4]})
     found = best_lambda(clear)
-    assert (found["best_lam"], found["best_share"], found["lam_low"], found["lam_high"]) == (0.5, 1.0, 0.5, 0.5)
-    assert found["verdict"].startswith("lambda 0.5 earns most")
+    assert (found.best_lam, found.best_share, found.lam_low, found.lam_high) == (0.5, 1.0, 0.5, 0.5)
+    assert found.verdict.startswith("lambda 0.5 earns most")
     noise = pl.DataFrame({"lam": [0.0] * 3 + [1.0] * 3, "simulated_reward": [1.0, 5.0, 3.0, 2.0, 4.0, 3.1]})
     found = best_lambda(noise)
-    assert found["best_lam"] == 1.0 and 0.3 < found["best_share"] < 0.7
-    assert (found["lam_low"], found["lam_high"]) == (0.0, 1.0) and "cannot tell" in found["verdict"]
+    assert found.best_lam == 1.0 and 0.3 < found.best_share < 0.7
+    assert (found.lam_low, found.lam_high) == (0.0, 1.0) and "cannot tell" in found.verdict
     alone = best_lambda(pl.DataFrame({"lam": [0.0, 1.0], "simulated_reward": [1.0, 2.0]}))
-    assert alone["best_share"] is None and "nothing can be told" in alone["verdict"]
+    assert alone.best_share is None and "nothing can be told" in alone.verdict
 
 
 def share_by_hand(first, second):
@@ -36,7 +36,7 @@ def share_by_hand(first, second):
 
 def test_the_share_of_resamples_is_that_of_all_of_them():
     table = pl.DataFrame({"lam": [0.0, 0.0, 1.0, 1.0], "simulated_reward": [1.0, 4.0, 2.0, 5.0]})
-    assert best_lambda(table)["best_share"] == pytest.approx(share_by_hand([1.0, 4.0], [2.0, 5.0]), abs=0.02)
+    assert best_lambda(table).best_share == pytest.approx(share_by_hand([1.0, 4.0], [2.0, 5.0]), abs=0.02)
 
 
 @pytest.fixture
