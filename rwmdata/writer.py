@@ -128,11 +128,6 @@ class DatasetWriter:
         """Rows appended so far."""
         return self._rows
 
-    @property
-    def terminated(self) -> list[bool]:
-        """Whether each episode appended so far ended in a terminal state."""
-        return self._table.terminated
-
     def append(self, episode: Episode) -> None:
         """Add one whole episode.
 
