@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -47,7 +46,7 @@ class BenchDataConfig(Frozen):
 
 def bench_data(
     config: BenchDataConfig | None = None, folder: Path | None = None, progress: Progress = silent
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Measure the data stage on synthetic rows.
 
     Every step runs in a process of its own, so that its peak memory is its own; imports are not counted.

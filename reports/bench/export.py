@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +40,7 @@ class BenchExportConfig(Frozen):
     seed: int = 0
 
 
-def bench_export(config: BenchExportConfig | None = None, progress: Progress = silent) -> dict[str, Any]:
+def bench_export(config: BenchExportConfig | None = None, progress: Progress = silent) -> dict[str, object]:
     """Time bare physics, the environment, and a whole export with its Parquet files; same robots, same threads.
 
     The bare run steps the very joint targets the policy gave in the environment, from the same states, all control

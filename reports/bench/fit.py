@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +41,7 @@ class BenchFitConfig(Frozen):
     seed: int = 0
 
 
-def bench_fit(config: BenchFitConfig | None = None, progress: Progress = silent) -> dict[str, Any]:
+def bench_fit(config: BenchFitConfig | None = None, progress: Progress = silent) -> dict[str, object]:
     """Time updates (loss, gradient, Adam) on random windows.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ class ObviousStarts(RecordedStarts):
         return self._draw(count)
 
 
-def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress = silent) -> dict[str, Any]:
+def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress = silent) -> dict[str, object]:
     """Time imagined steps and whole iterations (steps and PPO update) on random rows and an untrained model.
 
     Returns:

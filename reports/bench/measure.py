@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def beside(baseline: float, speeds: Mapping[str, float], unit: str) -> list[Benc
     return [BenchRow(name, speed, unit, baseline) for name, speed in speeds.items()]
 
 
-def content_of(benchmark: str, rows: Sequence[BenchRow], **settings: str | int) -> dict[str, Any]:
+def content_of(benchmark: str, rows: Sequence[BenchRow], **settings: str | int) -> dict[str, object]:
     """Return a benchmark as JSON content: ``{benchmark, ..., "rows": [{name, value, unit, baseline, ratio}, ...]}``."""
     return {"benchmark": benchmark, **settings, "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
 

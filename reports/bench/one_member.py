@@ -1,4 +1,4 @@
-"""One member of an ensemble by itself, written down as a reader of the paper would."""
+"""One ensemble member on its own, as a straightforward reading of the paper would implement it."""
 
 from __future__ import annotations
 

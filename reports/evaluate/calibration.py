@@ -1,4 +1,4 @@
-"""Are an ensemble's standard deviations true? Per-horizon calibration, and coverage before and after it."""
+"""Are an ensemble's standard deviations right? Per-horizon calibration, and coverage before and after it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def calibrate(
 
 @model_evaluation("calibration", CalibrationConfig, shorten=True)
 def evaluate_calibration(ev: Evaluation[CalibrationConfig]) -> None:
-    """Measure on the test split how true a model's standard deviations are, as they are and calibrated.
+    """Measure on the test split how well a model's standard deviations match its errors, as they are and calibrated.
 
     Writes into the new ``eval`` run: ``summary.json``, ``calibration.parquet`` (every number of every spread, state
     group and step) and ``calibration_{coverage,reliability,sharpness}.png``. Numbers that need a standard deviation
@@ -143,7 +143,7 @@ def parts_of(error: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, ...]:
 def calibration_numbers(
     error: np.ndarray, std: np.ndarray, within: np.ndarray, within_2: np.ndarray, nll: np.ndarray, crps: np.ndarray
 ) -> dict[str, Number]:
-    """Return the numbers that say how true standard deviations are; None for one that is not finite."""
+    """Return the numbers that say how well standard deviations match errors; None for one that is not finite."""
     numbers = {
         "coverage": within.mean(),
         "coverage_2std": within_2.mean(),

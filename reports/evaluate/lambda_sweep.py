@@ -49,12 +49,12 @@ class LambdaSweepConfig(Frozen):
 def evaluate_lambda_sweep(
     home: Home, checkpoint: Checkpoint, config: LambdaSweepConfig | None = None, progress: Progress = silent
 ) -> Run:
-    """Score every policy of the newest sweep in a model, and hold what it imagined against what it earns.
+    """Score every policy of the newest sweep in a model, and compare what it imagined with what it earns.
 
     Policies that were scored with the same options are not scored again. Writes into the new ``eval`` run:
     ``summary.json``, ``lambda_sweep.parquet`` (one row per policy) and ``lambda_sweep.png``. Rewards are means a step:
     imagined ones of the policy without exploration, with and without the penalty; the simulated one is the episode's
-    return over its longest length, so that nothing is earned after a fall. The exploitation gap is the imagined reward
+    return over its longest length, so that nothing counts after a fall. The exploitation gap is the imagined reward
     without penalty minus the simulated one.
 
     Raises:
@@ -99,7 +99,7 @@ def sweep_of(home: Home, model: str) -> list[Run]:
     Where they began does not count: every seed has a clone of its own.
     """
     newest: dict[tuple[float, int], Run] = {}
-    wanted: dict[str, Any] | None = None
+    wanted: dict[str, object] | None = None
     for run in home.runs("policy"):
         if run.meta.parents.get("model") != model or run.meta.status != "finished":
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class Evaluation(Generic[ConfigT]):
         shown = progress or self.progress
         return roll_out(self.model, self.dataset.schema, self.windows, mode, self.config.seed, shown, disturb)
 
-    def finish(self, scalars: Sequence[Scalar], units: str, **more: Any) -> None:
+    def finish(self, scalars: Sequence[Scalar], units: str, **more: object) -> None:
         """Write ``summary.json`` and finish the run with it."""
         finish_evaluation(
             self.run,

@@ -1,4 +1,4 @@
-"""How much does noise in what a model is fed cost it? Relative error by noise scale and step (RWM, Figure 3b)."""
+"""How robust is a model to noise on its inputs? Relative error by noise scale and step (RWM, Figure 3b)."""
 
 from __future__ import annotations
 

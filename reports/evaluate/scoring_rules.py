@@ -1,4 +1,4 @@
-"""What a predicted mean and standard deviation are worth against the truth: coverage, ENCE, likelihood, CRPS."""
+"""Scores of a predicted mean and standard deviation against the truth: coverage, ENCE, likelihood, CRPS."""
 
 from __future__ import annotations
 

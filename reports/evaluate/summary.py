@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,7 +20,7 @@ def start_evaluation(home: Home, name: str, config: Frozen, parents: Mapping[str
 
 
 def finish_evaluation(
-    run: Run, robot: str, scalars: Sequence[Scalar], units: str = "", **more: Any
+    run: Run, robot: str, scalars: Sequence[Scalar], units: str = "", **more: object
 ) -> EvaluationSummary:
     """Write ``summary.json`` and finish the run with it.
 

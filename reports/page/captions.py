@@ -1,4 +1,4 @@
-"""What an evaluation asks, and what one sees on its figures."""
+"""The question each evaluation answers, and the captions of its figures."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ CAPTIONS = {
 
 
 def about_evaluation(name: str) -> About:
-    """Return what an evaluation asks; one that is not known here stands under its own name."""
+    """Return an evaluation's title and question; an unknown one is titled by its name."""
     return EVALUATIONS.get(name, About(name.replace("_", " ").replace("-", " ").capitalize(), ""))
 
 
 def about_figure(stem: str) -> tuple[str, str]:
-    """Return a figure's title and what one sees on it; by its file name where it is not known here."""
+    """Return a figure's title and caption; an unknown one is titled by its file name."""
     words = stem.replace("_", " ").replace("-", " ")
     return CAPTIONS.get(stem, (words[:1].upper() + words[1:], f"Figure {stem}.png of this evaluation."))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -62,7 +62,7 @@ class Picture:
         return self.width >= WIDE_PX
 
 
-def cell(value: Any, note: str = "") -> Cell:
+def cell(value: object, note: str = "") -> Cell:
     """Return a value as a cell: floats with four significant digits, whole numbers with separators, None as a dash."""
     if isinstance(value, Cell):
         return value
@@ -80,7 +80,7 @@ def number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}".replace("-", "−")
 
 
-def table(caption: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Table:
+def table(caption: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> Table:
     """Return a table of plain values."""
     return Table(caption, columns, [[cell(value) for value in row] for row in rows])
 
@@ -102,7 +102,7 @@ def picture(path: Path, title: str, caption: str) -> Picture | None:
     return Picture(title, caption, "data:image/png;base64," + base64.b64encode(content).decode(), width, height)
 
 
-def render(template: str, **content: Any) -> str:
+def render(template: str, **content: object) -> str:
     """Return a page as HTML.
 
     Args:

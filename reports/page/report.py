@@ -106,11 +106,11 @@ def build_report(home: Home, names: list[str] | None = None, out: Path | None = 
 
 def write_page(
     home: Home,
-    config: dict[str, Any],
+    config: dict[str, object],
     parents: dict[str, str | None],
     out: Path | None,
     html: str,
-    content: dict[str, Any],
+    content: dict[str, object],
 ) -> dict[str, Any]:
     """Write a page to a file, or into a run of its own; return what it is about and where it lies.
 
@@ -241,7 +241,7 @@ def curve_of(runs: list[Run]) -> Picture | None:
         return picture(path, "Learning curves", caption)
 
 
-def dataset_tables(dataset: Dataset) -> dict[str, Any]:
+def dataset_tables(dataset: Dataset) -> dict[str, object]:
     """Return what is known of a dataset: facts, behaviours, statistics of the columns."""
     episodes, manifest = dataset.episodes, dataset.manifest
     minutes = dataset.rows / dataset.control_hz / 60
@@ -272,7 +272,7 @@ def dataset_tables(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def behaviour_rows(dataset: Dataset) -> list[tuple[Any, ...]]:
+def behaviour_rows(dataset: Dataset) -> list[tuple[str, int, int, int, float]]:
     """Return episodes, rows, falls and falls a minute of every behaviour."""
     episodes, rows = dataset.manifest.episodes, []
     for name in dict.fromkeys(episodes.behaviour):
@@ -313,7 +313,7 @@ def made_with(run: Run) -> str:
     return ", ".join(parts)
 
 
-def dump(config: dict[str, Any]) -> str:
+def dump(config: dict[str, object]) -> str:
     """Return a configuration as YAML."""
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
