@@ -12,6 +12,7 @@ from cli.common import (
     HomeOption,
     JsonOption,
     SeedOption,
+    given,
     home_of,
     out,
     pick_fitted,
@@ -30,18 +31,27 @@ ModelArgument = Annotated[str | None, typer.Argument(help="Model run or file; th
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of the authors' code (torch.save).")],
-    robot: Annotated[str, typer.Option("--robot", help="Whose columns and normaliser it has.")] = "anymal_d",
-    history: Annotated[int, typer.Option("--history", min=2, help="History horizon M, rows.")] = 32,
+    file: Annotated[
+        Path, typer.Argument(help="Model file of ours, or a checkpoint of the authors' code (torch.save).")
+    ],
+    robot: Annotated[str | None, typer.Option("--robot", help="Whose columns and normaliser it has.")] = None,
+    history: Annotated[int | None, typer.Option("--history", min=2, help="History horizon M, rows.")] = None,
     home: HomeOption = ".",
     json_output: JsonOption = False,
 ) -> None:
-    """Read the world model of a reference checkpoint as a model run."""
+    """Take a model file in as a model run: one of ours, or the authors', which does not say its robot and history."""
     from rwmdata.runs import Run
-    from rwmmodel.checkpoint import save_model
+    from rwmmodel.checkpoint import load_model, save_model
+    from rwmmodel.described_file import is_safetensors
     from rwmmodel.reference_checkpoint import import_reference
 
-    model = import_reference(file, robot, history)
+    if is_safetensors(file):
+        model = load_model(file)
+        own = (model.info.robot if model.info else None, model.config.history)
+        if (robot or own[0], history or own[1]) != own:
+            raise RwmError(f"{file} is a model of {own[0]} with a history of {own[1]}.", "no --robot and no --history")
+    else:
+        model = import_reference(file, **given(robot=robot, history=history))
     config = {"imported": file.name, **model.config.model_dump(mode="json")}
     run = Run.create(home_of(home), "model", config, {"dataset": None}, 0)
     with run.running():

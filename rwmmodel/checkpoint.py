@@ -10,20 +10,18 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from rwmdata.atomic import commit_file
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmmodel.calibration_factors import Calibration
+from rwmmodel.described_file import read_described, save_described
 from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 
 FORMAT = "rwm-dynamics-ensemble-1"
 METADATA_KEY = "rwm_model"
-LFS_MARK = b"version https://git-lfs"
 POLICY_PREFIXES = ("actor.", "critic.", "rwm_policy")
 """Of the keys in the authors' policies, in rsl_rl's and in ours."""
 WANTED = "a checkpoints/model.safetensors written by 'rwm fit'"
@@ -37,11 +35,7 @@ def save_model(model: DynamicsEnsemble, path: Path) -> None:
         "info": asdict(model.info) if model.info else None,
         "calibration": model.calibration.model_dump(mode="json") if model.calibration else None,
     }
-    # Cloned, because a GPU keeps a recurrent net's weights in one shared block, which the format refuses.
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    # One key only: the format does not keep the order of several, and equal models should be equal files.
-    packed = save(tensors, {METADATA_KEY: json.dumps(description)})
-    commit_file(path, lambda p: p.write_bytes(packed))
+    save_described(path, model, METADATA_KEY, description)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DynamicsEnsemble:
@@ -52,13 +46,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Dynamics
     """
     path = Path(path)
     target = resolve_device(device) if isinstance(device, str) else device
-    _refuse_non_files(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as exc:
-        raise _explain_foreign(path) from exc
+    content = read_described(path, "model", "rwm fit, or rwm runs ls")
+    if content is None:
+        raise _explain_foreign(path)
+    metadata, tensors = content
     if METADATA_KEY not in metadata:
         raise RwmError(f"{path} {_describe({**metadata, **tensors})}.", WANTED)
     try:
@@ -83,17 +74,6 @@ def _build(description: dict[str, Any]) -> DynamicsEnsemble:
     if description.get("calibration") is not None:
         model.calibration = Calibration(**description["calibration"])
     return model
-
-
-def _refuse_non_files(path: Path) -> None:
-    if not path.is_file():
-        raise RwmError(f"There is no model file {path}.", "rwm fit, or rwm runs ls")
-    with path.open("rb") as file:
-        if file.read(len(LFS_MARK)) == LFS_MARK:
-            raise RwmError(
-                f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the model itself.",
-                f"git lfs pull --include {path.name}",
-            )
 
 
 def _describe(tensors: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
-from rwmmodel.checkpoint import LFS_MARK, POLICY_PREFIXES, save_state
+from rwmmodel.checkpoint import POLICY_PREFIXES, save_state
+from rwmmodel.described_file import refuse_missing
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
 
@@ -111,12 +112,7 @@ def read_world_model(path: Path) -> dict[str, Tensor]:
     Raises:
         RwmError: See :func:`import_reference`.
     """
-    if not path.is_file():
-        raise RwmError(f"There is no file {path}.", "rwm model import FILE")
-    with path.open("rb") as file:
-        if file.read(len(LFS_MARK)) == LFS_MARK:
-            size = path.stat().st_size
-            raise RwmError(f"{path} is a Git LFS pointer of {size} bytes, not the checkpoint itself.", "git lfs pull")
+    refuse_missing(path, "checkpoint", "rwm model import FILE")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # Arbitrary bytes fail in any way an unpickler can.

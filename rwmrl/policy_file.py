@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from rwmdata.atomic import commit_file
 from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.schema import Schema
+from rwmmodel.checkpoint import METADATA_KEY as MODEL_KEY
+from rwmmodel.described_file import read_described, save_described
 from rwmrl.observations import observation_names
 
 FORMAT = "rwm-policy-1"
@@ -92,10 +91,7 @@ class MlpPolicy(nn.Module):
 
 def save_policy(policy: MlpPolicy, path: Path) -> None:
     """Write a policy and its description to one file, atomically."""
-    description = json.dumps({"format": FORMAT, "info": policy.info.model_dump(mode="json")})
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in policy.state_dict().items()}
-    packed = save(tensors, {METADATA_KEY: description})
-    commit_file(path, lambda p: p.write_bytes(packed))
+    save_described(path, policy, METADATA_KEY, {"format": FORMAT, "info": policy.info.model_dump(mode="json")})
 
 
 def load_policy(path: str | Path, robot: str | None = None) -> MlpPolicy:
@@ -109,16 +105,13 @@ def load_policy(path: str | Path, robot: str | None = None) -> MlpPolicy:
         RwmError: The file is missing, foreign or damaged, or does not fit the robot.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RwmError(f"There is no policy file {path}.", "rwm policy, or rwm runs ls --kind policy")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as exc:
-        raise _foreign(path) from exc
-    if METADATA_KEY not in metadata:
-        raise _foreign(path, "holds a world model, but a policy is expected here" if "rwm_model" in metadata else None)
+    content = read_described(path, "policy", "rwm policy, or rwm runs ls --kind policy")
+    if content is None or METADATA_KEY not in content[0]:
+        what = "is not a policy file of this toolkit"
+        if content is not None and MODEL_KEY in content[0]:
+            what = "holds a world model, but a policy is expected here"
+        raise RwmError(f"{path} {what}.", "the checkpoints/policy.safetensors of a policy or train run")
+    metadata, tensors = content
     try:
         raw: dict[str, Any] = json.loads(metadata[METADATA_KEY])
         if raw["format"] != FORMAT:
@@ -139,14 +132,3 @@ def _refuse_other_robot(path: Path, info: PolicyInfo, robot: RobotSpec) -> None:
     for what in ("observations", "joints", "action_scale", "control_hz"):
         if getattr(info, what) != getattr(wanted, what):
             raise RwmError(f"{path} was trained on other {what} than robot '{robot.name}' has now.", "rwm policy")
-
-
-def _foreign(path: Path, what: str | None = None) -> RwmError:
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        return RwmError(f"{path} is a Git LFS pointer, not the policy itself.", f"git lfs pull --include {path.name}")
-    return RwmError(
-        f"{path} {what or 'is not a policy file of this toolkit'}.",
-        "the checkpoints/policy.safetensors of a policy or train run",
-    )

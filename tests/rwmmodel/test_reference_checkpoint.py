@@ -174,7 +174,7 @@ def broken(path, change):
         (lambda p: torch.save(Slow, p), "not a torch file of tensors"),
         (lambda p: torch.save([1], p), "holds a list"),
         (lambda p: torch.save({"a": 1}, p), "holds no world model; its keys: a"),
-        (lambda p: None, "There is no file"),
+        (lambda p: None, "There is no checkpoint file"),
         (lambda p: broken(p, lambda w: w.pop("state_heads.1.state_mean_layers.2.bias")), "missing: state_heads.1"),
         (lambda p: broken(p, lambda w: w.update({"state_base.x": torch.ones(1)})), "not expected: state_base.x"),
         (lambda p: broken(p, lambda w: w["state_heads.0.state_min_logstd"].fill_(torch.nan)), "not finite"),
