@@ -1,4 +1,4 @@
-"""What acts in an environment to collect data: the contract, and behaviours made of others."""
+"""Behaviours act in an environment to collect data: their base class, and combinations of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Behaviour(ABC):
 
 @dataclass(frozen=True)
 class BehaviourContext:
-    """What a behaviour needs to know about the environment it acts in."""
+    """The environment a behaviour is made for, and its random stream."""
 
     robot: RobotSpec
     num_envs: int

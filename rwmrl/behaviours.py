@@ -1,4 +1,4 @@
-"""The behaviours that ``--policy`` names: scripted, shipped with the robot, in a file, or a mixture of these."""
+"""The behaviours behind ``--policy``: scripted, shipped with the robot, read from a file, or mixtures of these."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RANDOM, MIXED = "random", "mixed"
 RANDOM_STD = 1.0
 """Standard deviation of the untrained policy's actions: PPO's own at its start."""
 STAGES = "stages"
-"""Folder of the policies a training run had on its way, beside a robot's shipped policies."""
+"""Folder of a training run's intermediate policies, beside a robot's shipped policies."""
 
 
 class PolicyBehaviour(Behaviour):
@@ -50,7 +50,7 @@ def untrained_policy(robot: RobotSpec, seed: int = 0) -> MlpPolicy:
 
 
 def policy_folders(robot: RobotSpec) -> list[Path]:
-    """Return where policies of a robot are looked for: in the robot's own folder, then among those shipped."""
+    """Return the folders searched for a robot's policies: its own, then the shipped ones."""
     own = [robot.folder / "policies"] if robot.folder else []
     return [*own, Path(str(files("assets").joinpath("policies"))) / robot.name]
 
@@ -66,8 +66,8 @@ def shipped_stages(robot: RobotSpec) -> dict[str, Path]:
 
 
 def _by_name(robot: RobotSpec, below: str) -> dict[str, Path]:
-    found = [p for folder in reversed(policy_folders(robot)) for p in sorted((folder / below).glob("*.safetensors"))]
-    return {path.stem: path for path in found}
+    paths = [p for folder in reversed(policy_folders(robot)) for p in sorted((folder / below).glob("*.safetensors"))]
+    return {path.stem: path for path in paths}
 
 
 def make_behaviour(name: str, context: BehaviourContext, action_noise: float | None = None) -> Behaviour:

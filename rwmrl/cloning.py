@@ -1,8 +1,8 @@
-"""Behaviour cloning: the policy that did what the data shows, the least an offline method has to beat."""
+"""Behaviour cloning: imitates the data by least squares, the least an offline method has to beat."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,7 @@ from rwmrl.observations import add_noise, noise_scale, policy_observation
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
 HINDSIGHT_STEPS = 50
-"""Rows over which the velocity is averaged that a robot is taken to have been told to move at."""
+"""Rows over which the velocity is averaged that stands in for a missing command."""
 LEAST_SCALE = 1e-2
 
 
@@ -55,23 +55,23 @@ def clone_behaviour(
     progress: Progress = silent,
     resume: Run | None = None,
 ) -> Run:
-    """Fit a policy to the actions of the train split by least squares; a resumed run starts again, it is short.
+    """Fit a policy to the actions of the train split by least squares; a resumed run starts again, as it is short.
 
-    A pair is what the policy saw in row t (state and action of row t, command of row t + 1) and what it did: the action
-    of row t + 1.
+    A demonstration is the observation in row t (state and action of row t, command of row t + 1) and the action of
+    row t + 1.
 
     Raises:
-        RwmError: A split has no pair of rows, or recorded commands are asked for and missing.
+        RwmError: A split has no two consecutive rows, or recorded commands are asked for and missing.
     """
     c = resume.configuration(CloningConfig) if resume else config or CloningConfig()
     device, robot = resolve_device(c.device), load_robot(dataset.robot)
     torch.manual_seed(c.seed)
-    pairs = Pairs(dataset, c.command, device)
+    demonstrations = Demonstrations(dataset, c.command, device)
     starts = {split: split_starts(dataset, split, 2) for split in ("train", "val")}
     run = resume or Run.create(home, "policy", c.model_dump(mode="json"), {"dataset": dataset.name}, c.seed)
     policy = MlpPolicy(PolicyInfo.of(robot, c.hidden_dims, source=f"policy {run.id}")).to(device)
     sampler = WindowSampler(starts["train"], c.seed)
-    seen = pairs.observations(sampler.draw(0, min(len(starts["train"]), 100_000)))
+    seen = demonstrations.observations(sampler.draw(0, min(len(starts["train"]), 100_000)))
     policy.mean.copy_(seen.mean(dim=0))
     policy.scale.copy_(seen.std(dim=0).clamp_min(LEAST_SCALE))
     optimizer = torch.optim.Adam(policy.parameters(), lr=c.lr)
@@ -82,39 +82,39 @@ def clone_behaviour(
         run.truncate_metrics(0)
         for update in range(1, c.updates + 1):
             drawn = sampler.draw(update - 1, min(c.batch, len(starts["train"])))
-            observation = pairs.observations(drawn)
+            observation = demonstrations.observations(drawn)
             if c.noise:
                 observation = add_noise(observation, noise, generator)
-            loss = (policy(observation) - pairs.actions(drawn)).square().mean()
+            loss = (policy(observation) - demonstrations.actions(drawn)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             if update % c.log_interval == 0 or update == c.updates:
                 with torch.no_grad():
-                    held_out = (policy(pairs.observations(checked)) - pairs.actions(checked)).square().mean()
+                    held_out = (
+                        (policy(demonstrations.observations(checked)) - demonstrations.actions(checked)).square().mean()
+                    )
                 run.log(update, {"train/action_mse": float(loss.detach()), "val/action_mse": float(held_out)})
                 progress(update, c.updates, {"action mse": float(held_out)})
         save_policy(policy, run.policy_file)
-        run.finish(_summary(dataset, c, pairs, float(held_out)))
+        run.finish(
+            {
+                "robot": dataset.robot,
+                "algo": c.algo,
+                "updates": c.updates,
+                "command": demonstrations.source,
+                "val_action_mse": float(held_out),
+            }
+        )
     return run
 
 
-def _summary(dataset: Dataset, config: CloningConfig, pairs: Pairs, held_out: float) -> dict[str, Any]:
-    return {
-        "robot": dataset.robot,
-        "algo": config.algo,
-        "updates": config.updates,
-        "command": pairs.source,
-        "val_action_mse": held_out,
-    }
-
-
-class Pairs:
-    """Observations and the actions taken on them; a pair is the index of its first row.
+class Demonstrations:
+    """Observations and the actions taken on them, each by the index of its first row.
 
     Attributes:
-        source: Where the commands are from, ``recorded`` or ``hindsight``.
+        source: Origin of the commands, ``recorded`` or ``hindsight``.
         rows: All rows, ``(R, width)``.
         command: The command each row was made under, ``(R, 3)``.
         following: The row after each in its episode, ``(R,)``; an episode's last row itself.
@@ -130,21 +130,21 @@ class Pairs:
         if recorded is None and command == "recorded":
             raise RwmError(f"'{dataset.name}' has rows without a recorded command.", "--set command=hindsight")
         self.source = "hindsight" if recorded is None else "recorded"
-        found = hindsight_commands(dataset, rows) if recorded is None else recorded
-        self.rows, self.command = torch.from_numpy(rows).to(device), torch.from_numpy(found).to(device)
+        commands = hindsight_commands(dataset, rows) if recorded is None else recorded
+        self.rows, self.command = torch.from_numpy(rows).to(device), torch.from_numpy(commands).to(device)
         following = np.arange(1, len(rows) + 1)
         last = dataset.episodes.start + dataset.episodes.length - 1
         following[last] = last
         self.following = torch.from_numpy(following).to(device)
 
     def observations(self, at: np.ndarray) -> Tensor:
-        """Return what the policy saw in rows ``(n,)``, ``(n, O)``; in an episode's last row with that row's command."""
+        """Return the observations ``(n, O)`` in rows ``(n,)``; an episode's last row has its own command."""
         rows = self.rows[torch.from_numpy(at).to(self.rows.device)]
         command = self.command[self.following[torch.from_numpy(at).to(self.rows.device)]]
         return policy_observation(rows[:, self.schema.state], command, rows[:, self.schema.action], self.schema)
 
     def actions(self, first: np.ndarray) -> Tensor:
-        """Return what the policy did, ``(n, A)``."""
+        """Return the actions taken next, ``(n, A)``."""
         return self.rows[torch.from_numpy(first).to(self.rows.device) + 1][:, self.schema.action]
 
 
@@ -153,8 +153,8 @@ def recorded_commands(dataset: Dataset) -> np.ndarray | None:
     names = dataset.scan().collect_schema().names()
     if not set(COMMAND_COLUMNS) <= set(names):
         return None
-    found = dataset.scan().select(pl.col(COMMAND_COLUMNS).cast(pl.Float32)).collect().to_numpy()
-    return None if np.isnan(found).any() else np.ascontiguousarray(found)
+    commands = dataset.scan().select(pl.col(COMMAND_COLUMNS).cast(pl.Float32)).collect().to_numpy()
+    return None if np.isnan(commands).any() else np.ascontiguousarray(commands)
 
 
 def hindsight_commands(dataset: Dataset, rows: np.ndarray) -> np.ndarray:

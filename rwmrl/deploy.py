@@ -1,4 +1,4 @@
-"""A trained policy as files others can run without this toolkit: ONNX, TorchScript, rsl_rl's checkpoint, and a JSON."""
+"""A trained policy in files that run without this toolkit: ONNX, TorchScript, rsl_rl's checkpoint, and a JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ ONNX_FILE, TORCHSCRIPT_FILE, DESCRIPTION_FILE = "policy.onnx", "policy.pt", "pol
 RSL_RL_FILE = "model_0.pt"
 """As rsl_rl 2 and 3 (Isaac Lab 2.x) name and read it."""
 TOLERANCE = 1e-5
-"""Largest difference of an exported file's actions."""
+"""Largest allowed difference of an exported file's actions."""
 CHECKED = 256
-"""Observations that are compared."""
+"""Observations compared."""
 
 
 def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
         robot: Robot name or folder; the policy's own when None.
 
     Returns:
-        What ``policy.json`` says, and under ``check`` the largest difference of each file's actions.
+        The content of ``policy.json``, and under ``check`` the largest difference of each file's actions.
 
     Raises:
         RwmError: The file is no policy of ours or of another robot, a package is missing, or an exported file gives
@@ -66,8 +67,8 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
 def rsl_rl_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
     """Return a checkpoint for the runner of rsl_rl 2 and 3, with which Isaac Lab's play script runs the policy.
 
-    The observation normaliser is worked into the first layer, so the agent's configuration has none; its actor and
-    critic have the policy's layers. The critic is all zeros: to play needs none, and none is in a policy file.
+    The observation normaliser is folded into the first layer, so the agent's configuration has none; its actor and
+    critic have the policy's layers. The critic is all zeros: acting needs none, and a policy file has none.
     """
     with torch.no_grad():
         actor = copy.deepcopy(policy.mlp).cpu()
@@ -92,7 +93,7 @@ def rsl_rl_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
 
 
 def description(policy: MlpPolicy, robot: RobotSpec) -> dict[str, Any]:
-    """Return what a controller has to know to run a policy on its robot."""
+    """Return the data a controller needs to run a policy on its robot."""
     info, drive = policy.info, robot.drive
     return {
         "robot": robot.name,
@@ -113,17 +114,13 @@ def description(policy: MlpPolicy, robot: RobotSpec) -> dict[str, Any]:
 
 
 def _torchscript(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np.ndarray) -> float:
-    def write(temporary: Path) -> None:
-        with warnings.catch_warnings():
+    def write(temporary: Path) -> np.ndarray:
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)
             torch.jit.save(torch.jit.trace(policy, observation[:1]), str(temporary))
-            with torch.no_grad():
-                got = torch.jit.load(str(temporary))(observation).numpy()
-        found.append(_refuse_difference(path, got, expected))
+            return torch.jit.load(str(temporary))(observation).numpy()
 
-    found: list[float] = []
-    commit_file(path, write)
-    return found[0]
+    return _commit_checked(path, write, expected)
 
 
 def _onnx(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np.ndarray) -> float:
@@ -131,7 +128,7 @@ def _onnx(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
 
-    def write(temporary: Path) -> None:
+    def write(temporary: Path) -> np.ndarray:
         level = logging.getLogger("torch.onnx").level
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         try:
@@ -150,16 +147,25 @@ def _onnx(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np
         finally:
             logging.getLogger("torch.onnx").setLevel(level)
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        (got,) = session.run(None, {"observation": observation.numpy()})
-        found.append(_refuse_difference(path, np.asarray(got), expected))
+        (actions,) = session.run(None, {"observation": observation.numpy()})
+        return np.asarray(actions)
 
-    found: list[float] = []
-    commit_file(path, write)
-    return found[0]
+    return _commit_checked(path, write, expected)
 
 
-def _refuse_difference(path: Path, got: np.ndarray, expected: np.ndarray) -> float:
-    difference = float(np.abs(got - expected).max())
-    if not difference <= TOLERANCE:
-        raise RwmError(f"{path.name} would give actions that differ by {difference:.3g} (at most {TOLERANCE:g}).")
-    return difference
+def _commit_checked(path: Path, write: Callable[[Path], np.ndarray], expected: np.ndarray) -> float:
+    """Keep the file that ``write`` writes and runs, and return the largest difference of its actions.
+
+    Raises:
+        RwmError: The difference is above ``TOLERANCE``.
+    """
+    differences = []
+
+    def write_and_compare(temporary: Path) -> None:
+        difference = float(np.abs(write(temporary) - expected).max())
+        if not difference <= TOLERANCE:
+            raise RwmError(f"{path.name} would give actions that differ by {difference:.3g} (at most {TOLERANCE:g}).")
+        differences.append(difference)
+
+    commit_file(path, write_and_compare)
+    return differences[0]

@@ -21,7 +21,7 @@ MIN_RSL_RL = (5, 4)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """Outcome of one check."""
 
     topic: str
     name: str
@@ -31,7 +31,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Return what was found on this machine, simulators last."""
+    """Check this machine; simulators come last."""
     findings = [
         Finding("machine", "python", True, platform.python_version()),
         Finding("machine", "threads", True, str(torch.get_num_threads())),
@@ -51,12 +51,12 @@ def _gpu() -> Finding:
 
 def _optional(name: str, what_for: str, how: str) -> Finding:
     try:
-        found = version(name)
+        installed = version(name)
     except PackageNotFoundError:
         return Finding("package", name, False, f"not installed; needed to {what_for}", how)
-    if name == "rsl-rl-lib" and tuple(int(n) for n in found.split(".")[:2]) < MIN_RSL_RL:
-        return Finding("package", name, False, f"{found} is too old to {what_for}", how)
-    return Finding("package", name, True, found)
+    if name == "rsl-rl-lib" and tuple(int(n) for n in installed.split(".")[:2]) < MIN_RSL_RL:
+        return Finding("package", name, False, f"{installed} is too old to {what_for}", how)
+    return Finding("package", name, True, installed)
 
 
 def _backend(name: str) -> Finding:

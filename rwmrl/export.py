@@ -47,7 +47,7 @@ GROUP_SEED = 1_000_003
 
 
 class ExportConfig(Frozen):
-    """What to roll out, and how much of it."""
+    """Options of :func:`export_dataset`."""
 
     task: str = "Pretrain-v0"
     robot: str = "anymal_d"

@@ -1,4 +1,4 @@
-"""Offline training: a policy that has only ever lived inside the model (MOPO-PPO, arXiv:2504.16680)."""
+"""Offline training: a policy trained inside the model alone (MOPO-PPO, arXiv:2504.16680)."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def parents_of(dataset: Dataset, checkpoint: Checkpoint, config: PolicyConfig) -
 
 
 def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, float]:
-    """Return the mean reward a step of a policy without exploration, before and after the penalty.
+    """Return the mean reward per step of a policy without exploration, before and after the penalty.
 
-    Every call dreams one episode length from the same starts, commands, members and pushes, so that two policies are
-    compared on the same episodes, and with the whole penalty.
+    Every call imagines one episode length from the same starts, commands, members and pushes, so that two policies are
+    compared on the same episodes and with the whole penalty.
     """
     env.reseed()
     env.steps_done = env.config.lam_ramp_steps
@@ -118,7 +118,7 @@ def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, floa
 def _summary(
     run: Run, config: PolicyConfig, robot: str, before: tuple[float, float], after: tuple[float, float]
 ) -> dict[str, Any]:
-    found = series(run)
+    metrics = series(run)
     return {
         "robot": robot,
         "lam": config.imagination.lam,
@@ -127,10 +127,10 @@ def _summary(
         "imagined_reward_after": after[0],
         "penalised_reward_before": before[1],
         "penalised_reward_after": after[1],
-        "mean_reward": found["imagined/reward"][-1],
-        "mean_penalised_reward": found["imagined/penalised_reward"][-1],
-        "epistemic": found["imagined/epistemic"][-1],
-        "episode_length": found["episode/length"][-1] if "episode/length" in found else None,
-        "unsound_predictions": sum(v or 0.0 for v in found["imagined/unsound_count"]),
-        "steps_per_second": found["perf/steps_per_second"][-1],
+        "mean_reward": metrics["imagined/reward"][-1],
+        "mean_penalised_reward": metrics["imagined/penalised_reward"][-1],
+        "epistemic": metrics["imagined/epistemic"][-1],
+        "episode_length": metrics["episode/length"][-1] if "episode/length" in metrics else None,
+        "unsound_predictions": sum(v or 0.0 for v in metrics["imagined/unsound_count"]),
+        "steps_per_second": metrics["perf/steps_per_second"][-1],
     }

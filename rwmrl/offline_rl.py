@@ -1,4 +1,4 @@
-"""Model-free offline baselines, CQL (arXiv:2006.04779) and IQL (arXiv:2110.06169), as the library d3rlpy has them."""
+"""Model-free offline baselines by the library d3rlpy: CQL (arXiv:2006.04779) and IQL (arXiv:2110.06169)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rwmdata.windows import WindowSampler, split_starts
 from rwmmodel.checkpoint import load_state, save_state, unreadable
 from rwmmodel.devices import resolve_device
 from rwmrl.observations import add_noise, noise_scale
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
+from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, save_policy
 from rwmrl.transitions import Transitions
 
 DEFAULTS: dict[str, dict[str, float]] = {"cql": {"alpha_learning_rate": 0.0, "n_action_samples": 4}, "iql": {}}
-"""Where we differ from the library's own settings: CQL's weight is held instead of tuned on the fly, and fewer actions
-are drawn to estimate its penalty, which is half its cost."""
+"""Departures from the library's defaults: CQL's weight is fixed instead of tuned on the fly, and fewer actions are
+sampled to estimate its penalty, which is half its cost."""
 MEASURED = 20_000
-"""Most transitions that held-out numbers and observation statistics are taken from."""
+"""Most transitions used for held-out numbers and observation statistics."""
 
 
 class OfflineRLConfig(Frozen):
@@ -43,7 +43,7 @@ class OfflineRLConfig(Frozen):
     updates: int = Field(ge=1)
     batch: int = Field(256, ge=1)
     hidden_dims: tuple[int, ...] = Field((128, 128, 128), min_length=1)
-    """Of actor and critics alike; the size of the policies that are trained in imagination."""
+    """Of actor and critics; the size of the policies trained in imagination."""
     gamma: float = Field(0.99, ge=0, le=1)
     command: Literal["auto", "recorded", "hindsight"] = "auto"
     """As for behaviour cloning."""
@@ -73,7 +73,7 @@ def train_offline_rl(
     the same weights (on the CPU). Rewards are those of :func:`~rwmrl.transitions.recorded_rewards`, per second.
 
     Raises:
-        RwmError: d3rlpy is missing, an option is none of its own, a split has no transition, or training diverged.
+        RwmError: d3rlpy is missing or does not know an option, a split has no transition, or training diverged.
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
     c = resume.configuration(OfflineRLConfig) if resume else config or build(OfflineRLConfig, "iql")
@@ -108,7 +108,7 @@ def train_offline_rl(
 class Learner:
     """One of d3rlpy's algorithms on a dataset's transitions.
 
-    Everything drawn in an update is a function of (seed, update), so no generator is kept.
+    All random numbers of an update are a function of (seed, update), so no generator is kept.
 
     Attributes:
         algo: The library's object.
@@ -139,21 +139,21 @@ class Learner:
         self.done = 0
 
     def _create(self, robot: RobotSpec) -> Any:
-        d3, c = library(), self.config
+        d3, config = library(), self.config
         kinds = {"cql": d3.algos.CQLConfig, "iql": d3.algos.IQLConfig}
-        own = DEFAULTS[c.algo] | c.options
-        numbers = {k for k, v in vars(kinds[c.algo]()).items() if isinstance(v, bool | int | float)}
+        own = DEFAULTS[config.algo] | config.options
+        numbers = {k for k, v in vars(kinds[config.algo]()).items() if isinstance(v, bool | int | float)}
         unknown = sorted(set(own) - (numbers - {"batch_size", "gamma"}))
         if unknown:
             raise RwmError(
-                f"d3rlpy's {c.algo} has no number {', '.join(unknown)}; it has {', '.join(sorted(numbers))}.",
+                f"d3rlpy's {config.algo} has no number {', '.join(unknown)}; it has {', '.join(sorted(numbers))}.",
                 "--set options.NAME=VALUE",
             )
-        network = d3.models.VectorEncoderFactory(hidden_units=list(c.hidden_dims))
-        networks = {k: network for k in vars(kinds[c.algo]()) if k.endswith("_encoder_factory")}
-        d3_config = kinds[c.algo](
-            batch_size=c.batch,
-            gamma=c.gamma,
+        network = d3.models.VectorEncoderFactory(hidden_units=list(config.hidden_dims))
+        networks = {k: network for k in vars(kinds[config.algo]()) if k.endswith("_encoder_factory")}
+        d3_config = kinds[config.algo](
+            batch_size=config.batch,
+            gamma=config.gamma,
             **networks,
             **own,
             observation_scaler=d3.preprocessing.StandardObservationScaler(self.mean.numpy(), self.std.numpy()),
@@ -166,57 +166,57 @@ class Learner:
         return algo
 
     def due(self, interval: int) -> bool:
-        """Return whether something done every ``interval`` updates, and at the end, is due."""
+        """Return whether an action taken every ``interval`` updates and at the end is due."""
         return self.done % interval == 0 or self.done == self.config.updates
 
     def batch(self, first: np.ndarray, generator: torch.Generator | None = None) -> Any:
         """Return transitions as the library takes them, with observation noise when there is a generator."""
-        found = self.data.batch(first)
-        seen, seen_next = found.observation, found.next_observation
+        transitions = self.data.batch(first)
+        seen, seen_next = transitions.observation, transitions.next_observation
         if generator:
             seen, seen_next = (add_noise(x, self.noise, generator) for x in (seen, seen_next))
         columns = {
             "observations": seen,
-            "actions": found.action,
-            "rewards": found.reward[:, None],
+            "actions": transitions.action,
+            "rewards": transitions.reward[:, None],
             "next_observations": seen_next,
-            "next_actions": found.next_action,
-            "terminals": found.terminal[:, None].float(),
+            "next_actions": transitions.next_action,
+            "terminals": transitions.terminal[:, None].float(),
             "intervals": torch.ones(len(first), 1),
         }
         return library().dataset.TransitionMiniBatch(**{k: v.numpy() for k, v in columns.items()}, transitions=[])
 
     def update(self) -> dict[str, float]:
         """Make one update and return its losses."""
-        c = self.config
-        seed = int(np.random.SeedSequence((c.seed, self.done)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        config = self.config
+        seed = int(np.random.SeedSequence((config.seed, self.done)).generate_state(1, np.uint64)[0] >> np.uint64(1))
         torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed) if c.noise else None
-        first = self.sampler.draw(self.done, min(c.batch, len(self.sampler.starts)))
+        generator = torch.Generator().manual_seed(seed) if config.noise else None
+        first = self.sampler.draw(self.done, min(config.batch, len(self.sampler.starts)))
         losses = self.algo.update(self.batch(first, generator))
         self.done += 1
         return {k: float(v) for k, v in losses.items()}
 
     def score(self) -> dict[str, float]:
-        """Return how far the policy is from the held-out actions, and what the critics expect of it there."""
+        """Return the policy's error on held-out actions and the value the critics expect there."""
         seen = self.data.observations(self.held_out).numpy()
         actions = self.algo.predict(seen)
         error = np.square(actions - self.data.actions(self.held_out).numpy()).mean()
         return {"val/action_mse": float(error), "val/value": float(self.algo.predict_value(seen, actions).mean())}
 
     def policy(self, source: str = "") -> MlpPolicy:
-        """Return the actor as a policy of ours: the same actions.
+        """Return the actor as a policy of this toolkit that takes the same actions.
 
         The library's action is ``low + (high - low) (tanh(y) + 1) / 2`` with y from the actor's network; here that is a
         hidden layer of tanh units, one per joint, and a last layer that scales them.
         """
-        linear = [m for m in self.algo.impl.policy.modules() if isinstance(m, torch.nn.Linear)]
+        linear = linear_layers(self.algo.impl.policy)
         sizes = (*self.config.hidden_dims, len(self.low))
         # The actor of CQL has one more layer, for the width of its distribution.
         linear = linear[: len(sizes)]
         info = PolicyInfo.of(self.robot, sizes, "relu", source).model_copy(update={"last_activation": "tanh"})
         policy = MlpPolicy(info)
-        ours = [m for m in policy.mlp if isinstance(m, torch.nn.Linear)]
+        ours = linear_layers(policy.mlp)
         scaler = self.algo.config.observation_scaler
         with torch.no_grad():
             for layer, trained in zip(ours, linear, strict=False):
@@ -228,7 +228,7 @@ class Learner:
         return policy.eval()
 
     def save(self, run: Run) -> None:
-        """Write the newest policy, then what a resumed run starts from."""
+        """Write the newest policy, then the state a resumed run starts from."""
         save_policy(self.policy(f"policy {run.id}"), run.policy_file)
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         save_state(run.state_file, {"completed": self.done, "parts": parts})

@@ -24,11 +24,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "tanh
 
 
 class PolicyInfo(Frozen):
-    """What a policy file says of itself: enough to act with it on its robot."""
+    """A policy file's description: enough to act with it on its robot."""
 
     robot: str
     observations: tuple[str, ...]
-    """What each entry of the observation is, in order."""
+    """Names of the observation's entries, in order."""
     joints: tuple[str, ...]
     """Joint each action moves, in order."""
     action_scale: float
@@ -37,7 +37,7 @@ class PolicyInfo(Frozen):
     hidden_dims: tuple[int, ...]
     activation: str = "elu"
     last_activation: str | None = None
-    """Activation of the last hidden layer, where it is another; a tanh there keeps actions within a range."""
+    """Activation of the last hidden layer, where it differs; a tanh there keeps actions within a range."""
     source: str = ""
     """Run the policy comes from."""
     noise_std: float = 0.0
@@ -89,6 +89,11 @@ class MlpPolicy(nn.Module):
         return self.mlp((observation - self.mean) / self.scale)
 
 
+def linear_layers(network: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers of a network in order."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)]
+
+
 def save_policy(policy: MlpPolicy, path: Path) -> None:
     """Write a policy and its description to one file, atomically."""
     save_described(path, policy, METADATA_KEY, {"format": FORMAT, "info": policy.info.model_dump(mode="json")})
@@ -99,7 +104,7 @@ def load_policy(path: str | Path, robot: str | None = None) -> MlpPolicy:
 
     Args:
         path: The file.
-        robot: Refuse a policy of another robot, or one that sees or moves other things than this robot has.
+        robot: Refuse a policy of another robot, or with other observations or joints than this robot has now.
 
     Raises:
         RwmError: The file is missing, foreign or damaged, or does not fit the robot.

@@ -1,4 +1,4 @@
-"""PPO by rsl_rl: our configuration mapped in one function, its runner kept thin around safe checkpoints and metrics."""
+"""PPO by rsl_rl: our configuration mapped to its own, and its runner with safe checkpoints and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rwmdata.runs import Checkpoint, Run
 from rwmmodel.checkpoint import load_state, save_state, unreadable
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import Observations, VecEnv
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy, save_policy
+from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
 from rwmrl.ppo_config import PPOConfig
 from rwmrl.symmetry import Mirror
 
@@ -31,7 +31,7 @@ with optional_import("PPO needs the package rsl-rl-lib 5.4 or newer", extra="rl"
     from tensordict import TensorDict
 
 WARM_COUNT = 1_000_000
-"""Observations a policy's normaliser counts as when a training begins with it: new ones move it slowly."""
+"""Observations that the normaliser of a warm start counts for: new ones move it slowly."""
 
 
 def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]
         config: Our settings.
         mirror: Mirrors the robot; needed where ``config.symmetry`` is on.
     """
-    symmetry: dict[str, Any] = {}
+    symmetry: dict[str, object] = {}
     if config.symmetry and mirror:
         function = partial(with_mirror_image, mirror)
         symmetry = {"symmetry_cfg": {"use_data_augmentation": True, "data_augmentation_func": function}}
@@ -80,9 +80,9 @@ def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]
 
 
 def with_mirror_image(
-    mirror: Mirror, env: Any, obs: TensorDict | None, actions: Tensor | None
+    mirror: Mirror, env: object, obs: TensorDict | None, actions: Tensor | None
 ) -> tuple[TensorDict | None, Tensor | None]:
-    """Return observations and actions, each followed by its mirror image, as rsl_rl's augmentation asks for them."""
+    """Return observations and actions, each followed by its mirror image, as rsl_rl's augmentation expects."""
     if obs is not None:
         both: Any = (obs, obs.apply(mirror.observations))
         obs = torch.cat(both)  # type: ignore[assignment]
@@ -98,7 +98,7 @@ class RslVecEnv:
         self.env = env
         self.num_envs, self.num_actions = env.num_envs, env.num_actions
         self.max_episode_length, self.device = env.max_episode_length, env.device
-        self.cfg: dict[str, Any] = {}
+        self.cfg: dict[str, object] = {}
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -116,9 +116,9 @@ class RslVecEnv:
         """Return the policy's observations."""
         return self._pack(self.env.get_observations())
 
-    def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
-        """Step; time-outs are handed over so that their value is bootstrapped: they are not deaths."""
-        # rsl_rl collects in inference mode, whose tensors could not be changed in place after training.
+    def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, object]]:
+        """Step; time-outs are passed on so that their value is bootstrapped: they are not falls."""
+        # rsl_rl collects in inference mode; its tensors could not be changed in place after training.
         with torch.inference_mode(False), torch.no_grad():
             step = self.env.step(actions.clone())
         extras = {"time_outs": step.truncated.float(), "log": step.log}
@@ -128,13 +128,13 @@ class RslVecEnv:
 class RunLogger(Logger):
     """rsl_rl's logger (TensorBoard), which also writes each iteration's numbers to the run and to the progress bar.
 
-    What the environment logs in an iteration is averaged; names ending in ``_max`` and ``_count`` give the largest
-    value and the sum.
+    The environment's logged values are averaged over an iteration; names ending in ``_max`` and ``_count`` take the
+    maximum and the sum.
 
     Args:
         run: Where metrics and TensorBoard files go.
-        progress: Told each iteration.
-        shown: Metrics the progress shows.
+        progress: Called after each iteration.
+        shown: Metrics passed to it.
         options: rsl_rl's own arguments.
     """
 
@@ -180,7 +180,7 @@ def _diverged(how: str) -> RwmError:
 
 
 def _reduce(key: str, values: list[float | Tensor]) -> float:
-    """Bring one iteration's values of a logged number, each a scalar or ``(n,)``, down to one."""
+    """Reduce one iteration's values of a logged number, each a scalar or ``(n,)``, to one."""
     joined = torch.cat([torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in values])
     if key.endswith("_max"):
         return float(joined.max())
@@ -196,8 +196,8 @@ class Runner(OnPolicyRunner):
         run: Where metrics, checkpoints and TensorBoard files go.
         robot: Described in the policy file.
         seed: Seed of networks and exploration.
-        progress: Told each iteration.
-        shown: Metrics the progress shows.
+        progress: Called after each iteration.
+        shown: Metrics passed to it.
         ranks: Processes that train this policy together, each with environments of its own; the first one alone
             writes. Their group is joined already.
 
@@ -268,7 +268,7 @@ class Runner(OnPolicyRunner):
             self.completed = iterations
 
     def _configure_multi_gpu(self) -> None:
-        """Tell rsl_rl who trains together; its own way would make a group that knows NVIDIA GPUs alone."""
+        """Tell rsl_rl which processes train together; its own group would support NVIDIA GPUs only."""
         r = self.ranks
         self.is_distributed, self.gpu_world_size, self.gpu_global_rank = r.world > 1, r.world, r.rank
         together = {"global_rank": r.rank, "local_rank": r.rank, "world_size": r.world}
@@ -276,7 +276,7 @@ class Runner(OnPolicyRunner):
 
     @contextmanager
     def _critic_alone(self) -> Iterator[None]:
-        """Hold the actor, its exploration included, as it is; without it there is no divergence to set the rate by."""
+        """Freeze the actor, exploration included; the learning rate is fixed, as there is no KL to adapt it to."""
         schedule, self.alg.schedule = self.alg.schedule, "fixed"
         self.alg.actor.requires_grad_(False)
         try:
@@ -291,19 +291,17 @@ class Runner(OnPolicyRunner):
         policy = self.policy()
         save_policy(policy, self.run.stage_file(self.completed))
         save_policy(policy, self.run.policy_file)
-        # Last: what a resumed run goes on from must not be ahead of the policies it does not write again.
+        # Last: a resumed run must not start ahead of the policies on disk.
         save_state(self.run.state_file, {**self.alg.save(), "completed": self.completed})
 
     def policy(self) -> MlpPolicy:
         """Return the current mean policy, its normaliser included."""
         actor = self.alg.get_policy()
         source = f"{self.run.kind} {self.run.id}"
-        with torch.random.fork_rng(devices=[]):  # Its first weights are drawn; how often one saves must not matter.
+        with torch.random.fork_rng(devices=[]):  # Initial weights are random; saving must not advance the stream.
             policy = MlpPolicy(PolicyInfo.of(self.robot, self.ppo.hidden_dims, self.ppo.activation, source))
-        linear = [m for m in policy.mlp if isinstance(m, torch.nn.Linear)]
-        trained = [m for m in actor.mlp if isinstance(m, torch.nn.Linear)]
         with torch.no_grad():
-            for ours, theirs in zip(linear, trained, strict=True):
+            for ours, theirs in zip(linear_layers(policy.mlp), linear_layers(actor.mlp), strict=True):
                 ours.load_state_dict(theirs.state_dict())
             if self.ppo.obs_normalization:
                 policy.mean.copy_(actor.obs_normalizer.mean)
@@ -322,7 +320,7 @@ class Runner(OnPolicyRunner):
         if source.run is None or not source.run.state_file.exists():
             self._begin_with(load_policy(source.file), source.id)
             return
-        state = self._load(source.run.state_file)
+        state = load_state(source.run.state_file, torch.device(self.device))
         own = self.alg.actor.state_dict()
         exploration = {k: v for k, v in own.items() if k.startswith("distribution.")}
         try:
@@ -333,8 +331,7 @@ class Runner(OnPolicyRunner):
 
     @torch.no_grad()
     def _begin_with(self, policy: MlpPolicy, name: str) -> None:
-        actor = [m for m in self.alg.actor.mlp if isinstance(m, torch.nn.Linear)]
-        theirs = [m for m in policy.mlp if isinstance(m, torch.nn.Linear)]
+        actor, theirs = linear_layers(self.alg.actor.mlp), linear_layers(policy.mlp)
         if [m.weight.shape for m in actor] != [m.weight.shape for m in theirs]:
             shapes = " x ".join(str(m.out_features) for m in theirs)
             raise RwmError(f"The networks of {name} do not fit ours: its layers are {shapes}.", "rwm runs ls")
@@ -357,27 +354,24 @@ class Runner(OnPolicyRunner):
         path = self.run.state_file
         if not path.exists():
             return
-        state = self._load(path)
+        state = load_state(path, torch.device(self.device))
         try:
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])
         except Exception as exc:
             raise unreadable(path, exc) from exc
 
-    def _load(self, path: Path) -> dict[str, Any]:
-        return load_state(path, torch.device(self.device))
-
 
 @contextmanager
 def quiet(folder: Path) -> Iterator[None]:
-    """Send what rsl_rl prints to ``train.log`` in ``folder``."""
+    """Redirect rsl_rl's output to ``train.log`` in ``folder``."""
     with (folder / "train.log").open("a") as file, redirect_stdout(file):
         yield
 
 
 def series(run: Run) -> dict[str, list[float | None]]:
     """Return every metric's values in the order of the iterations; None where one was not finite."""
-    found: dict[str, list[float | None]] = {}
+    values: dict[str, list[float | None]] = {}
     for row in run.metrics():
-        found.setdefault(row["metric"], []).append(row["value"])
-    return found
+        values.setdefault(row["metric"], []).append(row["value"])
+    return values

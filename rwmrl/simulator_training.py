@@ -19,7 +19,7 @@ from rwmrl.ppo import Runner, series
 from rwmrl.ppo_config import PPOConfig
 
 SHOWN = ("episode/return", "episode/length", "reward/track_lin_vel_xy_exp", "reward/track_ang_vel_z_exp")
-"""What the progress shows; every reward term is in the metrics and in TensorBoard."""
+"""Metrics in the progress bar; every reward term is in the metrics and in TensorBoard."""
 
 
 class TrainConfig(Frozen):
@@ -35,8 +35,8 @@ class TrainConfig(Frozen):
     next field."""
     exploration_rad: float = Field(0.25, gt=0)
     """Standard deviation of the joint targets that training starts with, rad: the same motion for every action scale.
-    With twice as much the noise alone makes every step's reward negative; dying then pays, and that is what PPO learns
-    first. With half as much a robot that stands does not find out that it could walk."""
+    With twice as much, noise alone makes every step's reward negative; falling then pays, and PPO learns that first.
+    With half as much, a standing robot does not discover that it could walk."""
     rewards: dict[str, float] = {}
     """Weights of reward terms, over those the robot has for the task."""
     warm_start: str | None = None
@@ -77,13 +77,13 @@ def train_in_simulator(
 
 
 def _summary(run: Run, config: TrainConfig) -> dict[str, Any]:
-    found = series(run)
+    metrics = series(run)
     return {
         "robot": config.robot,
         "task": config.task,
         "iterations": config.iterations,
         "steps": config.iterations * config.num_envs * config.ppo.num_steps,
-        "episode_return": found["episode/return"][-1] if "episode/return" in found else None,
-        "episode_length": found["episode/length"][-1] if "episode/length" in found else None,
-        "steps_per_second": found["perf/steps_per_second"][-1],
+        "episode_return": metrics["episode/return"][-1] if "episode/return" in metrics else None,
+        "episode_length": metrics["episode/length"][-1] if "episode/length" in metrics else None,
+        "steps_per_second": metrics["perf/steps_per_second"][-1],
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -35,9 +35,9 @@ def sweep_policies(
     address: str | None = None,
     progress: Progress = silent,
 ) -> list[Run]:
-    """Train a policy with every configuration; finished ones are taken as they are, broken ones are resumed.
+    """Train a policy with every configuration; finished ones are kept, interrupted ones are resumed.
 
-    One that fails does not stop the others; called again, only what is missing is done.
+    A failure does not stop the others; a second call trains only what is missing.
 
     Args:
         home: Where the runs go; on a cluster a folder all machines see.
@@ -47,54 +47,54 @@ def sweep_policies(
         engine: ``local`` for processes of this machine, ``ray`` for a cluster.
         workers: Policies trained at the same time.
         address: Of the Ray cluster; None starts one on this machine.
-        progress: Told how many are done.
+        progress: Called with the number of finished policies.
 
     Returns:
         The finished runs in the order of ``configs``.
 
     Raises:
-        RwmError: Ray is missing, or policies failed (which and why is said once the others are done).
+        RwmError: Ray is missing, or policies failed (the message says which and why, once the others are done).
     """
-    found: dict[int, Run] = {}
+    finished: dict[int, Run] = {}
     configs = _with_clones(home, dataset, configs, progress)
     for k, config in enumerate(configs):
         run = home.run_of("policy", config, parents_of(dataset, checkpoint, config))
         if run is not None and run.meta.status == "finished":
-            found[k] = run
-    missing = [k for k in range(len(configs)) if k not in found]
+            finished[k] = run
+    missing = [k for k in range(len(configs)) if k not in finished]
     jobs = {k: (str(home.root.resolve()), dataset.name, checkpoint.id, configs[k].model_dump_json()) for k in missing}
     failures: list[str] = []
-    progress(len(found), len(configs), {})
+    progress(len(finished), len(configs), {})
     threads = max(1, available_threads() // workers)
     run_jobs = _on_ray(jobs, workers, threads, address) if engine == "ray" else _locally(jobs, workers, threads)
     for k, (run_id, error) in run_jobs:
         if run_id is None:
             failures.append(f"lambda {configs[k].imagination.lam:g}, seed {configs[k].seed}: {error}")
         else:
-            found[k] = home.run("policy", run_id)
-        progress(len(found), len(configs), {})
+            finished[k] = home.run("policy", run_id)
+        progress(len(finished), len(configs), {})
     if failures:
         raise RwmError(
             f"{len(failures)} of {len(configs)} policies failed ({'; '.join(failures)}); the others are finished.",
             "the same command again",
         )
-    return [found[k] for k in range(len(configs))]
+    return [finished[k] for k in range(len(configs))]
 
 
 def _with_clones(home: Home, dataset: Dataset, configs: list[PolicyConfig], progress: Progress) -> list[PolicyConfig]:
-    """Return the configurations with the clones they begin with, telling of each."""
-    found: list[PolicyConfig] = []
+    """Return the configurations with the clones they start from, reporting each."""
+    cloned: list[PolicyConfig] = []
     for config in configs:
-        found.append(with_clone(home, dataset, config))
+        cloned.append(with_clone(home, dataset, config))
         if config.warm_start == CLONE:
-            progress(0, len(configs), {"clones": len({c.warm_start for c in found})})
-    return found
+            progress(0, len(configs), {"clones": len({c.warm_start for c in cloned})})
+    return cloned
 
 
 Job = tuple[str, str, str, str]
 """Home, dataset, model and configuration: text only, so that it can be sent anywhere."""
 Outcome = tuple[str | None, str]
-"""Run id, or None and what went wrong."""
+"""Run id, or None and the error."""
 
 
 def train_one(job: Job, threads: int) -> Outcome:
@@ -128,8 +128,14 @@ def _on_ray(jobs: dict[int, Job], workers: int, threads: int, address: str | Non
     if not jobs:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, **local)
+    cpus, dashboard = (workers, False) if address is None else (None, None)
+    ray.init(
+        address=address,
+        num_cpus=cpus,
+        include_dashboard=dashboard,
+        ignore_reinit_error=True,
+        log_to_driver=False,
+    )
     try:
         train = ray.remote(num_cpus=1, max_retries=0)(train_one)
         waiting = {train.remote(job, threads): k for k, job in jobs.items()}

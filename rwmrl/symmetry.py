@@ -1,4 +1,4 @@
-"""Left and right: mirror images of observations and actions, for data augmentation (Mittal et al., ICRA 2024)."""
+"""Mirror images (left and right) of observations and actions, for data augmentation (Mittal et al., ICRA 2024)."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def _twins(robot: RobotSpec) -> dict[str, str]:
     places = torch.tensor(robot.foot_positions_m)
     distance = (places[:, None] * torch.tensor([1.0, -1.0]) - places).norm(dim=-1)
     other = [robot.legs[int(i)] for i in distance.argmin(dim=1)]
-    found = {}
+    twins = {}
     for joint in robot.joints:
         leg = next((k for k, name in enumerate(robot.legs) if name in joint), None)
         twin = joint.replace(robot.legs[leg], other[leg]) if leg is not None else joint
         if twin not in robot.joints:
             raise RwmError(f"Joint {joint} of robot '{robot.name}' has no counterpart {twin} on its other side.")
-        found[joint] = twin
-    return found
+        twins[joint] = twin
+    return twins

@@ -1,4 +1,4 @@
-"""The tasks: one robot, one reward, different circumstances."""
+"""The tasks: the same robot and reward in different circumstances."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rwmdata.errors import RwmError
 
 
 class TaskConfig(Frozen):
-    """What a task changes about the plain velocity-tracking environment."""
+    """How a task differs from the plain velocity-tracking environment."""
 
     name: str
     purpose: str
@@ -33,7 +33,7 @@ TASKS = {
 
 
 def get_task(name: str, backend: str = "mujoco") -> TaskConfig:
-    """Return a task by name; with another backend than the embedded simulator, any name its simulator may know.
+    """Return a task by name; other backends than the embedded simulator may know further names.
 
     Raises:
         RwmError: There is no such task.

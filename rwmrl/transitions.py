@@ -1,4 +1,4 @@
-"""Recorded rows as what model-free offline methods learn from: what was seen, done, earned, and seen next."""
+"""Recorded rows as transitions for model-free offline methods: observation, action, reward, next observation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rwmdata.catalog import Dataset
 from rwmdata.robots import RobotSpec, load_robot
-from rwmrl.cloning import Pairs
+from rwmrl.cloning import Demonstrations
 from rwmrl.rewards import RewardModel
 
 
@@ -21,23 +21,23 @@ class TransitionBatch:
     observation: Tensor
     """``(n, O)``, without noise."""
     action: Tensor
-    """``(n, A)``: what was done there."""
+    """``(n, A)``"""
     reward: Tensor
-    """``(n,)``: the robot's reward terms of the step it led to."""
+    """``(n,)``: the robot's reward terms of the step that followed."""
     next_observation: Tensor
     """``(n, O)``; after an episode's last step with the command of that step, because none follows."""
     next_action: Tensor
-    """``(n, A)``: what was done next; after an episode's last step the same again."""
+    """``(n, A)``; after an episode's last step the same action again."""
     terminal: Tensor
-    """``(n,)`` bool: the robot fell. The end of a recording is none."""
+    """``(n,)`` bool: the robot fell; the end of a recording is not terminal."""
 
 
-class Transitions(Pairs):
+class Transitions(Demonstrations):
     """A dataset's transitions; one is the index of its first row, and both its rows are of one episode.
 
     Args:
         dataset: Where the rows come from.
-        command: ``recorded``, ``hindsight`` or ``auto``, as for :class:`~rwmrl.cloning.Pairs`.
+        command: ``recorded``, ``hindsight`` or ``auto``, as for :class:`~rwmrl.cloning.Demonstrations`.
         device: Where the tensors live.
 
     Attributes:
@@ -66,10 +66,10 @@ class Transitions(Pairs):
 
 @torch.no_grad()
 def recorded_rewards(dataset: Dataset, robot: RobotSpec, rows: Tensor, command: Tensor) -> Tensor:
-    """Return what every recorded step earns by the robot's own reward terms and weights.
+    """Return the reward of every recorded step by the robot's own reward terms and weights.
 
-    All episodes are walked through side by side with the reward terms of simulator and imagination, which remember the
-    action and the joint velocities before a step, and since when each foot is in the air.
+    All episodes are replayed side by side through the reward terms of simulator and imagination, which remember the
+    last action, the last joint velocities and each foot's time in the air.
 
     Args:
         dataset: Gives the episodes.
@@ -80,16 +80,16 @@ def recorded_rewards(dataset: Dataset, robot: RobotSpec, rows: Tensor, command: 
     Returns:
         ``(R,)``; 0 in the first row of an episode.
     """
-    s, device = dataset.schema, rows.device
+    schema, device = dataset.schema, rows.device
     start, length = (torch.from_numpy(x).to(device) for x in (dataset.episodes.start, dataset.episodes.length))
     everyone = torch.arange(len(start), device=device)
-    rewards = RewardModel(robot, s, len(start), device)
-    rewards.reset(everyone, rows[start][:, s.state], rows[start][:, s.action])
-    found = torch.zeros(len(rows), device=device)
+    rewards = RewardModel(robot, schema, len(start), device)
+    rewards.reset(everyone, rows[start][:, schema.state], rows[start][:, schema.action])
+    recorded = torch.zeros(len(rows), device=device)
     for k in range(1, int(length.max())):
         at = start + length.sub(1).clamp(max=k)
         now = rows[at]
-        earned, _ = rewards.compute(now[:, s.state], now[:, s.contact], now[:, s.action], command[at])
+        earned, _ = rewards.compute(now[:, schema.state], now[:, schema.contact], now[:, schema.action], command[at])
         running = length > k
-        found[at[running]] = earned[running]
-    return found
+        recorded[at[running]] = earned[running]
+    return recorded

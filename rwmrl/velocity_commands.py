@@ -18,7 +18,7 @@ LOOK_AHEAD_S = 0.1
 HOME_RADIUS = 0.25
 """Driving back ends this close to the centre, as a share of the smaller half side."""
 EDGE_M = 0.5
-"""Closer than this to a side the robot is driven back whatever its command: it needs the way to turn round."""
+"""Closer than this to a side the robot is driven back whatever its command: it needs room to turn."""
 
 
 class CommandConfig(Frozen):
@@ -79,9 +79,8 @@ class CommandSampler:
         self.homing = torch.zeros(num_envs, dtype=torch.bool, device=device)
         self.steps_left = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self._dt = control_dt_s
-        self._steps = [max(1, round(s / control_dt_s)) for s in config.resample_s]
-        c = config
-        self._ranges = torch.tensor([c.lin_vel_x, c.lin_vel_y, c.ang_vel_z], device=device)
+        self._steps = [max(1, round(seconds / control_dt_s)) for seconds in config.resample_s]
+        self._ranges = torch.tensor([config.lin_vel_x, config.lin_vel_y, config.ang_vel_z], device=device)
 
     def reset(self, env_ids: Tensor, pose: Tensor | None = None) -> None:
         """Draw new commands.
@@ -105,7 +104,7 @@ class CommandSampler:
         self._apply(pose)
 
     def advance(self, pose: Tensor | None = None) -> None:
-        """Count one control step; draw where the time is up; steer where headings are commanded."""
+        """Count one control step; redraw commands whose time is up; steer where headings are commanded."""
         self.steps_left -= 1
         due = self.steps_left <= 0
         if self.config.bounds_m and pose is not None:

@@ -1,4 +1,4 @@
-"""The world model as an environment: what a policy is trained in (arXiv:2504.16680, MOPO-PPO)."""
+"""The world model as an environment to train policies in (arXiv:2504.16680, MOPO-PPO)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, Prediction
 from rwmrl.envs.base import SOUND_LIMIT, Observations, Step, VecEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start
-from rwmrl.observations import add_noise, noise_scale, policy_observation
+from rwmrl.observations import noise_scale, observation_groups
 from rwmrl.rewards import RewardModel
 from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
 HALT_WINDOWS = 4096
-"""Recorded windows the halting threshold is taken from."""
+"""Most recorded windows used to find the halting threshold."""
 
 
 class ImaginationConfig(Frozen):
@@ -42,7 +42,7 @@ class ImaginationConfig(Frozen):
     """What is penalised: the members' standard deviation summed over state dimensions (the paper's), the summed
     distance of the member farthest from the mean, or the former times the calibration's factor of the step."""
     fall_penalty: float = Field(0.0, ge=0)
-    """Taken from the reward of a step that ends in a predicted fall; the paper has none."""
+    """Subtracted from the reward of a step that ends in a predicted fall; the paper has none."""
     halt_quantile: float | None = Field(None, gt=0, lt=1)
     """End an episode as a fall once its penalised uncertainty passes this quantile of that on held-out recorded
     windows, one step ahead (a halt state as in arXiv:2005.05951); None never does."""
@@ -55,7 +55,7 @@ class ImaginationConfig(Frozen):
     """Noise on the policy's observation."""
     command: CommandConfig = CommandConfig(resample_s=(2.0, 2.4))
     push_velocity: float = Field(0.5, ge=0)
-    """Half width of the change of the base's x and y velocity, m/s; 0 pushes never."""
+    """Largest change of the base's x and y velocity by a push, m/s; 0 for no pushes."""
     push_interval_steps: tuple[int, int] = (48, 96)
     """Fewest and most control steps between two pushes."""
     seed: int = 0
@@ -88,8 +88,8 @@ class ImaginationEnv(VecEnv):
 
     Args:
         model: The ensemble; it is put in evaluation mode and never trained here.
-        dataset: Where the starts come from (its train split).
-        robot: Gives the rewards.
+        dataset: Source of the starts (its train split).
+        robot: Defines the rewards.
         config: Options.
 
     Raises:
@@ -110,7 +110,7 @@ class ImaginationEnv(VecEnv):
         self.num_actions, self.control_dt_s = self.schema.dims["action"], robot.control_dt_s
         self.max_episode_length = c.episode_steps
         self.generator = torch.Generator(self.device)
-        # Noise has its own stream: switching it off, or looking twice, does not change what is dreamt.
+        # Noise has its own stream: switching it off, or observing twice, does not change the motion.
         self._noise_generator = torch.Generator(self.device)
         self._store = RowStore(dataset, model.normalizer, self.device)
         self.starts = RecordedStarts(model, dataset, self._store, c.init_share, self.generator)
@@ -141,11 +141,11 @@ class ImaginationEnv(VecEnv):
     @property
     def lam(self) -> float:
         """Penalty weight of the next step: lambda, or less while it is ramped in."""
-        c = self.config
-        return c.lam * min(self.steps_done / c.lam_ramp_steps, 1.0) if c.lam_ramp_steps else c.lam
+        config = self.config
+        return config.lam * min(self.steps_done / config.lam_ramp_steps, 1.0) if config.lam_ramp_steps else config.lam
 
     def reseed(self) -> None:
-        """Begin every stream of random numbers anew: after a reset the same actions dream the same again."""
+        """Restart every random stream: after a reset the same actions give the same episodes again."""
         self.generator.manual_seed(self.config.seed)
         self._noise_generator.manual_seed(self.config.seed + 1)
         self.starts.begin_anew()
@@ -158,18 +158,8 @@ class ImaginationEnv(VecEnv):
 
     def get_observations(self) -> Observations:
         """Return the five observation groups of the current predicted state; only ``policy`` is noisy."""
-        s = self.schema
-        state, action = self._rows[:, s.state], self._rows[:, s.action]
-        policy = policy_observation(state, self.command, action, s)
-        if self.config.noise:
-            policy = add_noise(policy, self._noise_scale, self._noise_generator)
-        return {
-            "policy": policy,
-            "system_state": state.clone(),
-            "system_action": action.clone(),
-            "system_contact": self._rows[:, s.contact].clone(),
-            "system_termination": self._rows[:, s.termination].clone(),
-        }
+        noise = self._noise_scale if self.config.noise else None
+        return observation_groups(self._rows.clone(), self.command, self.schema, noise, self._noise_generator)
 
     def current_rows(self) -> Tensor:
         """Return the row of the current state, ``(E, width)``, physical units; a push is part of it.
@@ -224,20 +214,20 @@ class ImaginationEnv(VecEnv):
         contact, termination = prediction.contact, prediction.termination
         if contact is None or termination is None:
             raise RwmError("The model gave no contact and termination; imagination needs its auxiliary outputs.")
-        s, rows = self.schema, self._rows
+        schema, rows = self.schema, self._rows
         outputs = torch.cat((prediction.state, contact, termination, prediction.epistemic[:, None]), dim=-1)
         sound = outputs.abs().amax(dim=-1) < SOUND_LIMIT  # False for NaN too
         self._state = torch.where(sound[:, None], prediction.state, self._state)
-        rows[:, s.state] = self.model.normalizer.denorm_state(self._state)
-        rows[:, s.action] = action
-        rows[:, s.contact] = (contact > 0).float()  # a sigmoid rounds to 1 where its argument is positive
-        rows[:, s.termination] = (termination > 0).float()
+        rows[:, schema.state] = self.model.normalizer.denorm_state(self._state)
+        rows[:, schema.action] = action
+        rows[:, schema.contact] = (contact > 0).float()  # a sigmoid rounds to 1 where its argument is positive
+        rows[:, schema.termination] = (termination > 0).float()
         if prediction.extension is not None:
-            rows[:, s.extension] = prediction.extension
+            rows[:, schema.extension] = prediction.extension
         return sound
 
     def _uncertainty(self, prediction: Prediction, step: Tensor) -> Tensor:
-        """Return what the penalty is a multiple of, ``(E,)``; ``step (E,)`` counts predictions since the history."""
+        """Return the penalised uncertainty ``(E,)``; ``step (E,)`` counts predictions since the history."""
         if self.config.penalty == "largest":
             means = prediction.member_mean
             return (means - means.mean(dim=0)).abs().sum(dim=-1).amax(dim=0)
@@ -257,9 +247,9 @@ class ImaginationEnv(VecEnv):
         starts = np.random.default_rng(self.config.seed).permutation(starts)[:HALT_WINDOWS]
         windows = self._store.windows(starts, history + 1)
         prediction = self.model(windows.states[:, :history], windows.actions[:, 1:])
-        found = self._uncertainty(prediction, torch.ones(len(starts), dtype=torch.int64, device=self.device))
+        uncertainty = self._uncertainty(prediction, torch.ones(len(starts), dtype=torch.int64, device=self.device))
         rank = min(math.ceil((len(starts) + 1) * quantile), len(starts))
-        return float(found.sort().values[rank - 1])
+        return float(uncertainty.sort().values[rank - 1])
 
     def _reset(self, env_ids: Tensor) -> None:
         """Start new episodes in ``env_ids`` from recorded windows, which the model has read in one batched pass."""
@@ -271,10 +261,10 @@ class ImaginationEnv(VecEnv):
         self._begin(env_ids, start)
 
     def _begin(self, env_ids: Tensor, start: Start) -> None:
-        s, normalizer, count = self.schema, self.model.normalizer, len(env_ids)
+        schema, normalizer, count = self.schema, self.model.normalizer, len(env_ids)
         state, action = normalizer.denorm_state(start.state), normalizer.denorm_action(start.action)
-        rows = torch.zeros(count, s.width, device=self.device)
-        rows[:, s.state], rows[:, s.action], rows[:, s.contact] = state, action, start.contact
+        rows = torch.zeros(count, schema.width, device=self.device)
+        rows[:, schema.state], rows[:, schema.action], rows[:, schema.contact] = state, action, start.contact
         self._rows[env_ids], self._state[env_ids] = rows, start.state
         self.episode_length_buf[env_ids] = 0
         self._age[env_ids] = 0
@@ -304,7 +294,7 @@ class ImaginationEnv(VecEnv):
 
 
 def _refuse_mismatch(model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec) -> None:
-    """Raise one error that names everything about model, dataset and robot that does not fit."""
+    """Raise one error that names every mismatch of model, dataset and robot."""
     c, schema = model.config, dataset.schema
     sizes = {"state": c.state_dim, "action": c.action_dim, "extension": c.extension_dim, "contact": c.contact_dim}
     faults = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
@@ -15,11 +14,11 @@ MODULES_VARIABLE = "RWM_TASK_MODULES"
 """Modules to import before a task is looked up, separated by commas: those that register tasks of one's own."""
 DEVICE_VARIABLE = "RWM_ISAACLAB_DEVICE"
 
-_app: Any = None
+_app: object = None
 """The running application: there can be one in a process, and it must live as long as its environments."""
 
 
-def launch() -> Any:
+def launch() -> None:
     """Start the simulator without a window, once.
 
     Raises:
@@ -36,7 +35,6 @@ def launch() -> Any:
                 f"Isaac Lab does not start: {type(exc).__name__}: {exc}.",
                 "run rwm by Isaac Lab's own Python: ./isaaclab.sh -p -m cli.main ...; rwm doctor says what is missing",
             ) from exc
-    return _app
 
 
 def make_isaaclab_env(robot: RobotSpec, options: EnvOptions) -> VecEnv:

@@ -20,7 +20,7 @@ from rwmrl.rewards import RewardModel
 from rwmrl.tasks import TASKS
 
 COMMANDS = ("base_velocity", "twist")
-"""Names velocity commands go by; otherwise the first command of three or more numbers."""
+"""Usual names of the velocity command; otherwise the first command of three or more numbers is taken."""
 GROUPS = ("system_state", "system_action", "system_contact", "system_termination")
 
 
@@ -34,8 +34,7 @@ class ManagerBasedEnv(VecEnv):
 
     Args:
         env: The environment, unwrapped.
-        robot: Says which joints and bodies to read, by the names the simulator has for them, with or without
-            ``_joint`` at the end.
+        robot: Names the joints and bodies to read as the simulator does, with or without ``_joint`` at the end.
         noise: Add observation noise to the ``policy`` group.
         seed: Seed of that noise.
         reward_weights: Overrides of the robot's reward weights.
@@ -173,7 +172,7 @@ class ManagerBasedEnv(VecEnv):
         self._env._reset_idx = read_then_reset
 
     def _refresh(self) -> None:
-        """Bring what derives from the physics state up to date."""
+        """Update the quantities derived from the physics state."""
 
     def _read_rows(self) -> Tensor:
         """Return the rows of the current state, ``(E, width)``, in a tensor of its own."""
@@ -181,27 +180,25 @@ class ManagerBasedEnv(VecEnv):
         return torch.cat(parts, dim=1).float()
 
     def _group(self, name: str) -> Tensor:
-        if name in self._own_groups:
-            found = self._env.observation_manager.compute_group(name)
-            wanted = {
-                "system_state": self.schema.state,
-                "system_action": self.schema.action,
-                "system_contact": self.schema.contact,
-                "system_termination": slice(0, 1),
-            }[name]
-            if found.shape != (self.num_envs, wanted.stop - wanted.start):
-                raise RwmError(
-                    f"The task's group '{name}' has shape {tuple(found.shape)}; robot '{self.robot.name}' needs "
-                    f"({self.num_envs}, {wanted.stop - wanted.start})."
-                )
-            return found
-        made = {
-            "system_state": self._state,
-            "system_action": self._action,
-            "system_contact": self._contact,
-            "system_termination": lambda: torch.zeros(self.num_envs, 1, device=self.device),
-        }
-        return made[name]()
+        columns, make = {
+            "system_state": (self.schema.state, self._state),
+            "system_action": (self.schema.action, self._action),
+            "system_contact": (self.schema.contact, self._contact),
+            "system_termination": (
+                self.schema.termination,
+                lambda: torch.zeros(self.num_envs, 1, device=self.device),
+            ),
+        }[name]
+        if name not in self._own_groups:
+            return make()
+        group: Tensor = self._env.observation_manager.compute_group(name)
+        width = columns.stop - columns.start
+        if group.shape != (self.num_envs, width):
+            raise RwmError(
+                f"The task's group '{name}' has shape {tuple(group.shape)}; robot '{self.robot.name}' needs "
+                f"({self.num_envs}, {width})."
+            )
+        return group
 
     def _state(self) -> Tensor:
         data, ids = self._robot.data, self._joint_ids
@@ -241,7 +238,7 @@ def _articulation(env: Any) -> Any:
 
 
 def _first(data: Any, *names: str) -> Tensor:
-    """Return the first attribute that exists: the two simulators name a few things differently."""
+    """Return the first attribute that exists: the simulators differ in a few names."""
     for name in names:
         if hasattr(data, name):
             return getattr(data, name)
@@ -267,8 +264,8 @@ def _action_order(env: Any, robot: RobotSpec) -> list[int]:
     names: list[str] = []
     manager = env.action_manager
     for term in manager.active_terms:
-        found = manager.get_term(term)
-        names += list(_first(found, "target_names", "_joint_names"))
+        action_term = manager.get_term(term)
+        names += list(_first(action_term, "target_names", "_joint_names"))
     if len(names) != len(robot.joints):
         raise RwmError(
             f"The task's actions move {len(names)} joints ({', '.join(names)}); robot '{robot.name}' has "
@@ -321,14 +318,14 @@ def configure(cfg: Any, options: EnvOptions) -> None:
     drop_events(cfg.events, options.pushes, options.randomize)
 
 
-def drop_events(events: Any, pushes: bool | None, randomize: bool | None) -> None:
+def drop_events(events: object, pushes: bool | None, randomize: bool | None) -> None:
     """Remove pushes (``pushes`` False) and randomisation of the robots (``randomize`` False) from a task's events.
 
     Events are a dict or the attributes of an object. Pushes have that word in their name; robots are varied at
     start-up.
     """
-    found = events if isinstance(events, dict) else vars(events)
-    for name, event in list(found.items()):
+    by_name = events if isinstance(events, dict) else vars(events)
+    for name, event in list(by_name.items()):
         unwanted = (pushes is False and "push" in name) or (
             randomize is False and getattr(event, "mode", None) == "startup"
         )

@@ -53,8 +53,8 @@ class MujocoEnv(VecEnv):
     """E robots on flat ground, simulated by MuJoCo on the CPU.
 
     One step: actions become joint targets; physics; pushes; rows, rewards and ends of episodes; resets; new commands.
-    A row is what the robot looks like after the push, that is, what the policy sees next. Base velocity, orientation
-    and joints are those at the end of the control step; forces and torques are those of its last physics step.
+    A row is the robot's state after the push, as the policy sees it next. Base velocity, orientation and joints are
+    those at the end of the control step; forces and torques are those of its last physics step.
 
     A simulation that blows up ends its episode as truncated with reward 0. Its transition repeats the last sound row,
     and ``Step.log["unstable"]`` ``(E,)`` is 1 there, so that such an episode can be left out of a dataset.
@@ -152,17 +152,17 @@ class MujocoEnv(VecEnv):
     def _build_rows(self, state: np.ndarray, sensors: np.ndarray, actions: Tensor) -> Tensor:
         """Return the rows ``(n, width)`` of physics states ``(n, ...)``."""
         columns, layout = self._columns, self.physics.layout
-        x, s = torch.from_numpy(state), torch.from_numpy(sensors)
-        rows = torch.empty(len(x), self.schema.width)
-        axes = rotation(x[:, layout.quaternion])
-        rows[:, columns["base_lin_vel"]] = (x[:, layout.lin_vel_w, None] * axes).sum(dim=1).float()
-        rows[:, columns["base_ang_vel"]] = x[:, layout.ang_vel_b].float()
+        states, readings = torch.from_numpy(state), torch.from_numpy(sensors)
+        rows = torch.empty(len(states), self.schema.width)
+        axes = rotation(states[:, layout.quaternion])
+        rows[:, columns["base_lin_vel"]] = (states[:, layout.lin_vel_w, None] * axes).sum(dim=1).float()
+        rows[:, columns["base_ang_vel"]] = states[:, layout.ang_vel_b].float()
         rows[:, columns["projected_gravity"]] = -axes[:, 2].float()
-        rows[:, columns["joint_pos"]] = (x[:, layout.joint_pos] - self._default).float()
-        rows[:, columns["joint_vel"]] = x[:, layout.joint_vel].float()
-        rows[:, columns["joint_torque"]] = s[:, layout.torque].float()
+        rows[:, columns["joint_pos"]] = (states[:, layout.joint_pos] - self._default).float()
+        rows[:, columns["joint_vel"]] = states[:, layout.joint_vel].float()
+        rows[:, columns["joint_torque"]] = readings[:, layout.torque].float()
         rows[:, columns["action"]] = actions
-        force = s[:, layout.contact].unflatten(1, (-1, 3)).norm(dim=-1)
+        force = readings[:, layout.contact].unflatten(1, (-1, 3)).norm(dim=-1)
         # Thighs, feet, base: the order of the contact columns and of the termination column behind them.
         rows[:, columns["thigh_contact"].start :] = (force > CONTACT_FORCE_N).float()
         return rows
@@ -180,7 +180,7 @@ class MujocoEnv(VecEnv):
             self._schedule_push(due)
 
     def _schedule_push(self, env_ids: Tensor) -> None:
-        low, high = (s / self.control_dt_s for s in PUSH_INTERVAL_S)
+        low, high = (seconds / self.control_dt_s for seconds in PUSH_INTERVAL_S)
         unit = (self._uniform(len(env_ids)) + 1) / 2
         self._push_steps_left[env_ids] = (low + unit * (high - low)).long()
 

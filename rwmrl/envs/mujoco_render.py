@@ -1,4 +1,4 @@
-"""Pictures of the simulated robot. A child process draws them: a broken graphics driver takes nothing else down."""
+"""Pictures of the simulated robot, rendered in a child process so that a broken graphics driver stops nothing else."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def render_frames(robot: RobotSpec, states: np.ndarray, size: tuple[int, int] = 
         ``(n, height, width, 3)`` uint8.
 
     Raises:
-        RwmError: No way to draw off screen works here; names the packages that bring one.
+        RwmError: Off-screen rendering does not work here; names the packages it needs.
     """
     ways = [os.environ["MUJOCO_GL"]] if "MUJOCO_GL" in os.environ else list(HEADLESS)
-    said = []
+    failures = []
     with tempfile.TemporaryDirectory() as folder:
         given, drawn = Path(folder, "states.npy"), Path(folder, "frames.npy")
         np.save(given, states)
@@ -44,13 +44,13 @@ def render_frames(robot: RobotSpec, states: np.ndarray, size: tuple[int, int] = 
                     command, env=os.environ | {"MUJOCO_GL": way}, capture_output=True, text=True, timeout=TIMEOUT_S
                 )
             except subprocess.TimeoutExpired:
-                said.append(f"{way}: no picture within {TIMEOUT_S} s")
+                failures.append(f"{way}: no picture within {TIMEOUT_S} s")
                 continue
             if child.returncode == 0 and drawn.exists():
                 return np.asarray(np.load(drawn))
-            said.append(f"{way}: {(child.stderr.strip() or f'exit code {child.returncode}').splitlines()[-1]}")
+            failures.append(f"{way}: {(child.stderr.strip() or f'exit code {child.returncode}').splitlines()[-1]}")
     raise RwmError(
-        f"No picture can be drawn off screen here ({'; '.join(said)}).",
+        f"No picture can be drawn off screen here ({'; '.join(failures)}).",
         "apt-get install libegl1 libgl1-mesa-dri, or libosmesa6",
     )
 

@@ -1,4 +1,4 @@
-"""Where imagined episodes begin: recorded windows, and what the model remembers after having read them."""
+"""Where imagined episodes begin: recorded windows, and the model's memory after reading them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rwmmodel.data import RowStore
 from rwmmodel.ensemble import Carry, DynamicsEnsemble
 
 AHEAD = 256
-"""Starts read at once, ahead of their use: a pass over few histories takes nearly as long."""
+"""Starts read at once, ahead of use: a pass over a few histories takes nearly as long."""
 KEPT_BYTES = 512 * 2**20
-"""Memory for what the model remembers of episodes' beginnings."""
+"""Most memory for the model's kept states of episode beginnings."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Start:
         """Return starts ``first`` to ``last - 1``."""
         auxiliary = self.carry.auxiliary
         carry = Carry(
-            tuple(c[first:last] for c in self.carry.state),
-            None if auxiliary is None else tuple(c[first:last] for c in auxiliary),
+            tuple(part[first:last] for part in self.carry.state),
+            None if auxiliary is None else tuple(part[first:last] for part in auxiliary),
         )
         index, state, action, contact = (x[first:last] for x in (self.index, self.state, self.action, self.contact))
         return Start(index, state, action, contact, carry)
@@ -49,15 +49,15 @@ class Start:
 class RecordedStarts:
     """Draws windows of the train split and lets the model read them, many in one batched pass.
 
-    The model is frozen, so they can be read ahead of their use. Most episodes begin where a recorded one did: what the
-    model remembers of such a window is computed the first time it is drawn and kept.
+    The model is frozen, so windows can be read ahead of use. Most episodes begin where a recorded one did: the model's
+    memory of such a window is computed when it is first drawn, and kept.
 
     Args:
         model: Reads the histories.
-        dataset: Gives the windows; one whose last row is a fall is not among them: nothing is left to do after it.
+        dataset: Source of the windows, without those whose last row is a fall: nothing is left to do after it.
         store: The dataset's rows, normalised for the model.
         init_share: Share of starts from the beginnings of recorded episodes; the others start anywhere.
-        generator: All draws come from here.
+        generator: Source of all random draws.
 
     Attributes:
         first: First rows of the windows at episode beginnings, ``(n,)``.
@@ -85,7 +85,7 @@ class RecordedStarts:
                 "a dataset with longer episodes",
             )
         first = anywhere[np.isin(anywhere, episodes.start[train])]
-        self.first, self.anywhere = (torch.from_numpy(s).to(store.device) for s in (first, anywhere))
+        self.first, self.anywhere = (torch.from_numpy(starts).to(store.device) for starts in (first, anywhere))
         self._kept: tuple[Tensor, ...] = ()
         self._states = 0
         self._ahead: Start | None = None
@@ -102,14 +102,14 @@ class RecordedStarts:
         return self._ahead.part(self._used - count, self._used)
 
     def begin_anew(self) -> None:
-        """Forget what was drawn ahead: what comes next depends on the generator alone."""
+        """Discard the starts drawn ahead: the next ones depend on the generator alone."""
         self._ahead = None
 
     def _draw(self, count: int) -> Start:
         from_init = torch.rand(count, generator=self.generator, device=self.store.device) < self.init_share
         draws = [
-            torch.randint(len(s), (count,), generator=self.generator, device=self.store.device)
-            for s in (self.first, self.anywhere)
+            torch.randint(len(starts), (count,), generator=self.generator, device=self.store.device)
+            for starts in (self.first, self.anywhere)
         ]
         index = torch.where(from_init, self.first[draws[0]], self.anywhere[draws[1]])
         windows = self.store.windows(index.cpu().numpy(), self.history)
@@ -125,7 +125,7 @@ class RecordedStarts:
             carry = self.model.warm_up(states[:, :-1], actions[:, 1:])
             self._keep(carry, beginning)
             return carry
-        # What is kept stands in for all at first, and is then replaced where it does not apply.
+        # Kept memories stand in for all at first, and are replaced where they do not apply.
         at = beginning.clamp(0, len(self._kept[0]) - 1)
         parts = tuple(kept[at] for kept in self._kept)
         carry = Carry(parts[: self._states], parts[self._states :])

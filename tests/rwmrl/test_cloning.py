@@ -9,7 +9,7 @@ import torch
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
-from rwmrl.cloning import CloningConfig, Pairs, clone_behaviour, hindsight_commands
+from rwmrl.cloning import CloningConfig, Demonstrations, clone_behaviour, hindsight_commands
 from rwmrl.observations import policy_observation
 from rwmrl.policy_file import load_policy
 
@@ -36,21 +36,23 @@ def test_it_finds_the_policy_that_acted(home, schema):
     config = CloningConfig(updates=400, batch=256, hidden_dims=(64,), noise=False, lr=3e-3, device="cpu")
     run = clone_behaviour(home, dataset, config)
     assert run.meta.summary["command"] == "recorded" and run.meta.status == "finished"
-    pairs = Pairs(dataset, "auto", torch.device("cpu"))
-    assert run.meta.summary["val_action_mse"] < 0.1 * float(pairs.actions(np.arange(58)).var())
+    demonstrations = Demonstrations(dataset, "auto", torch.device("cpu"))
+    assert run.meta.summary["val_action_mse"] < 0.1 * float(demonstrations.actions(np.arange(58)).var())
     policy = load_policy(run.policy_file, "anymal_d")
     held_out = dataset.episodes.start[dataset.split("test")]
     with torch.no_grad():
-        error = policy(pairs.observations(held_out)) - pairs.actions(held_out)
-    assert error.square().mean() < 0.1 * pairs.actions(held_out).var()
+        error = policy(demonstrations.observations(held_out)) - demonstrations.actions(held_out)
+    assert error.square().mean() < 0.1 * demonstrations.actions(held_out).var()
     resumed = clone_behaviour(home, dataset, resume=run)
     assert resumed.id == run.id and len([m for m in resumed.metrics() if m["metric"] == "val/action_mse"]) == 8
 
 
-def test_pairs_are_what_was_seen_and_then_done(home, schema):
-    pairs = Pairs(write(home, schema), "recorded", torch.device("cpu"))
+def test_a_demonstration_is_an_observation_and_the_action_taken_on_it(home, schema):
+    demonstrations = Demonstrations(write(home, schema), "recorded", torch.device("cpu"))
     first = np.array([0, 5, 61])
-    torch.testing.assert_close(pairs.observations(first) @ GAIN, pairs.actions(first), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        demonstrations.observations(first) @ GAIN, demonstrations.actions(first), rtol=0, atol=1e-5
+    )
 
 
 def test_commands_in_hindsight_by_hand(home, schema):
@@ -61,6 +63,6 @@ def test_commands_in_hindsight_by_hand(home, schema):
     # Twenty rows before the end of the episode only those are averaged; the last row is its own command.
     np.testing.assert_allclose(found[40], rows[40:60][:, [0, 1, 5]].mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found[59], rows[59][[0, 1, 5]], atol=1e-5)
-    assert Pairs(dataset, "auto", torch.device("cpu")).source == "hindsight"
+    assert Demonstrations(dataset, "auto", torch.device("cpu")).source == "hindsight"
     with pytest.raises(RwmError, match="without a recorded command"):
-        Pairs(dataset, "recorded", torch.device("cpu"))
+        Demonstrations(dataset, "recorded", torch.device("cpu"))
