@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,24 @@ def model_run(home, dataset, make_model):
     save_model(make_model(), run.model_file)
     run.finish({})
     return run
+
+
+@pytest.fixture
+def watch_model():
+    """Make a list of an imagination's predictions: state, carry, members' prediction and carry after each."""
+
+    def watch(env):
+        calls, step = [], env.model.step
+
+        def watched(state, action, carry, *rest, **options):
+            prediction, after = step(state, action, carry, *rest, **options)
+            calls.append(SimpleNamespace(state=state.clone(), carry=carry, prediction=prediction, after=after))
+            return prediction, after
+
+        env.model.step = watched
+        return calls
+
+    return watch
 
 
 @pytest.fixture

@@ -30,16 +30,16 @@ def test_observation_groups_have_their_shapes(make_env):
     }  # fmt: skip
 
 
-def test_the_penalty_is_exactly_lambda_times_epistemic_times_dt(make_env):
+def test_the_penalty_is_exactly_lambda_times_epistemic_times_dt(make_env, watch_model):
     """The same rollout with lambda 0 and 2.5: rewards differ by the epistemic uncertainty the model reports."""
     free, penalised = make_env(lam=0.0, episode_steps=100), make_env(lam=2.5, episode_steps=100)
+    calls = watch_model(free)
     for action in actions(10):
-        carry, state = free._carry, free._state
         a, b = free.step(action), penalised.step(action)
         torch.testing.assert_close(a.transition, b.transition, rtol=0, atol=0)
-        prediction, _ = free.model.step(state, free.model.normalizer.action(action), carry, free.member_ids)
-        assert (prediction.epistemic > 0).all()
-        torch.testing.assert_close(a.reward - b.reward, 2.5 * prediction.epistemic * 0.02, rtol=1e-4, atol=1e-6)
+        epistemic = calls[-1].prediction.epistemic
+        assert (epistemic > 0).all()
+        torch.testing.assert_close(a.reward - b.reward, 2.5 * epistemic * 0.02, rtol=1e-4, atol=1e-6)
 
 
 def test_an_ensemble_of_one_has_no_penalty(make_env):
@@ -48,16 +48,15 @@ def test_an_ensemble_of_one_has_no_penalty(make_env):
         torch.testing.assert_close(free.step(action).reward, penalised.step(action).reward, rtol=0, atol=0)
 
 
-def test_each_environment_follows_its_own_member_or_the_mean(make_env):
-    env = make_env(rollout="member", push_velocity=0.0)
-    state, carry, action = env._state.clone(), env._carry, actions(1)[0]
-    everyone = env.model.step(state, action, carry)[0].member_mean
-    env.step(action)
-    expected = torch.stack([everyone[m, i] for i, m in enumerate(env.member_ids)])
-    torch.testing.assert_close(env._state, expected)
-    mean = make_env(rollout="mean", push_velocity=0.0)
-    mean.step(action)
-    torch.testing.assert_close(mean._state, everyone.mean(dim=0))
+def test_each_environment_follows_its_own_member_or_the_mean(make_env, watch_model, schema):
+    for rollout in ("member", "mean"):
+        env = make_env(rollout=rollout, push_velocity=0.0)
+        calls = watch_model(env)
+        reached = env.step(actions(1)[0]).transition[:, schema.state]
+        everyone = calls[0].prediction.member_mean
+        own = torch.stack([everyone[m, i] for i, m in enumerate(env.member_ids)])
+        expected = own if rollout == "member" else everyone.mean(dim=0)
+        torch.testing.assert_close(reached, env.model.normalizer.denorm_state(expected))
 
 
 def test_time_outs_are_truncations_not_deaths(make_env):
@@ -93,22 +92,27 @@ def test_members_are_redrawn_at_reset(make_env):
     assert set(env.member_ids.tolist()) == {0, 1, 2} and 0.5 < (env.member_ids != before).float().mean() < 0.8
 
 
-def test_pushes_change_the_predicted_velocity_in_both_spaces(make_env):
+def test_pushes_change_the_velocity_that_is_recorded_and_that_the_model_goes_on_from(make_env, watch_model, schema):
     env = make_env(push_interval_steps=(1, 1))
-    rows, state = env.current_rows(), env._state.clone()
-    env._push()
-    kick = env.current_rows()[:, :2] - rows[:, :2]
+    calls = watch_model(env)
+    first, second = actions(2)
+    predicted = env.step(first).transition[:, schema.state]
+    kick = env.current_rows()[:, :2] - predicted[:, :2]
     assert (kick.abs() <= 0.5).all() and kick.abs().max() > 0.1
-    torch.testing.assert_close((env._state - state)[:, :2], kick / 0.5)  # reference std of base velocity: 0.5 m/s
-    torch.testing.assert_close(env._state[:, 2:], state[:, 2:])
+    env.step(second)
+    change = calls[1].state - env.model.normalizer.state(predicted)
+    torch.testing.assert_close(change[:, :2], kick / 0.5)  # reference std of base velocity: 0.5 m/s
+    torch.testing.assert_close(change[:, 2:], torch.zeros(8, 43), rtol=0, atol=1e-5)
 
 
-def test_the_policy_sees_the_pushed_state_that_the_model_goes_on_from(make_env):
+def test_the_policy_sees_the_pushed_state_that_the_model_goes_on_from(make_env, watch_model):
     env = make_env(push_interval_steps=(1, 1), noise=False)
-    for action in actions(2):
-        step = env.step(action)
+    calls = watch_model(env)
+    first, second = actions(2)
+    step = env.step(first)
     seen = step.observations["policy"][:, :2]
-    torch.testing.assert_close(seen, env.model.normalizer.denorm_state(env._state)[:, :2])
+    env.step(second)
+    torch.testing.assert_close(seen, env.model.normalizer.denorm_state(calls[1].state)[:, :2])
     assert ((seen - step.transition[:, :2]).abs() > 1e-3).any(dim=1).all()
 
 
@@ -241,43 +245,46 @@ def test_headings_and_empty_push_intervals_are_refused():
         ImaginationConfig(push_interval_steps=(5, 4))
 
 
-def penalties(env, plain, **more):
-    """Return what ``env`` takes from the rewards of ``plain``, step by step, with the model's own predictions."""
-    found = []
-    for action in actions(6):
-        carry, state = plain._carry, plain._state
-        a, b = plain.step(action), env.step(action)
-        prediction, _ = plain.model.step(state, plain.model.normalizer.action(action), carry, plain.member_ids)
-        found.append((a.reward - b.reward, prediction, b))
-    return found
+@pytest.fixture
+def penalties(watch_model):
+    """Make a list of what one environment takes from the rewards of another, with the model's predictions."""
+
+    def compare(env, plain):
+        calls = watch_model(plain)
+        rewards = [(plain.step(action).reward, env.step(action).reward) for action in actions(6)]
+        return [(free - less, call.prediction) for (free, less), call in zip(rewards, calls, strict=True)]
+
+    return compare
 
 
-def test_the_largest_member_penalty_by_hand(make_env):
-    for taken, prediction, _ in penalties(make_env(lam=2.0, penalty="largest"), make_env(lam=0.0)):
+def test_the_largest_member_penalty_by_hand(make_env, penalties):
+    for taken, prediction in penalties(make_env(lam=2.0, penalty="largest"), make_env(lam=0.0)):
         means = prediction.member_mean
         distance = torch.stack([(m - means.mean(dim=0)).abs().sum(dim=1) for m in means])
         torch.testing.assert_close(taken, 2.0 * distance.max(dim=0).values * 0.02, rtol=1e-4, atol=1e-6)
 
 
-def test_the_calibrated_penalty_counts_predictions_since_the_history(make_env):
+def test_the_calibrated_penalty_counts_predictions_since_the_history(make_env, penalties):
     with pytest.raises(RwmError, match="never calibrated"):
         make_env(penalty="calibrated")
     calibration = Calibration(
         dataset="d", split="val", windows=1, seed=0, epistemic=(2.0, 3.0, 5.0), total=(1.0, 1.0, 1.0)
     )
     env = make_env(lam=1.5, penalty="calibrated", calibration=calibration, episode_steps=100)
-    env.episode_length_buf += 50  # As a trainer does that wants episodes of all ages.
+    plain = make_env(lam=0.0, episode_steps=100)
     factors = (2.0, 3.0, 5.0, 5.0, 5.0, 5.0)
-    for factor, (taken, prediction, _) in zip(factors, penalties(env, make_env(lam=0.0)), strict=True):
-        torch.testing.assert_close(taken, 1.5 * factor * prediction.epistemic * 0.02, rtol=1e-4, atol=1e-6)
-    env.reset()
-    assert env._age.max() == 0
+    for _ in range(2):
+        env.episode_length_buf += 50  # As a trainer does that wants episodes of all ages.
+        for factor, (taken, prediction) in zip(factors, penalties(env, plain), strict=True):
+            torch.testing.assert_close(taken, 1.5 * factor * prediction.epistemic * 0.02, rtol=1e-4, atol=1e-6)
+        env.reset()
+        plain.reset()
 
 
-def test_lambda_is_ramped_in(make_env):
+def test_lambda_is_ramped_in(make_env, penalties):
     env = make_env(lam=2.0, lam_ramp_steps=4)
     shares = (0, 0.25, 0.5, 0.75, 1, 1)
-    for share, (taken, prediction, _) in zip(shares, penalties(env, make_env(lam=0.0)), strict=True):
+    for share, (taken, prediction) in zip(shares, penalties(env, make_env(lam=0.0)), strict=True):
         torch.testing.assert_close(taken, 2.0 * share * prediction.epistemic * 0.02, rtol=1e-4, atol=1e-6)
     env.steps_done = 2
     assert env.lam == 1.0
@@ -307,11 +314,13 @@ def test_episodes_halt_above_the_conformal_threshold(make_env, dataset):
     assert make_env().halt_above == torch.inf
 
 
-def test_forgetful_resets_see_their_newest_row_alone(make_env):
+def test_forgetful_resets_see_their_newest_row_alone(make_env, watch_model, schema):
     env = make_env(forgetful_resets=True, rollout="mean", push_velocity=0.0)
     env.reset()
-    state, action = env._state.clone(), actions(1)[0]
-    env.step(action)
+    calls, action = watch_model(env), actions(1)[0]
+    reached = env.step(action).transition[:, schema.state]
+    state = calls[0].state
     inputs = torch.cat((state, env.model.normalizer.action(action)), dim=-1).unsqueeze(1)
     features = env.model.state_base.encode(inputs, last=1)[0][:, 0]
-    torch.testing.assert_close(env._state, env.model.state_head.predict(features, state).mean(dim=0))
+    expected = env.model.state_head.predict(features, state).mean(dim=0)
+    torch.testing.assert_close(reached, env.model.normalizer.denorm_state(expected))

@@ -101,14 +101,15 @@ class FakeEnv:
 
 @pytest.mark.parametrize("style", ["isaaclab", "mjlab"])
 def test_rows_have_our_joint_order_whatever_the_simulators(robot, schema, style):
-    env = ManagerBasedEnv(FakeEnv(robot, style), robot, noise=False)
+    fake = FakeEnv(robot, style)
+    env = ManagerBasedEnv(fake, robot, noise=False)
     actions = torch.arange(36.0).reshape(E, 12) / 100
     step = env.step(actions)
     rows = step.transition
     assert torch.equal(rows[:, schema.action], actions)
     torch.testing.assert_close(rows[:, schema.group("joint_pos")], 0.5 * actions)
     torch.testing.assert_close(rows[:, schema.group("joint_torque")], 10 * actions)
-    torch.testing.assert_close(env._env.applied, actions[:, SIM_ORDER])
+    torch.testing.assert_close(fake.applied, actions[:, SIM_ORDER])
     assert rows[0, schema.group("base_lin_vel")].tolist() == [1, 1, 1]
     assert rows[0, schema.group("base_ang_vel")].tolist() == [2, 2, 2]
     assert rows[0, schema.group("thigh_contact")].tolist() == [0] * 4

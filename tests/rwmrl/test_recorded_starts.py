@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwmmodel.data import RowStore
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 
 HISTORY = 6
@@ -18,46 +19,47 @@ def watch_starts(env):
     return drawn
 
 
-def histories(env, drawn):
-    """Return the normalised states and actions of the windows of the first drawn start."""
-    windows = env._store.windows(drawn[0].index.numpy(), HISTORY)
-    return windows.states.clone(), windows.actions.clone()
+def windows_of(env, dataset, start):
+    """Return the recorded windows of a drawn start."""
+    return RowStore(dataset, env.model.normalizer, env.device).windows(start.index.numpy(), HISTORY)
 
 
-def test_a_reset_environment_has_read_its_whole_history(make_env):
+def test_a_reset_environment_has_read_its_whole_history(make_env, dataset, watch_model):
     """After a reset the carry equals a fresh pass over the history, and other environments keep theirs."""
-    env = make_env(noise=False)
+    env = make_env(noise=False, push_velocity=0.0)
+    calls, drawn, ids = watch_model(env), watch_starts(env), torch.tensor([2, 5])
+    env.episode_length_buf[ids] = env.max_episode_length - 3
     for action in 0.3 * torch.randn(3, 8, 12):
         env.step(action)
-    before = [c.clone() for c in env._carry.state]
-    drawn = watch_starts(env)
-    ids = torch.tensor([2, 5])
-    env._reset(ids)
-    states, acts = histories(env, drawn)
-    assert states.shape == (2, HISTORY, 45)
-    fresh = env.model.warm_up(states[:, :-1], acts[:, 1:])
+    rows = env.current_rows()
+    env.step(torch.zeros(8, 12))
+    (start,) = drawn
+    windows = windows_of(env, dataset, start)
+    assert windows.states.shape == (2, HISTORY, 45)
+    fresh = env.model.warm_up(windows.states[:, :-1], windows.actions[:, 1:])
     others = [i for i in range(8) if i not in (2, 5)]
-    for now, old, new in zip(env._carry.state, before, fresh.state, strict=True):
+    for now, old, new in zip(calls[3].carry.state, calls[2].after.state, fresh.state, strict=True):
         torch.testing.assert_close(now[ids], new)
         torch.testing.assert_close(now[others], old[others])
-    torch.testing.assert_close(env._state[ids], states[:, -1])
-    torch.testing.assert_close(env.current_rows()[ids, 45:57], env.model.normalizer.denorm_action(acts[:, -1]))
+    torch.testing.assert_close(calls[3].state[ids], windows.states[:, -1])
+    torch.testing.assert_close(rows[ids, 45:57], env.model.normalizer.denorm_action(windows.actions[:, -1]))
 
 
-def test_the_next_prediction_after_a_reset_is_the_models_forward_on_the_recorded_history(make_env):
+def test_the_next_prediction_after_a_reset_is_the_models_forward_on_the_recorded_history(make_env, dataset):
     env = make_env(rollout="mean", push_velocity=0.0, noise=False)
     drawn = watch_starts(env)
     env.reset()
-    states, acts = histories(env, drawn)
+    windows, normalizer = windows_of(env, dataset, drawn[0]), env.model.normalizer
     action = 0.3 * torch.randn(8, 12)
-    expected = env.model(states, torch.cat((acts[:, 1:], action[:, None]), dim=1))
-    env.step(action)
-    torch.testing.assert_close(env._state, expected.state, rtol=1e-4, atol=1e-5)
+    acts = torch.cat((windows.actions[:, 1:], normalizer.action(action)[:, None]), dim=1)
+    expected = env.model(windows.states, acts)
+    reached = env.step(action).transition[:, :45]
+    torch.testing.assert_close(reached, normalizer.denorm_state(expected.state), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("ahead", [1, 40])
 @pytest.mark.parametrize("kept_bytes", [2**30, 4 * 256])
-def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, monkeypatch, kept_bytes, ahead):
+def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, dataset, monkeypatch, kept_bytes, ahead):
     """Draw after draw, while ever more beginnings are known, and with room for four of them only (256 bytes each)."""
     monkeypatch.setattr("rwmrl.envs.recorded_starts.KEPT_BYTES", kept_bytes)
     monkeypatch.setattr("rwmrl.envs.recorded_starts.AHEAD", ahead)
@@ -67,7 +69,7 @@ def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, m
     for _ in range(12):
         start = env.starts.draw(9)
         assert len(start.index) == 9
-        windows = env._store.windows(start.index.numpy(), HISTORY)
+        windows = windows_of(env, dataset, start)
         fresh = warm_up(windows.states[:, :-1], windows.actions[:, 1:])
         for given, new in zip(
             (*start.carry.state, *start.carry.auxiliary), (*fresh.state, *fresh.auxiliary), strict=True
@@ -77,7 +79,12 @@ def test_what_is_remembered_of_beginnings_is_what_reading_them_gives(make_env, m
         torch.testing.assert_close(start.action, windows.actions[:, -1])
         torch.testing.assert_close(start.contact, windows.contact[:, -1])
     assert 0 < sum(read) < 12 * 9
-    assert env.starts._is_kept.sum() == (len(env.starts.first) if kept_bytes == 2**30 else 4)
+    # Of beginnings alone nothing is left to read, unless there was no room to keep them.
+    env.starts.init_share = 1.0
+    env.starts.begin_anew()
+    read.clear()
+    env.starts.draw(100)
+    assert (sum(read) == 0) == (kept_bytes == 2**30)
 
 
 def test_starts_read_ahead_are_all_different_draws_and_begin_anew(make_env):

@@ -56,7 +56,7 @@ def test_a_mirrored_robot_under_mirrored_actions_is_seen_mirrored(robot):
         state[1, part] = mirror.actions(relative).double().numpy() + offset
     for seed in range(10):
         action = 0.3 * torch.randn(1, 12, generator=torch.Generator().manual_seed(seed))
-        env._commands.command[1] = env._commands.command[0] * torch.tensor([1.0, -1.0, -1.0])
+        env.command[1] = env.command[0] * torch.tensor([1.0, -1.0, -1.0])
         policy = env.step(torch.cat((action, mirror.actions(action)))).observations["policy"]
         policy[1, 9:12] = policy[0, 9:12] * torch.tensor([1.0, -1.0, -1.0])
     torch.testing.assert_close(policy[1], mirror.observations(policy[0]), atol=0.05, rtol=0.05)

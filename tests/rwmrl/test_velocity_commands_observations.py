@@ -81,14 +81,12 @@ def test_within_bounds_nobody_leaves_everybody_moves_and_corners_are_seen(headin
 
 
 def test_a_robot_at_the_edge_is_driven_straight_to_the_centre_and_then_released():
-    made = sampler(1, bounds_m=(4.0, 4.0), standing_share=0.0)
+    made = sampler(1, bounds_m=(4.0, 4.0), standing_share=0.0, resample_s=(0.2, 0.2))
     made.advance(torch.tensor([[1.9, 0.0, math.pi / 2]]))  # facing +y: the centre is to its left
     assert made.homing.all() and made.command[0].tolist() == pytest.approx([0.0, 1.0, 0.0], abs=1e-6)
     made.advance(torch.tensor([[0.6, 0.0, math.pi / 2]]))
     assert made.homing.all() and made.command[0].tolist() == pytest.approx([0.0, 0.6, 0.0], abs=1e-6)
     made.steps_left[:] = 50
-    made.config = made.config.model_copy(update={"resample_s": (0.2, 0.2)})
-    made._steps = [10, 10]
     made.advance(torch.tensor([[0.1, 0.0, math.pi / 2]]))
     assert not made.homing.any() and made.steps_left.tolist() == [10]
 
