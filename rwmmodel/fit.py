@@ -32,10 +32,10 @@ from rwmmodel.normalizer import Normalizer
 from rwmmodel.validation import Validator
 
 SHOWN = ("val/total", "val/rel_l1_h32")
-"""Held-out numbers the progress shows."""
+"""Held-out metrics that the progress bar shows."""
 BAD_BATCH_FILE = "bad_batch.json"
 AVERAGED = "averaged."
-"""Before the keys of the averaged weights in the state file."""
+"""Prefix of the averaged weights' keys in the state file."""
 
 
 def fit_model(
@@ -54,7 +54,7 @@ def fit_model(
         home: Where the run goes.
         dataset: What is fitted.
         config: The fit; the laptop preset when absent. A resumed fit takes its own; only the device may differ.
-        progress: Told the update, the loss and the newest held-out numbers.
+        progress: Called after every update with the loss and the newest held-out metrics.
         resume: An unfinished run of a fit on the same dataset.
 
     Under torchrun all processes call this alike; see :mod:`rwmmodel.distributed`.
@@ -117,33 +117,33 @@ class _Fit:
     """Model, optimiser, data and counters of one fit."""
 
     def __init__(self, dataset: Dataset, config: FitConfig, ranks: Ranks, device: torch.device) -> None:
-        c = self.config = config
+        self.config = config
         self.ranks, self.device = ranks, device
-        if c.batch < self.ranks.world * c.accumulate:
+        if config.batch < self.ranks.world * config.accumulate:
             raise RwmError(
-                f"A batch of {c.batch} windows cannot be shared between {self.ranks.world} processes and "
-                f"{c.accumulate} parts.",
+                f"A batch of {config.batch} windows cannot be shared between {self.ranks.world} processes and "
+                f"{config.accumulate} parts.",
                 "--batch",
             )
-        use_precision(c.precision, self.device)
-        self.samplers = {n: self._sampler(dataset, n) for n in {c.forecast, c.last_forecast}}
-        split_starts(dataset, "val", c.history + c.last_forecast)  # Refuse before the rows are read.
+        use_precision(config.precision, self.device)
+        self.samplers = {n: self._sampler(dataset, n) for n in {config.forecast, config.last_forecast}}
+        split_starts(dataset, "val", config.history + config.last_forecast)  # Refuse before the rows are read.
         schema = dataset.schema
-        normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *dataset.normalizer(c.normalizer))
+        normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *dataset.normalizer(config.normalizer))
         info = ModelInfo(dataset.robot, schema.csv_names, dataset.control_hz, dataset.name)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(c.seed)
-            self.model = DynamicsEnsemble(c.ensemble(dataset), normalizer, info)
-        self.store = RowStore(dataset, normalizer, self.device, c.rows)
-        self.model.to(self.device).precision = c.precision
-        if c.bounded:
+            torch.manual_seed(config.seed)
+            self.model = DynamicsEnsemble(config.ensemble(dataset), normalizer, info)
+        self.store = RowStore(dataset, normalizer, self.device, config.rows)
+        self.model.to(self.device).precision = config.precision
+        if config.bounded:
             low, high = self.store.state_range(split_starts(dataset, "train", 1))
             self.model.state_low.copy_(low)
             self.model.state_high.copy_(high)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
-        averaging = get_ema_multi_avg_fn(c.ema)
-        self.averaged = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True) if c.ema else None
-        self.validator = Validator(dataset, self.store, c)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        averaging = get_ema_multi_avg_fn(config.ema)
+        self.averaged = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True) if config.ema else None
+        self.validator = Validator(dataset, self.store, config)
         self.state = FitState()
         self.newest: dict[str, float] = {}
         self.saved = 0
@@ -153,14 +153,14 @@ class _Fit:
 
     def _sampler(self, dataset: Dataset, forecast: int) -> WindowSampler:
         """Return what draws training windows of a forecast horizon."""
-        c, episodes = self.config, dataset.episodes
-        window = c.history + forecast
+        config, episodes = self.config, dataset.episodes
+        window = config.history + forecast
         starts = split_starts(dataset, "train", window)
-        weights = balanced_weights(starts, episodes.start, episodes.behaviour) if c.balance else None
+        weights = balanced_weights(starts, episodes.start, episodes.behaviour) if config.balance else None
         falls = ending_in_fall(dataset, starts, window)
-        if c.fall_share and 0 < falls.sum() < len(falls):
-            weights = weights_with_share(np.ones(len(starts)) if weights is None else weights, falls, c.fall_share)
-        return WindowSampler(starts, c.seed, weights)
+        if config.fall_share and 0 < falls.sum() < len(falls):
+            weights = weights_with_share(np.ones(len(starts)) if weights is None else weights, falls, config.fall_share)
+        return WindowSampler(starts, config.seed, weights)
 
     def run(self, run: Run, progress: Progress) -> dict[str, Any]:
         """Update until done or out of patience; return the run's summary."""
@@ -181,21 +181,21 @@ class _Fit:
         }
 
     def _loop(self, run: Run, progress: Progress) -> str:
-        c, s = self.config, self.state
-        if self._due(c.val_interval) and s.validated < s.step:
+        config, state = self.config, self.state
+        if self._due(config.val_interval) and state.validated < state.step:
             self._validate(run)
-        while s.step < c.updates:
-            if c.patience is not None and s.stale >= c.patience:
+        while state.step < config.updates:
+            if config.patience is not None and state.stale >= config.patience:
                 return "patience"
             terms = self._update(run)
-            if self._due(c.log_interval) and self.ranks.main:
-                run.log(s.step, terms.numbers("train/"))
-            if self._due(c.val_interval):
+            if self._due(config.log_interval) and self.ranks.main:
+                run.log(state.step, terms.numbers("train/"))
+            if self._due(config.val_interval):
                 self._validate(run)
-            if self._due(c.checkpoint_interval) and self.ranks.main:
+            if self._due(config.checkpoint_interval) and self.ranks.main:
                 self._save(run)
             shown = {k.removeprefix("val/"): self.newest[k] for k in SHOWN if k in self.newest}
-            progress(s.step, c.updates, {"loss": float(terms.total.detach()), **shown})
+            progress(state.step, config.updates, {"loss": float(terms.total.detach()), **shown})
         return "updates"
 
     def _due(self, interval: int) -> bool:
@@ -207,30 +207,30 @@ class _Fit:
         Raises:
             RwmError: Loss or gradient is not finite; the weights are those of the update before.
         """
-        c, s = self.config, self.state
+        config, state = self.config, self.state
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
-            group["lr"] = c.lr_at(s.step)
-        starts = self.samplers[c.forecast_at(s.step)].draw(s.step, c.batch)
+            group["lr"] = config.lr_at(state.step)
+        starts = self.samplers[config.forecast_at(state.step)].draw(state.step, config.batch)
         terms = self._backward(starts)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         if not bool(torch.isfinite(terms.total + norm)):
             saved = f"the last good state is update {self.saved}" if self.saved else "no state was saved yet"
-            rows = {"update": s.step + 1, "loss": str(terms.total.item()), "window_starts": starts.tolist()}
+            rows = {"update": state.step + 1, "loss": str(terms.total.item()), "window_starts": starts.tolist()}
             if self.ranks.main:
                 write_json(run.path / BAD_BATCH_FILE, rows)
             raise RwmError(
-                f"At update {s.step + 1} the loss is {terms.total.item()}, the gradient norm {norm.item()}; {saved}. "
-                f"The windows are named in {run.path / BAD_BATCH_FILE}.",
+                f"At update {state.step + 1} the loss is {terms.total.item()}, the gradient norm {norm.item()}; "
+                f"{saved}. The windows are named in {run.path / BAD_BATCH_FILE}.",
                 "a lower --lr, and rwm data validate",
             )
         self.whole = False
         self.optimizer.step()
         if self.averaged:
             self.averaged.update_parameters(self.model)
-        s.step += 1
+        state.step += 1
         self.whole = True
-        s.seconds += time.perf_counter() - began
+        state.seconds += time.perf_counter() - began
         return terms
 
     def _backward(self, starts: np.ndarray) -> LossTerms:
@@ -238,27 +238,27 @@ class _Fit:
 
         All processes draw the same noise and weights; each works through its own parts of the batch.
         """
-        c, batch = self.config, len(starts)
-        generator = torch.Generator(self.device).manual_seed(_seed_of(c.seed, self.state.step))
-        forecast = c.forecast_at(self.state.step)
-        noise = draw_noise(generator, forecast, c.members, batch, self.model.config.state_dim)
-        weights = draw_bootstrap(generator, c.members, batch)
+        config, batch = self.config, len(starts)
+        generator = torch.Generator(self.device).manual_seed(_seed_of(config.seed, self.state.step))
+        forecast = config.forecast_at(self.state.step)
+        noise = draw_noise(generator, forecast, config.members, batch, self.model.config.state_dim)
+        weights = draw_bootstrap(generator, config.members, batch)
         self.optimizer.zero_grad()
         terms = []
-        for part in np.array_split(np.arange(batch), c.accumulate * self.ranks.world)[
+        for part in np.array_split(np.arange(batch), config.accumulate * self.ranks.world)[
             self.ranks.rank :: self.ranks.world
         ]:
-            windows, where = self.store.windows(starts[part], c.history + forecast), slice(part[0], part[-1] + 1)
-            with self._drawing_from(_seed_of(c.seed, self.state.step, int(part[0]))):
-                found = ensemble_loss(self.model, windows, c.loss, noise[:, :, :, where], weights[:, where])
-            (found.total * (len(part) / batch)).backward()
-            terms.append(found.scaled(len(part) / batch))
+            windows, where = self.store.windows(starts[part], config.history + forecast), slice(part[0], part[-1] + 1)
+            with self._drawing_from(_seed_of(config.seed, self.state.step, int(part[0]))):
+                part_terms = ensemble_loss(self.model, windows, config.loss, noise[:, :, :, where], weights[:, where])
+            (part_terms.total * (len(part) / batch)).backward()
+            terms.append(part_terms.scaled(len(part) / batch))
         own = sum(terms[1:], terms[0])
         return LossTerms.of(self.ranks.sum_gradients(self.model.parameters(), own.stacked()))
 
     @contextmanager
     def _drawing_from(self, seed: int) -> Iterator[None]:
-        """Make what a base draws itself (latents of rssm) a function of the seed; torch's own stream stays."""
+        """Make what a base draws itself (latents of rssm) a function of the seed; torch's own stream is left alone."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
@@ -269,20 +269,22 @@ class _Fit:
         Raises:
             RwmError: The held-out loss is not finite.
         """
-        s = self.state
+        state = self.state
         kept = cast(DynamicsEnsemble, self.averaged.module) if self.averaged else self.model
         self.newest = self.ranks.share(self.validator(kept) if self.ranks.main else {})
         loss = self.newest["val/total"]
         if self.ranks.main:
-            run.log(s.step, self.newest)
+            run.log(state.step, self.newest)
         if not math.isfinite(loss):
-            raise RwmError(f"After update {s.step} the held-out loss is {loss}.", "a lower --lr, and rwm data validate")
-        if not s.best or loss < s.best["val/total"]:
+            raise RwmError(
+                f"After update {state.step} the held-out loss is {loss}.", "a lower --lr, and rwm data validate"
+            )
+        if not state.best or loss < state.best["val/total"]:
             if self.ranks.main:
                 save_model(kept, run.model_file)
-            s.best, s.best_step, s.stale, s.validated = self.newest, s.step, 0, s.step
+            state.best, state.best_step, state.stale, state.validated = self.newest, state.step, 0, state.step
         else:
-            s.stale, s.validated = s.stale + 1, s.step
+            state.stale, state.validated = state.stale + 1, state.step
 
     def _save(self, run: Run) -> None:
         weights = self.model.state_dict() | ({} if self.averaged is None else _prefixed(self.averaged.state_dict()))
