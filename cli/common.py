@@ -1,24 +1,32 @@
-"""What every command shares: options, progress bars, output as tables or as one JSON object."""
+"""What every command shares: how it is declared and called, options, progress bars, output as tables or as JSON."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from typer.core import TyperCommand
 
 from rwmdata import progress as rwm_progress
 from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen, Model, build, default_of, label_of, option_paths, path_of, read_settings
+from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.runs import Checkpoint, Run
+from rwmdata.runs import Run
 from rwmdata.wandb_log import wandb_package
 
 PIPE_WIDTH = 200
@@ -30,32 +38,224 @@ err = Console(stderr=True, soft_wrap=True)
 FIRST = os.environ.get("RANK", "0") == "0"
 """Of the processes that torchrun starts, the first one speaks; errors are everyone's own."""
 
-HomeOption = Annotated[str, typer.Option("--home", envvar="RWM_HOME", help="Folder that holds data/ and runs/.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed; the same seed gives the same result.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-DatasetArgument = Annotated[str | None, typer.Argument(help="Dataset name or path; the newest when left out.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model run or model file; the newest when left out.")]
 
-WandbOption = Annotated[
-    str | None, typer.Option("--wandb", help="Project of Weights & Biases the metrics go to as well.")
-]
-
-
-def wandb_of(project: str | None) -> str | None:
-    """Return the project a run's metrics go to as well.
-
-    Raises:
-        RwmError: There is one, but wandb is missing.
-    """
+def _installed(project: str | None) -> str | None:
+    """Refuse a project of Weights & Biases before the work begins where the package is missing."""
     if project is not None:
         wandb_package()
     return project
 
 
-def home_of(path: str) -> Home:
-    """Return the home folder a command works in."""
-    return Home.resolve(path)
+# None is "not given": the default stands in the configuration or function a command hands its options to.
+HomeOption = Annotated[str, typer.Option("--home", envvar="RWM_HOME", help="Folder that holds data/ and runs/.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed; the same seed gives the same result.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+RobotOption = Annotated[str | None, typer.Option("--robot", help="Robot name or folder.")]
+BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, mujoco, isaaclab or mjlab.")]
+DatasetArgument = Annotated[str | None, typer.Argument(help="Dataset name or path; the newest when left out.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model run or model file; the newest when left out.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other option, KEY=VALUE, or PART.KEY=VALUE; may be repeated.")
+]
+WandbOption = Annotated[
+    str | None,
+    typer.Option("--wandb", callback=_installed, help="Project of Weights & Biases the metrics go to as well."),
+]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a command: where it works, how it prints, and which options it was given.
+
+    Attributes:
+        home: Folder that holds data/ and runs/.
+        json: Print one JSON object and nothing else.
+        given: Options and arguments that were given, by parameter; those left out are not there.
+        names: What the user calls each parameter: ``--lam``.
+    """
+
+    home: Home
+    json: bool
+    given: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    def chosen(self, *parameters: str, **renamed: str) -> dict[str, Any]:
+        """Return those of the parameters that were given, to be passed on; ``new=old`` renames one."""
+        wanted = {name: name for name in parameters} | renamed
+        return {new: self.given[old] for new, old in wanted.items() if old in self.given}
+
+    def unread(self, model: type[Frozen], beside: Sequence[str]) -> list[str]:
+        """Return the given options, as the user calls them, that are neither of a configuration nor in ``beside``."""
+        known = {*beside, *option_paths(model), "settings", *(["preset"] if model.default_preset else [])}
+        return [self.names[name] for name in self.given if name not in known and path_of(model, name) not in known]
+
+    def config(
+        self, model: type[Model], *beside: str, under: Mapping[str, object] | None = None, **changes: object
+    ) -> Model:
+        """Return the configuration made of the options that were given.
+
+        Args:
+            model: Its class.
+            beside: Parameters that the command reads itself; all others are options of the configuration.
+            under: Options that lie under those that were given, over the preset.
+            changes: Options that lie over those that were given.
+
+        Raises:
+            RwmError: An option was given that the configuration does not have, or a value is not valid.
+        """
+        if unread := self.unread(model, beside):
+            raise RwmError(f"A {label_of(model)} does not read {', '.join(unread)}.", "the command without it")
+        options = {k: v for k, v in self.given.items() if k not in {*beside, "settings", "preset"}}
+        settings = read_settings(self.given.get("settings", ()))
+        return build(model, self.given.get("preset"), under or {}, options, settings, changes)
+
+    def say(self, text: str) -> None:
+        """Say something to the person on standard error, unless only JSON is wanted."""
+        say(text, self.json)
+
+    def progress(self, label: str) -> AbstractContextManager[rwm_progress.Progress]:
+        """Give a progress callback that draws a bar, unless only JSON is wanted."""
+        return progress_bar(label, self.json)
+
+    def work(self, label: str, function: Callable[..., Result], *arguments: object, **options: object) -> Result:
+        """Call a function that takes long, with a progress bar."""
+        with self.progress(label) as progress:
+            return function(*arguments, progress=progress, **options)
+
+    def dataset(self, name: str | None) -> Dataset:
+        """Return the dataset of that name, else the newest, and say which."""
+        dataset = self.home.dataset(name)
+        if name is None:
+            self.say(f"dataset {dataset.name} (the newest)")
+        return dataset
+
+    def run(self, kind: str, run_id: str | None) -> Run:
+        """Return the run of that kind by id, prefix or path, else the newest finished one, and say which."""
+        run = self.home.run(kind, run_id)
+        if run_id is None:
+            self.say(f"{kind} {run.id} (the newest)")
+        return run
+
+    def model(self, name: str | None) -> Run:
+        """Return the model run named by id or by its file, else the newest one, and say which.
+
+        Raises:
+            RwmError: There is none of that name, or the file is not a checkpoint of a model run.
+        """
+        from rwmmodel.checkpoint import load_model
+
+        if name is None or not Path(name).is_file():
+            return self.run("model", name)
+        load_model(Path(name))
+        folder = Path(name).resolve().parents[1]
+        if not (folder / "run.json").is_file():
+            hint = "--model RUN, see rwm runs ls --kind model"
+            raise RwmError(f"{name} does not lie in a run's checkpoints folder.", hint)
+        return Run.open(folder)
+
+    def fitted(self, name: str | None, model: Run) -> Dataset:
+        """Return the dataset of that name, else the one a model was fitted on, else the newest, and say which."""
+        return self.dataset(name or model.meta.parents.get("dataset"))
+
+    def policy(self, name: str | None) -> str:
+        """Return the policy file of a run (the newest policy run when not named); a behaviour or file as it is."""
+        named = [r for r in self.home.runs() if r.kind in ("policy", "train") and r.id == name]
+        if name is not None and not named:
+            return name
+        run = named[0] if named else self.run("policy", None)
+        return str(run.policy_file)
+
+    def show_run(self, run: Run, next_command: str) -> None:
+        """Print a finished run's key numbers and where it lies."""
+        if not FIRST:
+            return
+        if self.json:
+            print_json(run.meta.summary | {"run": run.id, "path": str(run.path)})
+            return
+        rows = [(k, v) for k, v in run.meta.summary.items() if not isinstance(v, list | dict)]
+        print_table(f"{run.kind} {run.id}", ("what", "value"), rows)
+        out.print(f"wrote {run.path}", highlight=False)
+        say(f"next: {next_command}")
+
+
+class Command(TyperCommand):
+    """A command whose help states the defaults of what it hands its options to."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Configuration classes and functions, ``module:name``; imported when help is shown."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, the defaults looked up; without those of a package that is missing."""
+        for place in self.reads:
+            with suppress(ImportError, RwmError):
+                target = imported(place)
+                for param in self.params:
+                    if param.default is None and param.name:
+                        param.default = _default(target, param.name)
+        super().format_help(ctx, formatter)
+
+
+def imported(place: str) -> Any:
+    """Return what ``module:name`` stands for."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _default(target: object, name: str) -> object:
+    """Return the default of an option of a configuration class or function; None where there is none to show."""
+    if isinstance(target, type) and issubclass(target, Frozen):
+        value = target.default_preset if name == "preset" else default_of(target, name)
+    else:
+        parameter = inspect.signature(target).parameters.get(name) if callable(target) else None
+        value = parameter.default if parameter else None
+    if isinstance(value, tuple):
+        return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+Body = Callable[..., None]
+
+
+def command(app: typer.Typer, name: str, *reads: str) -> Callable[[Body], Body]:
+    """Make a command of a function: it takes a :class:`Call`, and gets the options ``--home`` and ``--json``.
+
+    Args:
+        app: Where the command goes.
+        name: Its name.
+        reads: Configuration classes and functions that its options go to, ``module:name``; help states their defaults.
+    """
+
+    def register(body: Body) -> Body:
+        hints = get_type_hints(body, include_extras=True)
+        names = {key: _name(key, hint) for key, hint in hints.items()}
+
+        @wraps(body)
+        def entry(*, home: str, json_output: bool, **options: Any) -> None:
+            given = {key: value for key, value in options.items() if value not in (None, [], ())}
+            body(Call(Home.resolve(home), json_output, given, names), **options)
+
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        own = list(inspect.signature(body).parameters.values())[1:]
+        parameters = [
+            *(p.replace(kind=keyword, annotation=hints[p.name]) for p in own),
+            inspect.Parameter("home", keyword, default=".", annotation=HomeOption),
+            inspect.Parameter("json_output", keyword, default=False, annotation=JsonOption),
+        ]
+        entry.__annotations__ = {p.name: p.annotation for p in parameters}
+        entry.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        app.command(name, cls=type("Command", (Command,), {"reads": reads}))(entry)
+        return body
+
+    return register
+
+
+def _name(parameter: str, hint: object) -> str:
+    """Return what the user calls a parameter of a command: its first option."""
+    declared = [o.param_decls for o in getattr(hint, "__metadata__", ()) if getattr(o, "param_decls", None)]
+    return declared[0][0] if declared else f"--{parameter.replace('_', '-')}"
 
 
 def print_json(value: Any) -> None:
@@ -134,66 +334,3 @@ def results_only() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def pick_dataset(home: Home, name: str | None, quiet: bool) -> Dataset:
-    """Return the dataset a command works on, and say which when it was not named."""
-    dataset = home.dataset(name)
-    if name is None:
-        say(f"dataset {dataset.name} (the newest)", quiet)
-    return dataset
-
-
-def pick_run(home: Home, kind: str, run_id: str | None, quiet: bool) -> Run:
-    """Return the run of that kind by id, prefix or path, else the newest finished one, and say which."""
-    run = home.run(kind, run_id)
-    if run_id is None:
-        say(f"{kind} {run.id} (the newest)", quiet)
-    return run
-
-
-def pick_model(home: Home, name: str | None, quiet: bool) -> Checkpoint:
-    """Return the model named by run or by file, else the newest one, and say which.
-
-    Raises:
-        RwmError: There is none of that name, or the file is not a world model.
-    """
-    from rwmmodel.checkpoint import load_model
-
-    checkpoint = home.model(name)
-    if name is None:
-        say(f"model {checkpoint.id} (the newest)", quiet)
-    if checkpoint.run is None:
-        load_model(checkpoint.file)
-    return checkpoint
-
-
-def pick_fitted(home: Home, name: str | None, checkpoint: Checkpoint, quiet: bool) -> Dataset:
-    """Return the dataset of that name, else the one a run's model was fitted on, else the newest, and say which."""
-    return pick_dataset(home, name or checkpoint.parent("dataset"), quiet)
-
-
-def pick_policy(home: Home, name: str | None, quiet: bool) -> str:
-    """Return the policy file named by run or by file (the newest when not named); a behaviour's name as it is."""
-    checkpoint = home.policy() if name is None else home.find_policy(name)
-    if name is None and checkpoint:
-        say(f"policy {checkpoint.id} (the newest)", quiet)
-    return str(checkpoint.file) if checkpoint else str(name)
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """Return the options the user gave; those left out keep the preset's value."""
-    return {k: v for k, v in options.items() if v is not None}
-
-
-def show_run(run: Run, json_output: bool, next_command: str) -> None:
-    """Print a finished run's key numbers and where it lies."""
-    if not FIRST:
-        return
-    if json_output:
-        print_json(run.meta.summary | {"run": run.id, "path": str(run.path)})
-        return
-    rows = [(k, v) for k, v in run.meta.summary.items() if not isinstance(v, list | dict)]
-    print_table(f"{run.kind} {run.id}", ("what", "value"), rows)
-    out.print(f"wrote {run.path}", highlight=False)
-    say(f"next: {next_command}")

@@ -8,17 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from cli.common import (
+    BackendOption,
+    Call,
     DatasetArgument,
-    HomeOption,
-    JsonOption,
+    RobotOption,
     SeedOption,
-    home_of,
+    SettingsOption,
+    command,
     out,
-    pick_dataset,
-    pick_policy,
     print_json,
     print_table,
-    progress_bar,
     say,
 )
 from rwmdata.catalog import Dataset
@@ -27,75 +26,41 @@ from rwmdata.errors import RwmError
 app = typer.Typer(help="Export, convert, validate and look at datasets.", no_args_is_help=True)
 
 
-@app.command("export")
+@command(app, "export", "rwmrl.export:ExportConfig")
 def export(
-    task: Annotated[
-        str, typer.Option("--task", help="Init-v0, Pretrain-v0, Finetune-v0 or Visualize-v0.")
-    ] = "Pretrain-v0",
-    robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
-    backend: Annotated[str, typer.Option("--backend", help="auto, mujoco, isaaclab or mjlab.")] = "auto",
+    call: Call,
+    task: Annotated[str | None, typer.Option(help="Init-v0, Pretrain-v0, Finetune-v0 or Visualize-v0.")] = None,
+    robot: RobotOption = None,
+    backend: BackendOption = None,
     policy: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--policy",
-            help="scripted, wander, random, medium, expert, mixed, a run, a file, or shares: expert:0.7,random:0.3.",
+            help="scripted, wander, random, medium, expert, mixed, a policy run or file; shares: expert:0.7,random:0.3."
         ),
-    ] = "scripted",
-    action_noise: Annotated[
-        float | None, typer.Option("--action-noise", min=0, help="Std of normal noise on every action.")
     ] = None,
+    action_noise: Annotated[float | None, typer.Option(help="Std of normal noise on every action.")] = None,
     pushes: Annotated[bool | None, typer.Option(help="Kick the base; the task decides when left out.")] = None,
     noise: Annotated[bool | None, typer.Option(help="Noise on what the policy sees; likewise.")] = None,
     randomize: Annotated[bool | None, typer.Option(help="Domain randomisation; likewise.")] = None,
-    bounds: Annotated[
+    bounds_m: Annotated[
         str | None, typer.Option("--bounds", help="Stay in a rectangle of this size, metres: 4x3.")
     ] = None,
-    transitions: Annotated[int, typer.Option("--transitions", min=1, help="Rows to write.")] = 200_000,
-    num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Robots simulated side by side.")] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Dataset name; made from task and time when left out.")
-    ] = None,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    json_output: JsonOption = False,
+    transitions: Annotated[int | None, typer.Option(help="Rows to write.")] = None,
+    num_envs: Annotated[int | None, typer.Option(help="Robots simulated side by side.")] = None,
+    name: Annotated[str | None, typer.Option(help="Dataset name; made from task and time when left out.")] = None,
+    settings: SettingsOption = None,
+    seed: SeedOption = None,
 ) -> None:
     """Roll a behaviour out in a simulator and write the rollouts as a dataset."""
     from rwmrl.export import ExportConfig, export_dataset
 
-    options: dict[str, Any] = {
-        "num_envs": num_envs,
-        "name": name,
-        "action_noise": action_noise,
-        "pushes": pushes,
-        "noise": noise,
-        "randomize": randomize,
-        "bounds_m": parse_bounds(bounds) if bounds else None,
-    }
-    config = ExportConfig(
-        task=task,
-        robot=robot,
-        backend=backend,
-        policy=pick_policy(home_of(home), policy, json_output),
-        transitions=transitions,
-        seed=seed,
-        **{k: v for k, v in options.items() if v is not None},
-    )
-    with progress_bar("export", json_output) as progress:
-        dataset = export_dataset(home_of(home), config, progress)
-    show_result(dataset, json_output)
+    config = call.config(ExportConfig, **({"policy": call.policy(policy)} if policy else {}))
+    show_result(call, call.work("export", export_dataset, call.home, config))
 
 
-def parse_bounds(text: str) -> tuple[float, float]:
-    """Read ``4x3`` as length and width in metres."""
-    try:
-        length, width = (float(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise RwmError(f"'{text}' is not LENGTHxWIDTH in metres.", "--bounds 4x3") from None
-    return length, width
-
-
-@app.command("convert")
+@command(app, "convert", "rwmdata.formats.convert:convert")
 def convert(
+    call: Call,
     sources: Annotated[
         list[Path],
         typer.Argument(
@@ -104,10 +69,10 @@ def convert(
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the new dataset.")] = None,
-    robot: Annotated[str, typer.Option("--robot", help="Robot the rows come from.")] = "anymal_d",
+    robot: Annotated[str | None, typer.Option(help="Robot the rows come from.")] = None,
     episode_ends: Annotated[
-        str, typer.Option("--episode-ends", help="auto: marked and physically implied; file: marked only; none.")
-    ] = "auto",
+        str | None, typer.Option(help="CSV: auto, marked and physically implied; file, marked only; none.")
+    ] = None,
     mapping: Annotated[
         Path | None, typer.Option("--mapping", help="YAML that says where each column group is.")
     ] = None,
@@ -118,9 +83,7 @@ def convert(
     infer: Annotated[
         bool, typer.Option("--infer", help="Only print a proposed mapping for a log, from its column names.")
     ] = False,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    json_output: JsonOption = False,
+    seed: SeedOption = None,
 ) -> None:
     """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), Isaac Lab's HDF5, any log."""
     from rwmdata.formats.convert import convert as convert_sources
@@ -128,14 +91,16 @@ def convert(
     from rwmdata.robots import load_robot
 
     if infer:
-        out.print(infer_mapping(sources[0], load_robot(robot)), highlight=False, markup=False, end="")
+        mapping_text = infer_mapping(sources[0], load_robot(robot or "anymal_d"))
+        if call.json:
+            print_json({"mapping": mapping_text})
+        else:
+            out.print(mapping_text, highlight=False, markup=False, end="")
         return
     if name is None:
         raise RwmError("The new dataset needs a name.", "--name NAME")
-    names = names_of(extension)
-    with progress_bar("convert", json_output) as progress:
-        dataset = convert_sources(home_of(home), sources, name, robot, mapping, episode_ends, names, seed, progress)
-    show_result(dataset, json_output)
+    options = call.chosen("robot", "mapping", "episode_ends", "seed") | {"extension": names_of(extension)}
+    show_result(call, call.work("convert", convert_sources, call.home, sources, name, **options))
 
 
 def names_of(text: str | None) -> list[str]:
@@ -150,74 +115,69 @@ def names_of(text: str | None) -> list[str]:
     return names
 
 
-@app.command("write-csv")
+@command(app, "write-csv", "rwmdata.formats.csv66:write_csv")
 def write_csv(
+    call: Call,
     dataset: DatasetArgument = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder to write state_action_data_N.csv into.")] = Path("csv"),
-    rows_per_file: Annotated[int, typer.Option("--rows-per-file", min=1)] = 10_000,
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
+    rows_per_file: Annotated[int | None, typer.Option(min=1, help="A file ends after as many.")] = None,
 ) -> None:
     """Write a dataset as 66-column CSV files."""
     from rwmdata.formats.csv66 import write_csv as write
 
-    source = pick_dataset(home_of(home), dataset, json_output)
-    files = write(source, out_dir, rows_per_file)
-    if json_output:
+    source = call.dataset(dataset)
+    files = write(source, out_dir, **call.chosen("rows_per_file"))
+    if call.json:
         print_json({"dataset": source.name, "files": files})
     else:
         out.print(f"wrote {len(files)} files, {source.rows:,} rows: {out_dir}", highlight=False)
 
 
-@app.command("write-lerobot")
+@command(app, "write-lerobot")
 def write_lerobot(
+    call: Call,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the new LeRobot dataset.")],
     dataset: DatasetArgument = None,
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
 ) -> None:
     """Write a dataset in LeRobot's format v3.0; rwm data convert reads it back, the same numbers."""
     from rwmdata.formats.lerobot import write_lerobot as write
 
-    source = pick_dataset(home_of(home), dataset, json_output)
-    with progress_bar("write", json_output) as progress:
-        folder = write(source, out_dir, progress)
-    if json_output:
+    source = call.dataset(dataset)
+    folder = call.work("write", write, source, out_dir)
+    if call.json:
         print_json({"dataset": source.name, "folder": folder})
     else:
         out.print(f"wrote {source.rows:,} frames: {folder}", highlight=False)
 
 
-@app.command("write-minari")
+@command(app, "write-minari")
 def write_minari(
+    call: Call,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of Minari datasets.")],
     dataset: DatasetArgument = None,
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
 ) -> None:
     """Write a dataset in Minari's format, for offline reinforcement learning libraries."""
     from rwmdata.formats.minari import ROOT_VARIABLE
     from rwmdata.formats.minari import write_minari as write
 
-    source = pick_dataset(home_of(home), dataset, json_output)
-    with progress_bar("write", json_output) as progress:
-        name = write(source, out_dir, progress)
-    if json_output:
+    source = call.dataset(dataset)
+    name = call.work("write", write, source, out_dir)
+    if call.json:
         print_json({"dataset": source.name, "id": name, "folder": out_dir / name})
     else:
         out.print(f"wrote {name}: {out_dir / name}", highlight=False)
         say(f"next: {ROOT_VARIABLE}={out_dir} python -c \"import minari; minari.load_dataset('{name}')\"")
 
 
-@app.command("validate")
-def validate(dataset: DatasetArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+@command(app, "validate")
+def validate(call: Call, dataset: DatasetArgument = None) -> None:
     """Check a dataset; every fault at once, exit code 1 when one is an error."""
     from rwmdata.validate import validate as check
 
-    source = pick_dataset(home_of(home), dataset, json_output)
+    source = call.dataset(dataset)
     faults = check(source)
     errors = [f for f in faults if f.severity == "error"]
-    if json_output:
+    if call.json:
         rows = [{"severity": f.severity, "check": f.check, "where": f.where, "message": f.message} for f in faults]
         print_json({"dataset": source.name, "valid": not errors, "faults": rows})
     else:
@@ -230,22 +190,21 @@ def validate(dataset: DatasetArgument = None, home: HomeOption = ".", json_outpu
         raise typer.Exit(1)
 
 
-@app.command("stats")
+@command(app, "stats")
 def stats(
+    call: Call,
     dataset: DatasetArgument = None,
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="Also draw histograms into this folder, a figure per group.")
     ] = None,
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
 ) -> None:
     """Show how every column is distributed."""
     from reports.evaluate.data_stats import column_statistics, draw_histograms, sparkline
 
-    source = pick_dataset(home_of(home), dataset, json_output)
+    source = call.dataset(dataset)
     found = column_statistics(source)
     files = draw_histograms(out_dir, source, found) if out_dir else []
-    if json_output:
+    if call.json:
         print_json({"dataset": source.name, "rows": source.rows, "columns": found, "files": files})
         return
     rows = [
@@ -258,25 +217,25 @@ def stats(
         out.print(f"wrote {file}", highlight=False)
 
 
-@app.command("ls")
-def ls(home: HomeOption = ".", json_output: JsonOption = False) -> None:
+@command(app, "ls")
+def ls(call: Call) -> None:
     """List the datasets, newest first."""
-    found = home_of(home).datasets()
-    if json_output:
+    found = call.home.datasets()
+    if call.json:
         print_json({"datasets": [facts(d) for d in found]})
         return
     if not found:
-        say(f"No dataset yet in {home_of(home).data_dir}. Try: rwm data export --task Pretrain-v0")
+        say(f"No dataset yet in {call.home.data_dir}. Try: rwm data export --task Pretrain-v0")
         return
     rows = [(d.name, d.robot, d.rows, len(d.episodes), d.control_hz, d.manifest.created[:19]) for d in found]
     print_table("datasets", ("name", "robot", "rows", "episodes", "Hz", "created (UTC)"), rows)
 
 
-@app.command("info")
-def info(dataset: DatasetArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+@command(app, "info")
+def info(call: Call, dataset: DatasetArgument = None) -> None:
     """Show what a dataset holds: size, episodes, splits, columns with units and statistics, where it comes from."""
-    source = pick_dataset(home_of(home), dataset, json_output)
-    if json_output:
+    source = call.dataset(dataset)
+    if call.json:
         print_json(source.manifest.model_dump() | {"path": source.path})
         return
     lengths = source.episodes.length
@@ -309,9 +268,9 @@ def facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def show_result(dataset: Dataset, json_output: bool) -> None:
+def show_result(call: Call, dataset: Dataset) -> None:
     """Print what a command wrote, and where."""
-    if json_output:
+    if call.json:
         print_json(dataset.manifest.model_dump() | {"path": dataset.path})
         return
     for note in dataset.manifest.provenance.get("notes", []):

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cli.common import (
-    DeviceOption,
-    HomeOption,
-    JsonOption,
-    SeedOption,
-    home_of,
-    print_json,
-    print_table,
-    progress_bar,
-    say,
-)
+from cli.common import Call, DeviceOption, SeedOption, print_json, print_table, say
 
 
 def demo(
+    call: Call,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A tiny version that only shows that everything runs.")
     ] = False,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    json_output: JsonOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Export, validate, fit, train a policy in imagination, evaluate and report, at laptop size."""
     from reports.demo import SMOKE, Demo, DemoConfig
 
-    size: dict[str, Any] = SMOKE if smoke else {}
-    config = DemoConfig(**size, seed=seed, device=device)
-    stages = Demo(home_of(home), config, lambda name: progress_bar(name, json_output)).run()
+    config = call.config(DemoConfig, "smoke", **(SMOKE if smoke else {}))
+    stages = Demo(call.home, config, call.progress).run()
     total = sum(s.seconds for s in stages)
-    if json_output:
+    if call.json:
         print_json({"seconds": total, "stages": [vars(s) for s in stages]})
         return
     rows = [(s.name, s.made, s.key_number, f"{s.seconds:.0f} s", str(s.path)) for s in stages]

@@ -6,15 +6,15 @@ from dataclasses import asdict
 
 import typer
 
-from cli.common import JsonOption, print_json, print_table
+from cli.common import Call, print_json, print_table
 
 
-def doctor(json_output: JsonOption = False) -> None:
+def doctor(call: Call) -> None:
     """Say what this machine can run, why not the rest, and what to install; exit code 1 without any simulator."""
     from rwmrl.doctor import diagnose
 
     findings = diagnose()
-    if json_output:
+    if call.json:
         print_json({"findings": [asdict(f) for f in findings]})
     else:
         rows = [(f.topic, f.name, "yes" if f.ok else "no", f.found, f.hint) for f in findings]

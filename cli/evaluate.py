@@ -4,195 +4,164 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cli.common import (
+    Call,
     DatasetArgument,
     DeviceOption,
-    HomeOption,
-    JsonOption,
     ModelOption,
+    RobotOption,
     SeedOption,
-    home_of,
+    command,
     out,
-    pick_fitted,
-    pick_model,
-    pick_policy,
-    pick_run,
     print_json,
     print_table,
-    progress_bar,
     say,
 )
+from rwmdata.config import Frozen
 from rwmdata.evaluation_summary import EvaluationSummary, Scalar
 from rwmdata.runs import Run
 
 app = typer.Typer(help="Evaluate models and policies.", no_args_is_help=True)
 
+WindowsOption = Annotated[int | None, typer.Option("--windows", help="Held-out trajectories.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Autoregressive steps, where episodes allow.")]
+EpisodesOption = Annotated[int | None, typer.Option("--episodes", help="Episodes per policy and scenario.")]
 PolicyOption = Annotated[
     str | None, typer.Option("--policy", help="As in rwm data export, or a run; the newest policy run when left out.")
 ]
 
 
-@app.command("uncertainty")
+@command(app, "uncertainty", "reports.evaluate.uncertainty:UncertaintyConfig")
 def uncertainty(
+    call: Call,
     dataset: DatasetArgument = None,
     model: ModelOption = None,
-    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 32,
-    steps: Annotated[int, typer.Option("--steps", min=2, help="Autoregressive steps.")] = 200,
+    windows: WindowsOption = None,
+    steps: StepsOption = None,
     calibrated: Annotated[
-        bool, typer.Option("--calibrated", help="Scale the epistemic uncertainty by the model's factors of each step.")
-    ] = False,
+        bool | None,
+        typer.Option("--calibrated", help="Scale the epistemic uncertainty by the model's factors of each step."),
+    ] = None,
     reference_alignment: Annotated[
-        bool,
+        bool | None,
         typer.Option("--reference-alignment", help="Also feed actions one row late, like the authors' evaluation."),
-    ] = False,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    json_output: JsonOption = False,
+    ] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Relate the ensemble's uncertainty to its autoregressive error on held-out episodes (RWM-U Figure 3)."""
     from reports.evaluate.uncertainty import UncertaintyConfig, evaluate_uncertainty
 
-    config = UncertaintyConfig(
-        windows=windows,
-        steps=steps,
-        calibrated=calibrated,
-        reference_alignment=reference_alignment,
-        seed=seed,
-        device=device,
-    )
-    evaluate_model(evaluate_uncertainty, config, home, dataset, model, json_output)
+    evaluate_model(call, evaluate_uncertainty, UncertaintyConfig)
 
 
-@app.command("dynamics")
+@command(app, "dynamics", "reports.evaluate.dynamics:DynamicsConfig")
 def dynamics(
+    call: Call,
     dataset: DatasetArgument = None,
     model: ModelOption = None,
-    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 64,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Autoregressive steps, where episodes allow.")] = 368,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    json_output: JsonOption = False,
+    windows: WindowsOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Measure a model's error by horizon and state group, beside holding the last state and a linear model."""
     from reports.evaluate.dynamics import DynamicsConfig, evaluate_dynamics
 
-    config = DynamicsConfig(windows=windows, steps=steps, seed=seed, device=device)
-    evaluate_model(evaluate_dynamics, config, home, dataset, model, json_output)
+    evaluate_model(call, evaluate_dynamics, DynamicsConfig)
 
 
-@app.command("calibration")
+@command(app, "calibration", "reports.evaluate.calibration:CalibrationConfig")
 def calibration(
+    call: Call,
     dataset: DatasetArgument = None,
     model: ModelOption = None,
-    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 256,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Autoregressive steps, where episodes allow.")] = 200,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    json_output: JsonOption = False,
+    windows: WindowsOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Measure how true the ensemble's standard deviations are, before and after rwm model calibrate."""
     from reports.evaluate.calibration import CalibrationConfig, evaluate_calibration
 
-    config = CalibrationConfig(windows=windows, steps=steps, seed=seed, device=device)
-    evaluate_model(evaluate_calibration, config, home, dataset, model, json_output)
+    evaluate_model(call, evaluate_calibration, CalibrationConfig)
 
 
-@app.command("noise")
+@command(app, "noise", "reports.evaluate.noise:NoiseConfig")
 def noise(
+    call: Call,
     dataset: DatasetArgument = None,
     model: ModelOption = None,
-    windows: Annotated[int, typer.Option("--windows", min=2, help="Held-out trajectories.")] = 100,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Autoregressive steps, where episodes allow.")] = 400,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    json_output: JsonOption = False,
+    windows: WindowsOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Measure a model's error under noise on the states and actions it is fed, of growing scale (RWM Figure 3b)."""
     from reports.evaluate.noise import NoiseConfig, evaluate_noise
 
-    config = NoiseConfig(windows=windows, steps=steps, seed=seed, device=device)
-    evaluate_model(evaluate_noise, config, home, dataset, model, json_output)
+    evaluate_model(call, evaluate_noise, NoiseConfig)
 
 
-@app.command("policy")
+@command(app, "policy", "reports.evaluate.policy_score:PolicyScoreConfig")
 def policy(
+    call: Call,
     policy: PolicyOption = None,
-    robot: Annotated[str, typer.Option("--robot", help="Robot name or folder.")] = "anymal_d",
-    episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per scenario.")] = 128,
-    film: Annotated[bool, typer.Option("--film", help="Also draw how it walks.")] = False,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    json_output: JsonOption = False,
+    robot: RobotOption = None,
+    episodes: EpisodesOption = None,
+    film: Annotated[bool | None, typer.Option("--film", help="Also draw how it walks.")] = None,
+    seed: SeedOption = None,
 ) -> None:
     """Score a policy in the simulator: unpenalised return, tracking errors, falls, with and without disturbances."""
     from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy
 
-    chosen = pick_policy(home_of(home), policy, json_output)
-    config = PolicyScoreConfig(policy=chosen, robot=robot, episodes=episodes, seed=seed, film=film)
-    with progress_bar("policy", json_output) as progress:
-        result = evaluate_policy(home_of(home), config, progress)
-    show_scalars(result, json_output)
+    config = call.config(PolicyScoreConfig, policy=call.policy(policy))
+    show_scalars(call, call.work("policy", evaluate_policy, call.home, config))
 
 
-@app.command("closed-loop")
+@command(app, "closed-loop", "reports.evaluate.closed_loop:ClosedLoopConfig")
 def closed_loop(
+    call: Call,
     policy: PolicyOption = None,
     model: ModelOption = None,
-    robots: Annotated[int, typer.Option("--robots", min=2, help="Robots side by side.")] = 64,
-    settle: Annotated[int, typer.Option("--settle", min=0, help="Control steps before the history begins.")] = 50,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Control steps imagined.")] = 200,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    json_output: JsonOption = False,
+    robots: Annotated[int | None, typer.Option(help="Robots side by side.")] = None,
+    settle: Annotated[int | None, typer.Option(help="Control steps before the history begins.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Control steps imagined.")] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Let a policy walk in the simulator and in the model from the same start, and measure how far they part."""
     from reports.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 
-    where = home_of(home)
-    chosen, checkpoint = pick_policy(where, policy, json_output), pick_model(where, model, json_output)
-    config = ClosedLoopConfig(policy=chosen, robots=robots, settle=settle, steps=steps, seed=seed, device=device)
-    with progress_bar("simulate", json_output) as progress:
-        result = evaluate_closed_loop(where, checkpoint, config, progress)
-    show_scalars(result, json_output)
+    config = call.config(ClosedLoopConfig, "model", policy=call.policy(policy))
+    show_scalars(call, call.work("simulate", evaluate_closed_loop, call.home, call.model(model), config))
 
 
-@app.command("lambda-sweep")
+@command(app, "lambda-sweep", "reports.evaluate.lambda_sweep:LambdaSweepConfig")
 def lambda_sweep(
-    model: ModelOption = None,
-    episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per policy and scenario.")] = 128,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    json_output: JsonOption = False,
+    call: Call, model: ModelOption = None, episodes: EpisodesOption = None, seed: SeedOption = None
 ) -> None:
     """Score a sweep's policies in the simulator and hold it against what they imagined (RWM-U Figure 4)."""
     from reports.evaluate.lambda_sweep import LambdaSweepConfig, evaluate_lambda_sweep
 
-    where = home_of(home)
-    checkpoint = pick_model(where, model, json_output)
-    with progress_bar("policies", json_output) as progress:
-        result = evaluate_lambda_sweep(where, checkpoint, LambdaSweepConfig(episodes=episodes, seed=seed), progress)
-    show_scalars(result, json_output)
-    if not json_output:
+    config = call.config(LambdaSweepConfig, "model")
+    result = call.work("policies", evaluate_lambda_sweep, call.home, call.model(model), config)
+    show_scalars(call, result)
+    if not call.json:
         out.print(result.meta.summary["verdict"], highlight=False)
 
 
-@app.command("references")
+@command(app, "references", "reports.references:ReferenceConfig")
 def references(
+    call: Call,
     run: Annotated[str | None, typer.Argument(help="Training run; the newest when left out.")] = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder to write the policies into.")] = Path("policies"),
-    episodes: Annotated[int, typer.Option("--episodes", min=2, help="Episodes per scenario.")] = 512,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    json_output: JsonOption = False,
+    episodes: EpisodesOption = None,
+    seed: SeedOption = None,
 ) -> None:
     """Score a training run's stages; write its robot's random, medium and expert, the stages and the learning curve.
 
@@ -200,32 +169,27 @@ def references(
     """
     from reports.references import ReferenceConfig, build_references
 
-    source = pick_run(home_of(home), "train", run, json_output)
-    with progress_bar("references", json_output) as progress:
-        found = build_references(source, out_dir, ReferenceConfig(episodes=episodes, seed=seed), progress)
-    if json_output:
-        print_json(found)
+    source, config = call.run("train", run), call.config(ReferenceConfig, "run", "out_dir")
+    references = call.work("references", build_references, source, out_dir, config)
+    if call.json:
+        print_json(references)
         return
-    rows = [(r["iteration"], r["minutes"], r["return"], r["normalized_score"]) for r in found["curve"]]
+    rows = [(r["iteration"], r["minutes"], r["return"], r["normalized_score"]) for r in references["curve"]]
     print_table(f"stages of {source.id}", ("iteration", "minutes", "return", "normalised score"), rows)
     out.print(f"wrote {out_dir}", highlight=False)
 
 
-def evaluate_model(
-    evaluate: Callable[..., Run], config: Any, home: str, dataset: str | None, model: str | None, json_output: bool
-) -> None:
+def evaluate_model(call: Call, evaluate: Callable[..., Run], config: type[Frozen]) -> None:
     """Run an evaluation of a model on the dataset it was fitted on or on a named one, and print its numbers."""
-    where = home_of(home)
-    checkpoint = pick_model(where, model, json_output)
-    source = pick_fitted(where, dataset, checkpoint, json_output)
-    with progress_bar("evaluate", json_output) as progress:
-        result = evaluate(where, source, checkpoint, config, progress)
-    show_scalars(result, json_output)
+    options = call.config(config, "dataset", "model")
+    checkpoint = call.model(call.given.get("model"))
+    source = call.fitted(call.given.get("dataset"), checkpoint)
+    show_scalars(call, call.work("evaluate", evaluate, call.home, source, checkpoint, options))
 
 
-def show_scalars(run: Run, json_output: bool) -> None:
+def show_scalars(call: Call, run: Run) -> None:
     """Print an evaluation's numbers and where it lies."""
-    if json_output:
+    if call.json:
         print_json(run.meta.summary)
         return
     summary, key = EvaluationSummary.of_run(run), ("metric", "mode", "horizon")

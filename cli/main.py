@@ -12,23 +12,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
-from cli import (
-    bench,
-    data_edit,
-    demo,
-    doctor,
-    evaluate,
-    export_policy,
-    fit,
-    model,
-    policy,
-    report,
-    runs,
-    sql,
-    sweep,
-    train,
-)
-from cli.common import err
+from cli import bench, data_edit, demo, doctor, evaluate, fit, model, policy, report, runs, sql, train
+from cli.common import command, err
 from rwmdata.errors import RwmError
 
 INTERRUPTED = 130
@@ -43,20 +28,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("demo")(demo.demo)
+command(app, "demo", "reports.demo:DemoConfig")(demo.demo)
 app.add_typer(data_edit.app, name="data")
-app.command("fit")(fit.fit)
+command(app, "fit", "rwmmodel.fit_config:FitConfig")(fit.fit)
 app.add_typer(model.app, name="model")
-app.command("policy")(policy.policy)
-app.add_typer(sweep.app, name="sweep")
-app.command("export-policy")(export_policy.export_policy)
-app.command("train")(train.train)
+command(app, "policy", "rwmrl.policy_config:PolicyConfig")(policy.policy)
+app.add_typer(policy.sweep_app, name="sweep")
+command(app, "export-policy")(policy.export_policy)
+command(app, "train", "rwmrl.simulator_training:TrainConfig")(train.train)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(runs.app, name="runs")
-app.command("sql")(sql.sql)
-app.command("report")(report.report)
+command(app, "sql")(sql.sql)
+command(app, "report")(report.report)
 app.add_typer(bench.app, name="bench")
-app.command("doctor")(doctor.doctor)
+command(app, "doctor")(doctor.doctor)
 
 
 def run() -> None:

@@ -7,21 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import (
-    DeviceOption,
-    HomeOption,
-    JsonOption,
-    SeedOption,
-    given,
-    home_of,
-    out,
-    pick_fitted,
-    pick_model,
-    print_json,
-    print_table,
-    progress_bar,
-    say,
-)
+from cli.common import Call, DeviceOption, SeedOption, command, out, print_json, print_table, say
 from rwmdata.errors import RwmError
 
 app = typer.Typer(help="Look at, import and export dynamics models.", no_args_is_help=True)
@@ -29,15 +15,14 @@ app = typer.Typer(help="Look at, import and export dynamics models.", no_args_is
 ModelArgument = Annotated[str | None, typer.Argument(help="Model run or file; the newest when left out.")]
 
 
-@app.command("import")
+@command(app, "import", "rwmmodel.reference_checkpoint:import_reference")
 def import_(
+    call: Call,
     file: Annotated[
         Path, typer.Argument(help="Model file of ours, or a checkpoint of the authors' code (torch.save).")
     ],
-    robot: Annotated[str | None, typer.Option("--robot", help="Whose columns and normaliser it has.")] = None,
-    history: Annotated[int | None, typer.Option("--history", min=2, help="History horizon M, rows.")] = None,
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
+    robot: Annotated[str | None, typer.Option(help="Whose columns and normaliser it has.")] = None,
+    history: Annotated[int | None, typer.Option(min=2, help="History horizon M, rows.")] = None,
 ) -> None:
     """Take a model file in as a model run: one of ours, or the authors', which does not say its robot and history."""
     from rwmdata.runs import Run
@@ -51,14 +36,14 @@ def import_(
         if (robot or own[0], history or own[1]) != own:
             raise RwmError(f"{file} is a model of {own[0]} with a history of {own[1]}.", "no --robot and no --history")
     else:
-        model = import_reference(file, **given(robot=robot, history=history))
+        model = import_reference(file, **call.chosen("robot", "history"))
     config = {"imported": file.name, **model.config.model_dump(mode="json")}
-    run = Run.create(home_of(home), "model", config, {"dataset": None}, 0)
+    run = Run.create(call.home, "model", config, {"dataset": None}, 0)
     with run.running():
         save_model(model, run.model_file)
         run.finish({"parameters": model.parameter_count})
     facts = facts_of(run.model_file)
-    if json_output:
+    if call.json:
         print_json({"run": run.id, "path": run.path, **facts})
         return
     print_table(f"model {run.id}", ("what", "value"), list(facts.items()))
@@ -66,13 +51,12 @@ def import_(
     say("next: rwm eval uncertainty")
 
 
-@app.command("export")
+@command(app, "export")
 def export(
+    call: Call,
     out_file: Annotated[Path, typer.Option("--out", help="File to write.")],
     model: ModelArgument = None,
     form: Annotated[str, typer.Option("--format", help="reference: the authors' checkpoint.")] = "reference",
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
 ) -> None:
     """Write a model as a checkpoint of the authors' code."""
     from rwmmodel.checkpoint import load_model
@@ -80,54 +64,55 @@ def export(
 
     if form != "reference":
         raise RwmError(f"Unknown format '{form}'.", "--format reference")
-    export_reference(load_model(pick_model(home_of(home), model, json_output).file), out_file)
-    if json_output:
+    export_reference(load_model(model_file(call, model)), out_file)
+    if call.json:
         print_json({"file": out_file})
     else:
         out.print(f"wrote {out_file}", highlight=False)
 
 
-@app.command("calibrate")
+@command(app, "calibrate", "reports.evaluate.calibration:CalibrationConfig")
 def calibrate(
+    call: Call,
     model: ModelArgument = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Dataset; the one it was fitted on when left out.")
     ] = None,
-    windows: Annotated[int, typer.Option("--windows", min=2, help="Trajectories of the val split.")] = 256,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to fit a factor for.")] = 200,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    json_output: JsonOption = False,
+    windows: Annotated[int | None, typer.Option(help="Trajectories of the val split.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to fit a factor for.")] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Fit the factor of every forecast step that makes the model's standard deviations true; kept in its file."""
     from reports.evaluate.calibration import CalibrationConfig
     from reports.evaluate.calibration import calibrate as fit_factors
 
-    where = home_of(home)
-    checkpoint = pick_model(where, model, json_output)
-    source = pick_fitted(where, dataset, checkpoint, json_output)
-    config = CalibrationConfig(windows=windows, steps=steps, seed=seed, device=device)
-    with progress_bar("calibrate", json_output) as progress:
-        found = fit_factors(source, checkpoint, config, progress)
-    if json_output:
-        print_json({"run": checkpoint.id, **found.model_dump()})
+    config = call.config(CalibrationConfig, "dataset", "model")
+    checkpoint = call.model(model)
+    factors = call.work("calibrate", fit_factors, call.fitted(dataset, checkpoint), checkpoint, config)
+    if call.json:
+        print_json({"run": checkpoint.id, **factors.model_dump()})
         return
-    shown = [h for h in (1, 8, 32, 100, 200, 368) if h <= found.steps]
-    rows = [(h, found.epistemic[h - 1], found.total[h - 1]) for h in shown]
+    shown = [h for h in (1, 8, 32, 100, 200, 368) if h <= factors.steps]
+    rows = [(h, factors.epistemic[h - 1], factors.total[h - 1]) for h in shown]
     print_table(f"factors of {checkpoint.id}", ("step", "epistemic std", "total std"), rows)
-    out.print(f"wrote {checkpoint.file}", highlight=False)
+    out.print(f"wrote {checkpoint.model_file}", highlight=False)
     say("next: rwm eval calibration, or rwm eval uncertainty --calibrated")
 
 
-@app.command("info")
-def info(model: ModelArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+@command(app, "info")
+def info(call: Call, model: ModelArgument = None) -> None:
     """Show a model's architecture, sizes, normaliser and origin."""
-    facts = facts_of(pick_model(home_of(home), model, json_output).file)
-    if json_output:
+    facts = facts_of(model_file(call, model))
+    if call.json:
         print_json(facts)
     else:
         print_table("model", ("what", "value"), list(facts.items()))
+
+
+def model_file(call: Call, name: str | None) -> Path:
+    """Return the file of a model named by run, by file, or the newest."""
+    return Path(name) if name is not None and Path(name).is_file() else call.model(name).model_file
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -1,79 +1,72 @@
-"""``rwm policy``: MOPO-PPO inside the model."""
+"""``rwm policy`` and ``rwm sweep``: policies trained inside a model, or on a dataset alone; ``rwm export-policy``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from cli.common import (
+    Call,
     DatasetArgument,
     DeviceOption,
-    HomeOption,
-    JsonOption,
     ModelOption,
     SeedOption,
+    SettingsOption,
     WandbOption,
-    given,
-    home_of,
-    pick_dataset,
-    pick_fitted,
-    pick_model,
-    progress_bar,
-    show_run,
-    wandb_of,
+    command,
+    imported,
+    out,
+    print_json,
+    print_table,
 )
 from rwmdata.config import build, read_settings
 from rwmdata.errors import RwmError
-from rwmdata.home import Home
-from rwmdata.runs import Run
 
-ALGORITHMS = ("mopo", "mbpo", "bc", "cql", "iql")
+ALGORITHMS = {
+    "mopo": "rwmrl.policy_config:PolicyConfig",
+    "mbpo": "rwmrl.policy_config:PolicyConfig",
+    "bc": "rwmrl.cloning:CloningConfig",
+    "cql": "rwmrl.offline_rl:OfflineRLConfig",
+    "iql": "rwmrl.offline_rl:OfflineRLConfig",
+}
+"""Configuration class of every algorithm."""
+IN_MODEL = ("mopo", "mbpo")
+SHOWN = ("imagined_reward_after", "penalised_reward_after", "epistemic", "episode_length")
+PolicyPresetOption = Annotated[str | None, typer.Option("--preset", help="smoke, demo, laptop or paper.")]
+IterationsOption = Annotated[int | None, typer.Option("--iterations", help="PPO iterations, or updates without PPO.")]
+
+sweep_app = typer.Typer(help="Train many policies that differ in lambda and seed.", no_args_is_help=True)
 
 
 def policy(
+    call: Call,
     dataset: DatasetArgument = None,
     model: ModelOption = None,
-    lam: Annotated[
-        float | None, typer.Option("--lam", min=0, help="Penalty weight lambda, else the preset's; 0 is MBPO-PPO.")
-    ] = None,
+    lam: Annotated[float | None, typer.Option(help="Penalty weight lambda; 0 is MBPO-PPO.")] = None,
     algo: Annotated[
         str,
         typer.Option(
-            "--algo",
-            help="mopo (PPO in the model, penalised), mbpo (lambda 0); without a model: bc (cloning), cql, iql.",
+            help="mopo (PPO in the model, penalised), mbpo (lambda 0); without a model: bc (cloning), cql, iql."
         ),
     ] = "mopo",
-    rollout: Annotated[
-        str | None, typer.Option("--rollout", help="member or mean: which prediction is followed.")
-    ] = None,
+    rollout: Annotated[str | None, typer.Option(help="member or mean: which prediction is followed.")] = None,
     penalty: Annotated[
-        str | None, typer.Option("--penalty", help="epistemic, largest or calibrated: what lambda is a multiple of.")
+        str | None, typer.Option(help="epistemic, largest or calibrated: what lambda is a multiple of.")
     ] = None,
     warm_start: Annotated[
         str | None,
-        typer.Option(
-            "--warm-start",
-            help="Begin with the networks of this policy or train run or file, of a clone (bc), or none.",
-        ),
+        typer.Option(help="Begin with the networks of this policy or train run, or file; of a clone (bc), or none."),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other setting, KEY=VALUE: lam_ramp_steps=2880, fall_penalty=2, init_std=0.5."),
-    ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="smoke, demo, laptop or paper.")] = "laptop",
-    iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="PPO iterations.")] = None,
-    num_envs: Annotated[int | None, typer.Option("--num-envs", min=1, help="Imagined robots side by side.")] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="Of the model: float32, bfloat16, or tf32 on CUDA.")
-    ] = None,
+    settings: SettingsOption = None,
+    preset: PolicyPresetOption = None,
+    iterations: IterationsOption = None,
+    num_envs: Annotated[int | None, typer.Option(help="Imagined robots side by side.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the model: float32, bfloat16, or tf32 on CUDA.")] = None,
     wandb: WandbOption = None,
-    home: HomeOption = ".",
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    json_output: JsonOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Train a policy purely inside the model, rewards penalised by lambda * epistemic uncertainty.
 
@@ -82,45 +75,124 @@ def policy(
     """
     if algo not in ALGORITHMS:
         raise RwmError(f"Unknown algorithm '{algo}'; algorithms: {', '.join(ALGORITHMS)}.", "--algo mopo")
-    where = home_of(home)
-    more = {**read_settings(settings or []), **given(wandb=wandb_of(wandb))}
-    if algo in ("bc", "cql", "iql"):
-        options = more | given(updates=iterations) | {"seed": seed, "device": device}
-        without_model(where, dataset, algo, options, json_output)
+    refuse_unread(call, algo)
+    if algo not in IN_MODEL:
+        without_model(call, dataset, algo)
         return
     # Here, because the others do without its packages.
     from rwmrl.imagination_training import train_policy
     from rwmrl.policy_config import CLONE, NOTHING, PolicyConfig
 
-    chosen = given(lam=0.0 if algo == "mbpo" else lam, rollout=rollout, iterations=iterations, num_envs=num_envs)
-    overrides: dict[str, Any] = chosen | given(penalty=penalty, precision=precision) | more
-    if warm_start:
-        known = warm_start in (CLONE, NOTHING)
-        overrides["warm_start"] = warm_start if known else where.policy(warm_start).id
-    config = build(PolicyConfig, preset, {"seed": seed, "device": device}, overrides)
-    checkpoint = pick_model(where, model, json_output)
-    source = pick_fitted(where, dataset, checkpoint, json_output)
-    with progress_bar("policy", json_output) as progress:
-        result = train_policy(where, source, checkpoint, config, progress)
-    show_run(result, json_output, f"rwm eval policy --policy {result.id}")
+    changes: dict[str, object] = {}
+    if warm_start not in (None, CLONE, NOTHING):
+        changes["warm_start"] = call.home.run(None, warm_start).id
+    under = {"lam": 0.0} if algo == "mbpo" else {}
+    config = call.config(PolicyConfig, "dataset", "model", "algo", under=under, **changes)
+    if algo == "mbpo" and (weight := config.imagination.lam):
+        raise RwmError(f"mbpo is mopo with lambda 0; lambda {weight:g} contradicts it.", "--algo mopo")
+    checkpoint = call.model(model)
+    source = call.fitted(dataset, checkpoint)
+    result = call.work("policy", train_policy, call.home, source, checkpoint, config)
+    call.show_run(result, f"rwm eval policy --policy {result.id}")
 
 
-def without_model(home: Home, dataset: str | None, algo: str, options: dict[str, Any], json_output: bool) -> None:
+def refuse_unread(call: Call, algo: str) -> None:
+    """Refuse options that an algorithm does not read.
+
+    Raises:
+        RwmError: There is one; the algorithms that read it are named.
+    """
+    unread = {name: unread_by(call, name) for name in ALGORITHMS}
+    for option in unread[algo]:
+        readers = [name for name in ALGORITHMS if option not in unread[name]]
+        raise RwmError(f"{algo} does not read {option}; {', '.join(readers)} do.", f"--algo {readers[0]}")
+
+
+def unread_by(call: Call, algo: str) -> list[str]:
+    """Return the given options that an algorithm does not read: its configuration has no such field."""
+    beside = ("dataset", "algo", *(("model",) if algo in IN_MODEL else ("iterations",)))
+    return call.unread(imported(ALGORITHMS[algo]), beside)
+
+
+def without_model(call: Call, dataset: str | None, algo: str) -> None:
     """Train a policy on a dataset alone.
 
     Raises:
         RwmError: An option is unknown or not valid, or a package is missing.
     """
-    train: Callable[..., Run]
+    options = call.chosen("seed", "device", "wandb", updates="iterations")
+    settings = read_settings(call.given.get("settings", ()))
+    source = call.dataset(dataset)
     if algo == "bc":
         from rwmrl.cloning import CloningConfig, clone_behaviour
 
-        train = partial(clone_behaviour, home, config=build(CloningConfig, None, options))
+        cloning = build(CloningConfig, None, options, settings)
+        result = call.work(algo, clone_behaviour, call.home, source, cloning)
     else:
         from rwmrl.offline_rl import OfflineRLConfig, train_offline_rl
 
-        train = partial(train_offline_rl, home, config=build(OfflineRLConfig, algo, options))
-    source = pick_dataset(home, dataset, json_output)
-    with progress_bar(algo, json_output) as progress:
-        result = train(source, progress=progress)
-    show_run(result, json_output, f"rwm eval policy --policy {result.id}")
+        offline = build(OfflineRLConfig, algo, options, settings)
+        result = call.work(algo, train_offline_rl, call.home, source, offline)
+    call.show_run(result, f"rwm eval policy --policy {result.id}")
+
+
+@command(sweep_app, "policy", "rwmrl.sweep:SweepConfig", "rwmrl.policy_config:PolicyConfig")
+def sweep(
+    call: Call,
+    dataset: DatasetArgument = None,
+    model: ModelOption = None,
+    lam: Annotated[str | None, typer.Option(help="Penalty weights, with commas.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Policies of each weight, seeds 0, 1, ...")] = None,
+    preset: PolicyPresetOption = None,
+    iterations: IterationsOption = None,
+    settings: SettingsOption = None,
+    workers: Annotated[int | None, typer.Option(help="Policies trained at the same time.")] = None,
+    engine: Annotated[str | None, typer.Option(help="local (processes) or ray (a cluster).")] = None,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; without one it is started here.")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train a policy for every lambda and seed; finished ones are skipped, broken ones resumed."""
+    from rwmrl.policy_config import PolicyConfig
+    from rwmrl.sweep import SweepConfig, sweep_policies
+
+    of_policy = ("preset", "iterations", "settings", "device")
+    config = call.config(SweepConfig, "dataset", "model", *of_policy)
+    policies = [
+        call.config(PolicyConfig, "dataset", "model", *SweepConfig.model_fields, lam=weight, seed=seed)
+        for weight in dict.fromkeys(config.lam)
+        for seed in range(config.seeds)
+    ]
+    checkpoint = call.model(model)
+    source = call.fitted(dataset, checkpoint)
+    where = {"engine": config.engine, "workers": config.workers, "address": config.address}
+    runs = call.work("sweep", sweep_policies, call.home, source, checkpoint, policies, **where)
+    rows = [
+        {"lam": p.imagination.lam, "seed": p.seed, "run": r.id} | {k: r.meta.summary.get(k) for k in SHOWN}
+        for p, r in zip(policies, runs, strict=True)
+    ]
+    if call.json:
+        print_json({"rows": rows})
+        return
+    title = f"{len(rows)} policies of model {checkpoint.id}"
+    print_table(title, ("lam", "seed", "run", *SHOWN), [(*r.values(),) for r in rows])
+    out.print("next: rwm eval policy --policy RUN", highlight=False)
+
+
+def export_policy(
+    call: Call,
+    policy: Annotated[
+        str | None, typer.Argument(help="Policy file or run; the newest policy run when left out.")
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder to write into.")] = Path("deploy"),
+    robot: Annotated[str | None, typer.Option(help="Robot name or folder; the policy's own.")] = None,
+) -> None:
+    """Write a policy as ONNX, TorchScript and rsl_rl checkpoint, and a JSON of orders, scales, gains and rate."""
+    from rwmrl.deploy import export_policy as export
+
+    written = export(Path(call.policy(policy)), out_dir, robot)
+    if call.json:
+        print_json(written)
+        return
+    rows = [(name, f"actions differ by {value:.1e} at most") for name, value in written["check"].items()]
+    print_table(f"policy of {written['robot']}, {written['control_hz']:g} Hz", ("file", "check"), rows)
+    out.print(f"wrote {out_dir}", highlight=False)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cli.common import HomeOption, JsonOption, home_of, out, print_json, say
+from cli.common import Call, out, print_json, say
 from rwmdata.errors import RwmError
 
 
 def report(
+    call: Call,
     runs: Annotated[
         list[str] | None,
         typer.Argument(help="Model, policy, training or evaluation runs; the newest model or policy when left out."),
@@ -20,8 +21,6 @@ def report(
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Write the page there; else into a run of its own.")
     ] = None,
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page: lineage, key numbers, figures, learning curves, commands."""
     from reports.page.compare import build_comparison
@@ -31,12 +30,12 @@ def report(
     if compare and len(names) != 2:
         raise RwmError(f"--compare takes two runs, {len(names)} were named.", "rwm report --compare A B")
     if compare:
-        found = build_comparison(home_of(home), names[0], names[1], out_file)
+        page = build_comparison(call.home, names[0], names[1], out_file)
     else:
-        found = build_report(home_of(home), names, out_file)
-    if json_output:
-        print_json(found)
+        page = build_report(call.home, names, out_file)
+    if call.json:
+        print_json(page)
         return
-    for notice in found["missing"]:
+    for notice in page["missing"]:
         say(notice["text"] + (f" Try: {notice['command']}" if notice["command"] else ""))
-    out.print(f"wrote {found['page']}", highlight=False)
+    out.print(f"wrote {page['page']}", highlight=False)

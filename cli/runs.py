@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import HomeOption, JsonOption, home_of, out, print_json, print_table, progress_bar, say
+from cli.common import Call, command, out, print_json, print_table, say
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress
@@ -18,23 +18,22 @@ app = typer.Typer(help="List, show and resume runs.", no_args_is_help=True)
 RunArgument = Annotated[str | None, typer.Argument(help="Run id, unique prefix or path.")]
 
 
-@app.command("ls")
+@command(app, "ls")
 def ls(
-    kind: Annotated[str | None, typer.Option("--kind", help="model, policy, train, eval or report.")] = None,
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
+    call: Call,
+    kind: Annotated[str | None, typer.Option(help="model, policy, train, eval or report.")] = None,
 ) -> None:
     """List runs, newest first."""
     if kind is not None and kind not in KINDS:
         raise RwmError(f"Unknown kind '{kind}'; kinds: {', '.join(KINDS)}.", "rwm runs ls")
-    found = home_of(home).runs(kind)
-    if json_output:
-        print_json({"runs": [r.meta.model_dump(exclude={"summary", "config"}) | {"path": r.path} for r in found]})
+    listed = call.home.runs(kind)
+    if call.json:
+        print_json({"runs": [r.meta.model_dump(exclude={"summary", "config"}) | {"path": r.path} for r in listed]})
         return
-    if not found:
-        say(f"No run yet in {home_of(home).runs_dir}. Try: rwm demo")
+    if not listed:
+        say(f"No run yet in {call.home.runs_dir}. Try: rwm demo")
         return
-    rows = [(r.id, r.kind, r.meta.status, r.meta.created[:19], lineage(r), r.meta.seed) for r in found]
+    rows = [(r.id, r.kind, r.meta.status, r.meta.created[:19], lineage(r), r.meta.seed) for r in listed]
     print_table("runs", ("id", "kind", "status", "created (UTC)", "made from", "seed"), rows)
 
 
@@ -43,11 +42,11 @@ def lineage(run: Run) -> str:
     return ", ".join(f"{k} {v}" for k, v in run.meta.parents.items() if v)
 
 
-@app.command("show")
-def show(run_id: RunArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+@command(app, "show")
+def show(call: Call, run_id: RunArgument = None) -> None:
     """Show one run: status, parents, config, key numbers (the newest finished when left out)."""
-    run = home_of(home).run(None, run_id)
-    if json_output:
+    run = call.home.run(None, run_id)
+    if call.json:
         print_json(run.meta.model_dump() | {"path": run.path})
         return
     meta = run.meta
@@ -72,18 +71,17 @@ def show(run_id: RunArgument = None, home: HomeOption = ".", json_output: JsonOp
     out.print("files: " + ", ".join(files), highlight=False)
 
 
-@app.command("resume")
-def resume(run_id: RunArgument = None, home: HomeOption = ".", json_output: JsonOption = False) -> None:
+@command(app, "resume")
+def resume(call: Call, run_id: RunArgument = None) -> None:
     """Go on with a run where it stopped (the newest unfinished one when left out)."""
-    where = home_of(home)
-    run = where.run(None, run_id) if run_id else newest_unfinished(where.runs())
+    run = call.home.run(None, run_id) if run_id else newest_unfinished(call.home.runs())
     if run.meta.status == "finished":
-        say(f"{run.kind} {run.id} is finished; nothing to resume", json_output)
+        call.say(f"{run.kind} {run.id} is finished; nothing to resume")
     else:
-        say(f"resuming {run.kind} {run.id}", json_output)
-        with progress_bar(run.kind, json_output) as progress:
-            run = continue_run(where, run, progress)
-    if json_output:
+        call.say(f"resuming {run.kind} {run.id}")
+        with call.progress(run.kind) as progress:
+            run = continue_run(call.home, run, progress)
+    if call.json:
         print_json(run.meta.summary | {"run": run.id, "path": run.path})
     else:
         out.print(f"{run.kind} {run.id} {run.meta.status}: {run.path}", highlight=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import HomeOption, JsonOption, home_of, out, print_json, print_table
+from cli.common import Call, out, print_json, print_table
 from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 
@@ -17,22 +17,21 @@ FORMATS = ("table", "csv", "json", "parquet")
 
 
 def sql(
+    call: Call,
     query: Annotated[str, typer.Argument(help="A query over datasets, episodes, transitions, runs, metrics, ...")],
     form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
     out_file: Annotated[Path | None, typer.Option("--out", help="Write there instead of printing.")] = None,
-    home: HomeOption = ".",
-    json_output: JsonOption = False,
 ) -> None:
     """Query datasets and runs with SQL, for example: rwm sql "select * from runs"."""
     from rwmdata.views import run_sql
 
-    form = "json" if json_output else form
+    form = "json" if call.json else form
     if form not in FORMATS or (form == "parquet" and not out_file) or (form == "table" and out_file):
         raise RwmError(
             f"Format '{form}' {'cannot be printed' if form == 'parquet' else 'cannot be used here'}.",
             f"--format {', '.join(FORMATS)}; parquet needs --out FILE, a table goes to the screen",
         )
-    frame = run_sql(home_of(home), query)
+    frame = run_sql(call.home, query)
     if form == "table":
         title = f"{frame.height} rows" + (f", the first {MAX_ROWS} shown" if frame.height > MAX_ROWS else "")
         print_table(title, frame.columns, frame.head(MAX_ROWS).rows())

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
 
 from rwmdata.errors import RwmError
 
@@ -52,12 +53,8 @@ def build(model: type[Model], preset: str | None = None, *changes: Mapping[str, 
     preset = preset or model.default_preset
     if preset is not None and preset not in model.presets:
         raise RwmError(f"Unknown {label} preset '{preset}'; presets: {', '.join(model.presets)}.", "--preset NAME")
-    values = _nested_defaults(model)
-    for layer in (model.presets[preset] if preset else {}, *changes):
-        for key, value in layer.items():
-            values = merge(values, _nest(_value_path(model, key, value), value))
     try:
-        return model.model_validate(values)
+        return model.model_validate(_layered(model, model.presets[preset] if preset else {}, *changes))
     except ValidationError as exc:
         unknown = any(e["type"] == "extra_forbidden" for e in exc.errors())
         hint = f"options: {', '.join(option_paths(model))}" if unknown else ""
@@ -83,6 +80,19 @@ def path_of(model: type[BaseModel], key: str) -> str:
         either = " or ".join(paths)
         raise RwmError(f"The {label_of(model)} option '{first}' could be {either}.", f"--set {paths[0]}=VALUE")
     return f"{paths[0]}{key.removeprefix(first)}" if paths else key
+
+
+def default_of(model: type[Frozen], key: str) -> object:
+    """Return the default of an option, that of the default preset where it has one; None where there is none."""
+    value: object = _layered(model, model.presets[model.default_preset] if model.default_preset else {})
+    nested: type[Frozen] | None = model
+    for part in path_of(model, key).split("."):
+        field = nested.model_fields.get(part) if nested else None
+        if field is None:
+            return None
+        value = value[part] if isinstance(value, Mapping) and part in value else field.get_default()
+        nested = _configuration(field.annotation)
+    return None if value is PydanticUndefined else value
 
 
 def option_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -152,6 +162,14 @@ def _nested_defaults(model: type[Frozen]) -> dict[str, object]:
         if (nested := _configuration(field.annotation)) is not None:
             own = field.default.model_dump(exclude_unset=True) if isinstance(field.default, Frozen) else {}
             values[name] = merge(_nested_defaults(nested), own)
+    return values
+
+
+def _layered(model: type[Frozen], *layers: Mapping[str, object]) -> dict[str, object]:
+    """Return options put together, nested, later ones winning."""
+    values = _nested_defaults(model)
+    for key, value in (item for layer in layers for item in layer.items()):
+        values = merge(values, _nest(_value_path(model, key, value), value))
     return values
 
 

@@ -48,7 +48,9 @@ def split_starts(dataset: Dataset, split: str, window: int) -> np.ndarray:
     return starts
 
 
-def sample_windows(dataset: Dataset, count: int, length: int, split: str = "train", seed: int = 0) -> pl.DataFrame:
+def sample_windows(
+    dataset: Dataset, count: int = 8, length: int = 40, split: str = "train", seed: int = 0
+) -> pl.DataFrame:
     """Return random windows of a split as a frame: ``window``, ``episode``, ``step``, ``behaviour``, then the columns.
 
     Args:

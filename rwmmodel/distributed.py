@@ -1,4 +1,4 @@
-"""One training on several processes: ``torchrun --nproc-per-node 2 -m cli.main fit`` or ``policy``.
+"""One training on several processes: ``torchrun --nproc-per-node 2 -m cli fit`` or ``policy``.
 
 In a fit every process holds the whole model and the whole dataset, draws the same batch and the same noise, and works
 through its share of the batch. Gradients are summed, so a fit on two processes takes the steps that one process would

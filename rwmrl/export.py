@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
@@ -73,6 +73,18 @@ class ExportConfig(Frozen):
     """Domain randomisation; the manifest's episodes hold the values drawn."""
     bounds_m: tuple[float, float] | None = None
     """Keep the robot in a rectangle of this length and width (arXiv:2504.16680, A.4)."""
+
+    @field_validator("bounds_m", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        """Read ``4x3``."""
+        if not isinstance(value, str):
+            return value
+        try:
+            length, width = (float(side) for side in value.lower().split("x"))
+        except ValueError:
+            raise ValueError(f"'{value}' is not LENGTHxWIDTH in metres") from None
+        return length, width
 
     def resolve_envs(self) -> int:
         """Return the number of environments."""

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, field_validator, model_validator
 
 from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
@@ -22,7 +24,31 @@ from rwmrl.imagination_training import parents_of, train_policy, with_clone
 from rwmrl.policy_config import CLONE, PolicyConfig
 
 Engine = Literal["local", "ray"]
-ENGINES: tuple[Engine, ...] = ("local", "ray")
+
+
+class SweepConfig(Frozen):
+    """Which policies a sweep trains, and where."""
+
+    lam: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.0, 0.2, 0.5, 1.0, 2.0, 5.0), min_length=1)
+    """Penalty weights, each once; or a text of them with commas."""
+    seeds: int = Field(3, ge=1)
+    """Policies of each weight, seeds 0, 1, ..."""
+    workers: int = Field(1, ge=1)
+    """Policies trained at the same time."""
+    engine: Engine = "local"
+    address: str | None = None
+    """Of the Ray cluster; None starts one on this machine."""
+
+    @field_validator("lam", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _address_of_ray(self) -> SweepConfig:
+        if self.address and self.engine != "ray":
+            raise ValueError("an address is that of a Ray cluster; it needs --engine ray")
+        return self
 
 
 def sweep_policies(

@@ -43,6 +43,8 @@ class Format(ABC):
     """
 
     label: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Options of a :class:`Request` that are of this format alone."""
 
     def __init__(self, request: Request) -> None:
         self.robot, mapping = request.robot, request.mapping

@@ -53,7 +53,11 @@ def convert(
     """
     spec = load_robot(robot)
     layout = load_mapping(mapping) if mapping else None
-    recordings = find_format(sources, mapping is not None)(Request(sources, spec, layout, episode_ends, extension))
+    form = find_format(sources, mapping is not None)
+    special = {"episode_ends": episode_ends != "auto", "extension": bool(extension)}
+    for option in (name for name, given in special.items() if given and name not in form.reads):
+        raise RwmError(f"{form.label} files are converted without --{option.replace('_', '-')}.", "leave it out")
+    recordings = form(Request(sources, spec, layout, episode_ends, extension))
     hz, origin = 1 / spec.control_dt_s, {"source": "rwm data convert"}
     with DatasetWriter(home.data_dir, name, spec.name, recordings.schema, hz, origin, seed) as writer:
         for count, file in enumerate(recordings.files, start=1):

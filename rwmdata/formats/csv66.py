@@ -39,6 +39,7 @@ class CsvFormat(Format):
     """66-column CSV files (also .gz), or folders of ``state_action_data_N.csv``; no episode spans two files."""
 
     label = "CSV"
+    reads = ("episode_ends", "extension")
 
     def __init__(self, request: Request) -> None:
         if request.episode_ends not in EPISODE_ENDS:

@@ -33,7 +33,7 @@ def launch() -> None:
         except Exception as exc:  # A broken installation may raise anything.
             raise RwmError(
                 f"Isaac Lab does not start: {type(exc).__name__}: {exc}.",
-                "run rwm by Isaac Lab's own Python: ./isaaclab.sh -p -m cli.main ...; rwm doctor says what is missing",
+                "run rwm by Isaac Lab's own Python: ./isaaclab.sh -p -m cli ...; rwm doctor says what is missing",
             ) from exc
 
 

@@ -21,7 +21,7 @@ from rwmmodel.fit_config import FitConfig
 
 
 def start(*words, home):
-    command = [sys.executable, "-m", "cli.main", *words, "--home", str(home.root)]
+    command = [sys.executable, "-m", "cli", *words, "--home", str(home.root)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
