@@ -64,6 +64,7 @@ WandbOption = Annotated[
 ]
 
 Result = TypeVar("Result")
+Options = Mapping[str, object] | None
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,14 @@ class Call:
         known = {*beside, *option_paths(model), "settings", *(["preset"] if model.default_preset else [])}
         return [self.names[name] for name in self.given if name not in known and path_of(model, name) not in known]
 
-    def config(
-        self, model: type[Model], *beside: str, under: Mapping[str, object] | None = None, **changes: object
-    ) -> Model:
+    def config(self, model: type[Model], *beside: str, under: Options = None, over: Options = None) -> Model:
         """Return the configuration made of the options that were given.
 
         Args:
             model: Its class.
             beside: Parameters that the command reads itself; all others are options of the configuration.
             under: Options that lie under those that were given, over the preset.
-            changes: Options that lie over those that were given.
+            over: Options that lie over those that were given.
 
         Raises:
             RwmError: An option was given that the configuration does not have, or a value is not valid.
@@ -110,7 +109,7 @@ class Call:
             raise RwmError(f"A {label_of(model)} does not read {', '.join(unread)}.", "the command without it")
         options = {k: v for k, v in self.given.items() if k not in {*beside, "settings", "preset"}}
         settings = read_settings(self.given.get("settings", ()))
-        return build(model, self.given.get("preset"), under or {}, options, settings, changes)
+        return build(model, self.given.get("preset"), under or {}, options, settings, over or {})
 
     def say(self, text: str) -> None:
         """Say something to the person on standard error, unless only JSON is wanted."""

@@ -54,7 +54,7 @@ def export(
     """Roll a behaviour out in a simulator and write the rollouts as a dataset."""
     from rwmrl.export import ExportConfig, export_dataset
 
-    config = call.config(ExportConfig, **({"policy": call.policy(policy)} if policy else {}))
+    config = call.config(ExportConfig, over={"policy": call.policy(policy)} if policy else None)
     show_result(call, call.work("export", export_dataset, call.home, config))
 
 

@@ -20,7 +20,7 @@ def demo(
     """Export, validate, fit, train a policy in imagination, evaluate and report, at laptop size."""
     from reports.demo import SMOKE, Demo, DemoConfig
 
-    config = call.config(DemoConfig, "smoke", **(SMOKE if smoke else {}))
+    config = call.config(DemoConfig, "smoke", over=SMOKE if smoke else None)
     stages = Demo(call.home, config, call.progress).run()
     total = sum(s.seconds for s in stages)
     if call.json:

@@ -119,7 +119,7 @@ def policy(
     """Score a policy in the simulator: unpenalised return, tracking errors, falls, with and without disturbances."""
     from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy
 
-    config = call.config(PolicyScoreConfig, policy=call.policy(policy))
+    config = call.config(PolicyScoreConfig, over={"policy": call.policy(policy)})
     show_scalars(call, call.work("policy", evaluate_policy, call.home, config))
 
 
@@ -137,7 +137,7 @@ def closed_loop(
     """Let a policy walk in the simulator and in the model from the same start, and measure how far they part."""
     from reports.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 
-    config = call.config(ClosedLoopConfig, "model", policy=call.policy(policy))
+    config = call.config(ClosedLoopConfig, "model", over={"policy": call.policy(policy)})
     show_scalars(call, call.work("simulate", evaluate_closed_loop, call.home, call.model(model), config))
 
 

@@ -87,7 +87,7 @@ def policy(
     if warm_start not in (None, CLONE, NOTHING):
         changes["warm_start"] = call.home.run(None, warm_start).id
     under = {"lam": 0.0} if algo == "mbpo" else {}
-    config = call.config(PolicyConfig, "dataset", "model", "algo", under=under, **changes)
+    config = call.config(PolicyConfig, "dataset", "model", "algo", under=under, over=changes)
     if algo == "mbpo" and (weight := config.imagination.lam):
         raise RwmError(f"mbpo is mopo with lambda 0; lambda {weight:g} contradicts it.", "--algo mopo")
     checkpoint = call.model(model)
@@ -158,7 +158,7 @@ def sweep(
     of_policy = ("preset", "iterations", "settings", "device")
     config = call.config(SweepConfig, "dataset", "model", *of_policy)
     policies = [
-        call.config(PolicyConfig, "dataset", "model", *SweepConfig.model_fields, lam=weight, seed=seed)
+        call.config(PolicyConfig, "dataset", "model", *SweepConfig.model_fields, over={"lam": weight, "seed": seed})
         for weight in dict.fromkeys(config.lam)
         for seed in range(config.seeds)
     ]

@@ -40,6 +40,6 @@ def train(
     from rwmrl.simulator_training import TrainConfig, train_in_simulator
 
     weights = read_settings(rewards or [], "--reward action_rate_l2=-0.02")
-    config = call.config(TrainConfig, "rewards", rewards=weights)
+    config = call.config(TrainConfig, "rewards", over={"rewards": weights})
     run = call.work("train", train_in_simulator, call.home, config)
     call.show_run(run, f"rwm runs show {run.id}")

@@ -82,7 +82,7 @@ def rwm_process(home) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command in a process of its own, whatever comes of it."""
 
     def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cli.main", *map(str, words), "--home", str(home.root)]
+        command = [sys.executable, "-m", "cli", *map(str, words), "--home", str(home.root)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
     return run

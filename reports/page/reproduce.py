@@ -72,7 +72,7 @@ def recorded_command(run: Run) -> str:
         if not skip and word != "--json" and not word.startswith("--home"):
             kept.append(word)
         skip = word == "--home"
-    return shlex.join(["rwm" if Path(program).name in ("rwm", "main.py") else Path(program).name, *kept])
+    return shlex.join(["rwm" if Path(program).name in ("rwm", "main.py", "__main__.py") else Path(program).name, *kept])
 
 
 def model_words(run: Run) -> list[str]:
