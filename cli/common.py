@@ -107,9 +107,9 @@ class Call:
         """
         if unread := self.unread(model, beside):
             raise RwmError(f"A {label_of(model)} does not read {', '.join(unread)}.", "the command without it")
-        options = {k: v for k, v in self.given.items() if k not in {*beside, "settings", "preset"}}
-        settings = read_settings(self.given.get("settings", ()))
-        return build(model, self.given.get("preset"), under or {}, options, settings, over or {})
+        options = {k: v for k, v in self.given.items() if k not in beside}
+        preset, settings = options.pop("preset", None), read_settings(options.pop("settings", ()))
+        return build(model, preset, under or {}, options, settings, over or {})
 
     def say(self, text: str) -> None:
         """Say something to the person on standard error, unless only JSON is wanted."""

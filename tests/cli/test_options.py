@@ -10,8 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from cli.main import app
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmrl.policy_config import PolicyConfig
 from rwmrl.simulator_training import TrainConfig
 
 OWN_DEFAULTS = {"--home", "--json", "--help", "--out", "--format", "--algo"}
@@ -103,6 +105,21 @@ def test_dotted_settings_reach_a_training_and_leave_its_other_defaults(home, mon
     assert caught.value.args[0] == TrainConfig(ppo=ppo, rewards={"action_rate_l2": -0.02})
     with pytest.raises(RwmError, match="'x' is not KEY=VALUE"):
         run("train", "--reward", "x", home=home)
+
+
+def test_a_sweep_hands_preset_and_settings_to_its_policies(home, monkeypatch):
+    def arrive(*arguments, **options):
+        raise Arrived(arguments[3])
+
+    monkeypatch.setattr("rwmrl.sweep.sweep_policies", arrive)
+    monkeypatch.setattr("cli.common.Call.model", lambda *_: None)
+    monkeypatch.setattr("cli.common.Call.fitted", lambda *_: None)
+    words = ["sweep", "policy", "--lam", "0,0.5,0.0", "--seeds", "2", "--preset", "smoke", "--set", "num_envs=8"]
+    with pytest.raises(Arrived) as caught:
+        typer.main.get_command(app).main([*words, "--home", str(home.root)], standalone_mode=False)
+    assert caught.value.args[0] == [
+        build(PolicyConfig, "smoke", {"num_envs": 8, "lam": lam, "seed": seed}) for lam in (0.0, 0.5) for seed in (0, 1)
+    ]
 
 
 def test_inferring_a_mapping_prints_one_json_object(home, tmp_path):
