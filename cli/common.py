@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import typer
@@ -26,7 +25,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, Model, build, default_of, label_of, option_paths, path_of, read_settings
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmdata.wandb_log import wandb_package
 
 PIPE_WIDTH = 200
@@ -138,34 +137,31 @@ class Call:
             self.say(f"{kind} {run.id} (the newest)")
         return run
 
-    def model(self, name: str | None) -> Run:
-        """Return the model run named by id or by its file, else the newest one, and say which.
+    def model(self, name: str | None) -> Checkpoint:
+        """Return the model named by run or by file, else the newest one, and say which.
 
         Raises:
-            RwmError: There is none of that name, or the file is not a checkpoint of a model run.
+            RwmError: There is none of that name, or the file is not a world model.
         """
         from rwmmodel.checkpoint import load_model
 
-        if name is None or not Path(name).is_file():
-            return self.run("model", name)
-        load_model(Path(name))
-        folder = Path(name).resolve().parents[1]
-        if not (folder / "run.json").is_file():
-            hint = "--model RUN, see rwm runs ls --kind model"
-            raise RwmError(f"{name} does not lie in a run's checkpoints folder.", hint)
-        return Run.open(folder)
+        checkpoint = self.home.model(name)
+        if name is None:
+            self.say(f"model {checkpoint.id} (the newest)")
+        if checkpoint.run is None:
+            load_model(checkpoint.file)
+        return checkpoint
 
-    def fitted(self, name: str | None, model: Run) -> Dataset:
-        """Return the dataset of that name, else the one a model was fitted on, else the newest, and say which."""
-        return self.dataset(name or model.meta.parents.get("dataset"))
+    def fitted(self, name: str | None, checkpoint: Checkpoint) -> Dataset:
+        """Return the dataset of that name, else the one a run's model was fitted on, else the newest, and say which."""
+        return self.dataset(name or checkpoint.parent("dataset"))
 
     def policy(self, name: str | None) -> str:
-        """Return the policy file of a run (the newest policy run when not named); a behaviour or file as it is."""
-        named = [r for r in self.home.runs() if r.kind in ("policy", "train") and r.id == name]
-        if name is not None and not named:
-            return name
-        run = named[0] if named else self.run("policy", None)
-        return str(run.policy_file)
+        """Return the policy file named by run or by file (the newest when not named); a behaviour's name as it is."""
+        checkpoint = self.home.policy() if name is None else self.home.find_policy(name)
+        if name is None and checkpoint:
+            self.say(f"policy {checkpoint.id} (the newest)")
+        return str(checkpoint.file) if checkpoint else str(name)
 
     def show_run(self, run: Run, next_command: str) -> None:
         """Print a finished run's key numbers and where it lies."""

@@ -64,7 +64,7 @@ def export(
 
     if form != "reference":
         raise RwmError(f"Unknown format '{form}'.", "--format reference")
-    export_reference(load_model(model_file(call, model)), out_file)
+    export_reference(load_model(call.model(model).file), out_file)
     if call.json:
         print_json({"file": out_file})
     else:
@@ -96,23 +96,18 @@ def calibrate(
     shown = [h for h in (1, 8, 32, 100, 200, 368) if h <= factors.steps]
     rows = [(h, factors.epistemic[h - 1], factors.total[h - 1]) for h in shown]
     print_table(f"factors of {checkpoint.id}", ("step", "epistemic std", "total std"), rows)
-    out.print(f"wrote {checkpoint.model_file}", highlight=False)
+    out.print(f"wrote {checkpoint.file}", highlight=False)
     say("next: rwm eval calibration, or rwm eval uncertainty --calibrated")
 
 
 @command(app, "info")
 def info(call: Call, model: ModelArgument = None) -> None:
     """Show a model's architecture, sizes, normaliser and origin."""
-    facts = facts_of(model_file(call, model))
+    facts = facts_of(call.model(model).file)
     if call.json:
         print_json(facts)
     else:
         print_table("model", ("what", "value"), list(facts.items()))
-
-
-def model_file(call: Call, name: str | None) -> Path:
-    """Return the file of a model named by run, by file, or the newest."""
-    return Path(name) if name is not None and Path(name).is_file() else call.model(name).model_file
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def policy(
     ] = None,
     warm_start: Annotated[
         str | None,
-        typer.Option(help="Begin with the networks of this policy or train run, or file; of a clone (bc), or none."),
+        typer.Option(help="Begin with the networks of this policy or train run or file, of a clone (bc), or none."),
     ] = None,
     settings: SettingsOption = None,
     preset: PolicyPresetOption = None,
@@ -85,7 +85,7 @@ def policy(
 
     changes: dict[str, object] = {}
     if warm_start not in (None, CLONE, NOTHING):
-        changes["warm_start"] = call.home.run(None, warm_start).id
+        changes["warm_start"] = call.home.policy(warm_start).id
     under = {"lam": 0.0} if algo == "mbpo" else {}
     config = call.config(PolicyConfig, "dataset", "model", "algo", under=under, over=changes)
     if algo == "mbpo" and (weight := config.imagination.lam):
@@ -189,7 +189,10 @@ def export_policy(
     """Write a policy as ONNX, TorchScript and rsl_rl checkpoint, and a JSON of orders, scales, gains and rate."""
     from rwmrl.deploy import export_policy as export
 
-    written = export(Path(call.policy(policy)), out_dir, robot)
+    checkpoint = call.home.policy(policy)
+    if policy is None:
+        call.say(f"policy {checkpoint.id} (the newest)")
+    written = export(checkpoint.file, out_dir, robot)
     if call.json:
         print_json(written)
         return
