@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cli.common import pick_model
+from cli.common import Call
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
@@ -62,7 +62,7 @@ READERS = {
     "rwm export-policy FILE": ("policy.pt", lambda path: export_policy(path, path.parent / "out")),
     "--policy FILE": ("policy.safetensors", behaviour),
     "load_model": ("model.safetensors", load_model),
-    "--model FILE": ("model.pt", lambda path: pick_model(Home(path.parent), str(path), True)),
+    "--model FILE": ("model.pt", lambda path: Call(Home(path.parent), True, {}, {}).model(str(path))),
     "rwm model import FILE": ("model_0.pt", lambda path: import_reference(path, history=32)),
     "resumed fit": ("state.pt", lambda path: load_fit_state(path, CPU)),
     "resumed policy": ("state.pt", lambda path: load_state(path, CPU)),

@@ -6,13 +6,12 @@ from functools import partial
 
 import pytest
 
-from cli.sweep import weights
 from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmrl.cloning import CloningConfig
 from rwmrl.imagination_training import train_policy
 from rwmrl.policy_config import PolicyConfig
-from rwmrl.sweep import sweep_policies
+from rwmrl.sweep import SweepConfig, sweep_policies
 
 
 def small(lam, seed, **options):
@@ -70,7 +69,7 @@ def test_two_workers_of_a_ray_cluster(home, dataset, model_run):
 
 
 def test_weights_are_read_from_text():
-    assert weights("0,0.5,0.5,2") == [0.0, 0.5, 2.0]
+    assert build(SweepConfig, None, {"lam": "0,0.5,0.5,2"}).lam == (0.0, 0.5, 0.5, 2.0)
     for text in ("", "a", "1,-2"):
-        with pytest.raises(RwmError, match="not a list of numbers"):
-            weights(text)
+        with pytest.raises(RwmError, match="sweep configuration is not valid: lam"):
+            build(SweepConfig, None, {"lam": text})
