@@ -35,7 +35,8 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
     """Return an evaluation's section; a figure that cannot be read becomes a notice."""
     about, pictures, notices = about_evaluation(summary.evaluation), [], []
     for file in sorted(run.path.glob("*.png")):
-        shown = picture(file, *about_figure(file.stem))
+        figure = about_figure(file.stem)
+        shown = picture(file, figure.title, figure.text)
         if shown is not None:
             pictures.append(shown)
             continue
@@ -47,7 +48,7 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
     return Section(
         anchor=f"run-{run.id}",
         title=about.title,
-        question=about.question,
+        question=about.text,
         facts=" · ".join([run.id, *facts]),
         units=summary.units,
         pictures=pictures,

@@ -89,7 +89,7 @@ def lineage_of(home: Home, chosen: list[Run], runs: list[Run]) -> Lineage:
             lineage.datasets[name] = home.dataset(name)
         except RwmError as exc:
             lineage.notices.append(Notice(f"The dataset '{name}' cannot be read: {exc.message}", exc.hint))
-    order = list(EVALUATIONS)
+    order = EVALUATIONS
     lineage.evaluations.sort(
         key=lambda e: (*order, lineage.summaries[e.id].evaluation).index(lineage.summaries[e.id].evaluation)
     )
