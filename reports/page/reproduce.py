@@ -17,22 +17,6 @@ from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmmodel.fit_config import FitConfig
 
-FIT_OPTIONS = (
-    "updates",
-    "batch",
-    "lr",
-    "base",
-    "members",
-    "precision",
-    "normalizer",
-    "schedule",
-    "ema",
-    "accumulate",
-    "patience",
-    "rows",
-)
-"""Fields of a fit with an option of their own name; the others go through ``--set``."""
-SWITCHES = {"shared_base": ("--shared-base", "--independent"), "balance": ("--balance", "--no-balance")}
 COMMON = ("seed", "device")
 EVALUATION_OPTIONS = (
     "windows",
@@ -82,14 +66,7 @@ def model_words(run: Run) -> list[str]:
         return ["rwm", "model", "import", config["imported"], "--history", str(config["history"])]
     preset, changed = closest(run.configuration(FitConfig))
     words = ["rwm", "fit", *_named(run.meta.parents.get("dataset")), "--preset", str(preset)]
-    for key, value in changed.items():
-        if key in SWITCHES:
-            words.append(SWITCHES[key][0 if value else 1])
-        elif key in FIT_OPTIONS and value is not None:
-            words += [f"--{key}", str(value)]
-        else:
-            words += ["--set", f"{key}={text_of(value)}"]
-    return [*words, *_common(config)]
+    return [*words, *_settings(changed), *_common(config)]
 
 
 def policy_words(run: Run) -> list[str]:
