@@ -6,30 +6,23 @@ Names are looked up when they are used, because each needs its own optional pack
 from importlib import import_module
 from typing import Any
 
-_WHERE = {
-    "Behaviour": "rwmrl.behaviour_base",
-    "BehaviourContext": "rwmrl.behaviour_base",
-    "CloningConfig": "rwmrl.cloning",
-    "EnvOptions": "rwmrl.envs.base",
-    "ExportConfig": "rwmrl.export",
-    "ImaginationConfig": "rwmrl.envs.imagination",
-    "ImaginationEnv": "rwmrl.envs.imagination",
-    "OfflineRLConfig": "rwmrl.offline_rl",
-    "PolicyConfig": "rwmrl.policy_config",
-    "TrainConfig": "rwmrl.simulator_training",
-    "VecEnv": "rwmrl.envs.base",
-    "clone_behaviour": "rwmrl.cloning",
-    "export_dataset": "rwmrl.export",
-    "export_policy": "rwmrl.deploy",
-    "load_policy": "rwmrl.policy_file",
-    "make_behaviour": "rwmrl.behaviours",
-    "make_env": "rwmrl.backends",
-    "save_policy": "rwmrl.policy_file",
-    "sweep_policies": "rwmrl.sweep",
-    "train_in_simulator": "rwmrl.simulator_training",
-    "train_offline_rl": "rwmrl.offline_rl",
-    "train_policy": "rwmrl.imagination_training",
+_NAMES = {
+    "backends": ("make_env",),
+    "behaviour_base": ("Behaviour", "BehaviourContext"),
+    "behaviours": ("make_behaviour",),
+    "cloning": ("CloningConfig", "clone_behaviour"),
+    "deploy": ("export_policy",),
+    "envs.base": ("EnvOptions", "VecEnv"),
+    "envs.imagination": ("ImaginationConfig", "ImaginationEnv"),
+    "export": ("ExportConfig", "export_dataset"),
+    "imagination_training": ("train_policy",),
+    "offline_rl": ("OfflineRLConfig", "train_offline_rl"),
+    "policy_config": ("PolicyConfig",),
+    "policy_file": ("load_policy", "save_policy"),
+    "simulator_training": ("TrainConfig", "train_in_simulator"),
+    "sweep": ("sweep_policies",),
 }
+_WHERE = {name: f"rwmrl.{module}" for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_WHERE)
 
 

@@ -35,8 +35,7 @@ BACKENDS = {
         "rwmrl.envs.isaaclab:make_isaaclab_env",
     ),
     "mjlab": Backend(
-        "pip install mjlab, in an environment of its own: it pins another rsl-rl-lib",
-        "rwmrl.envs.mjlab:make_mjlab_env",
+        "pip install mjlab, in an environment of its own: it pins another rsl-rl-lib", "rwmrl.envs.mjlab:make_mjlab_env"
     ),
 }
 

@@ -51,8 +51,10 @@ class BehaviourContext:
 class Gaussian(Behaviour):
     """Independent normal actions of one standard deviation."""
 
-    def __init__(self, context: BehaviourContext, std: float, name: str = "gaussian") -> None:
-        self.name, self.num_envs, self.std, self._context = name, context.num_envs, std, context
+    name = "gaussian"
+
+    def __init__(self, context: BehaviourContext, std: float) -> None:
+        self.num_envs, self.std, self._context = context.num_envs, std, context
 
     def act(self, observations: Observations) -> Tensor:
         """Return actions ``(E, A)``."""

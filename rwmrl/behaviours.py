@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -98,9 +99,8 @@ def make_behaviour(name: str, context: BehaviourContext, action_noise: float | N
     if path.is_file():
         return _load(path, path.stem, context, action_noise)
     if name == RANDOM:
-        return _noisy(
-            PolicyBehaviour(untrained_policy(context.robot), context.num_envs, name), context, action_noise, 1.0
-        )
+        untrained = PolicyBehaviour(untrained_policy(context.robot), context.num_envs, name)
+        return _noisy(untrained, context, action_noise, RANDOM_STD)
     if name in BEHAVIOURS:
         return _noisy(BEHAVIOURS[name](context), context, action_noise, 0.0)
     names = dict.fromkeys([*BEHAVIOURS, RANDOM, *shipped, *([MIXED] if shipped_stages(context.robot) else [])])
@@ -122,13 +122,10 @@ def _noisy(base: Behaviour, context: BehaviourContext, asked: float | None, own:
 
 def _share(part: str, whole: str) -> tuple[str, float]:
     name, _, share = part.strip().rpartition(":")
-    try:
+    value = 0.0
+    with suppress(ValueError):
         value = float(share)
-    except ValueError:
-        value = 0.0
     if not name or not 0.0 < value < float("inf"):
-        raise RwmError(
-            f"'{part.strip()}' in the mixture '{whole}' is not NAME:SHARE with a positive share.",
-            "--policy expert:0.7,random:0.3",
-        )
+        fault = f"'{part.strip()}' in the mixture '{whole}' is not NAME:SHARE with a positive share"
+        raise RwmError(f"{fault}.", "--policy expert:0.7,random:0.3")
     return name, value

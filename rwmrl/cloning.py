@@ -63,50 +63,43 @@ def clone_behaviour(
     Raises:
         RwmError: A split has no two consecutive rows, or recorded commands are asked for and missing.
     """
-    c = resume.configuration(CloningConfig) if resume else config or CloningConfig()
-    device, robot = resolve_device(c.device), load_robot(dataset.robot)
-    torch.manual_seed(c.seed)
-    demonstrations = Demonstrations(dataset, c.command, device)
+    config = resume.configuration(CloningConfig) if resume else config or CloningConfig()
+    device, robot = resolve_device(config.device), load_robot(dataset.robot)
+    torch.manual_seed(config.seed)
+    demonstrations = Demonstrations(dataset, config.command, device)
     starts = {split: split_starts(dataset, split, 2) for split in ("train", "val")}
-    run = resume or Run.create(home, "policy", c.model_dump(mode="json"), {"dataset": dataset.name}, c.seed)
-    policy = MlpPolicy(PolicyInfo.of(robot, c.hidden_dims, source=f"policy {run.id}")).to(device)
-    sampler = WindowSampler(starts["train"], c.seed)
+    run = resume or Run.create(home, "policy", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
+    policy = MlpPolicy(PolicyInfo.of(robot, config.hidden_dims, source=f"policy {run.id}")).to(device)
+    sampler = WindowSampler(starts["train"], config.seed)
     seen = demonstrations.observations(sampler.draw(0, min(len(starts["train"]), 100_000)))
     policy.mean.copy_(seen.mean(dim=0))
     policy.scale.copy_(seen.std(dim=0).clamp_min(LEAST_SCALE))
-    optimizer = torch.optim.Adam(policy.parameters(), lr=c.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, c.updates)
-    generator, noise = torch.Generator(device).manual_seed(c.seed), noise_scale(dataset.schema, device)
-    checked = WindowSampler(starts["val"], c.seed).draw(0, min(len(starts["val"]), 20_000))
+    optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.updates)
+    generator, noise = torch.Generator(device).manual_seed(config.seed), noise_scale(dataset.schema, device)
+    checked = WindowSampler(starts["val"], config.seed).draw(0, min(len(starts["val"]), 20_000))
+    val_observations, val_actions = demonstrations.observations(checked), demonstrations.actions(checked)
     with run.running():
         run.truncate_metrics(0)
-        for update in range(1, c.updates + 1):
-            drawn = sampler.draw(update - 1, min(c.batch, len(starts["train"])))
+        for update in range(1, config.updates + 1):
+            drawn = sampler.draw(update - 1, min(config.batch, len(starts["train"])))
             observation = demonstrations.observations(drawn)
-            if c.noise:
+            if config.noise:
                 observation = add_noise(observation, noise, generator)
             loss = (policy(observation) - demonstrations.actions(drawn)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            if update % c.log_interval == 0 or update == c.updates:
+            if update % config.log_interval == 0 or update == config.updates:
                 with torch.no_grad():
-                    held_out = (
-                        (policy(demonstrations.observations(checked)) - demonstrations.actions(checked)).square().mean()
-                    )
-                run.log(update, {"train/action_mse": float(loss.detach()), "val/action_mse": float(held_out)})
-                progress(update, c.updates, {"action mse": float(held_out)})
+                    val_loss = float((policy(val_observations) - val_actions).square().mean())
+                run.log(update, {"train/action_mse": float(loss.detach()), "val/action_mse": val_loss})
+                progress(update, config.updates, {"action mse": val_loss})
         save_policy(policy, run.policy_file)
-        run.finish(
-            {
-                "robot": dataset.robot,
-                "algo": c.algo,
-                "updates": c.updates,
-                "command": demonstrations.source,
-                "val_action_mse": float(held_out),
-            }
-        )
+        chosen = config.model_dump(include={"algo", "updates"})
+        about = {"robot": dataset.robot, **chosen, "command": demonstrations.source}
+        run.finish(about | {"val_action_mse": val_loss})
     return run
 
 
@@ -132,15 +125,14 @@ class Demonstrations:
         self.source = "hindsight" if recorded is None else "recorded"
         commands = hindsight_commands(dataset, rows) if recorded is None else recorded
         self.rows, self.command = torch.from_numpy(rows).to(device), torch.from_numpy(commands).to(device)
-        following = np.arange(1, len(rows) + 1)
-        last = dataset.episodes.start + dataset.episodes.length - 1
+        following, last = np.arange(1, len(rows) + 1), dataset.episodes.start + dataset.episodes.length - 1
         following[last] = last
         self.following = torch.from_numpy(following).to(device)
 
     def observations(self, at: np.ndarray) -> Tensor:
         """Return the observations ``(n, O)`` in rows ``(n,)``; an episode's last row has its own command."""
-        rows = self.rows[torch.from_numpy(at).to(self.rows.device)]
-        command = self.command[self.following[torch.from_numpy(at).to(self.rows.device)]]
+        index = torch.from_numpy(at).to(self.rows.device)
+        rows, command = self.rows[index], self.command[self.following[index]]
         return policy_observation(rows[:, self.schema.state], command, rows[:, self.schema.action], self.schema)
 
     def actions(self, first: np.ndarray) -> Tensor:
@@ -150,8 +142,7 @@ class Demonstrations:
 
 def recorded_commands(dataset: Dataset) -> np.ndarray | None:
     """Return the command of every row, ``(R, 3)`` float32; None where one is missing."""
-    names = dataset.scan().collect_schema().names()
-    if not set(COMMAND_COLUMNS) <= set(names):
+    if not set(COMMAND_COLUMNS) <= set(dataset.scan().collect_schema().names()):
         return None
     commands = dataset.scan().select(pl.col(COMMAND_COLUMNS).cast(pl.Float32)).collect().to_numpy()
     return None if np.isnan(commands).any() else np.ascontiguousarray(commands)

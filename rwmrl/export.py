@@ -132,12 +132,11 @@ def collectors_of(config: ExportConfig, robot: RobotSpec, backend: str, envs: in
     How the robots are divided into groups does not depend on the machine, so neither do the rows.
     """
     count = GROUPS if backend == EMBEDDED and envs >= GROUPS * MIN_GROUP else 1
-    threads, torch_threads = (None, None) if count == 1 else (max(1, available_threads() // count), 1)
-    before = torch.get_num_threads()
+    threads = max(1, available_threads() // count) if count > 1 else None
     with ExitStack() as stack:
-        if torch_threads:
-            torch.set_num_threads(torch_threads)
-            stack.callback(torch.set_num_threads, before)
+        if count > 1:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
         collectors = []
         for k in range(count):
             size = envs * (k + 1) // count - envs * k // count
@@ -274,18 +273,11 @@ def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend
     """Return where the rows come from, for the dataset's manifest."""
     randomized = task.randomize if config.randomize is None else config.randomize
     return {
-        "source": "simulation",
-        "backend": backend,
-        "task": task.name,
-        "policy": config.policy,
-        "seed": config.seed,
-        "num_envs": envs,
-        "control_dt_s": robot.control_dt_s,
+        "source": "simulation", "backend": backend, "task": task.name, "policy": config.policy, "seed": config.seed,
+        "num_envs": envs, "control_dt_s": robot.control_dt_s,
         "randomization": robot.randomization.model_dump(mode="json") if randomized else None,
-        "config": config.model_dump(mode="json"),
-        "task_config": task.model_dump(mode="json"),
-        "versions": versions(),
-    }
+        "config": config.model_dump(mode="json"), "task_config": task.model_dump(mode="json"), "versions": versions(),
+    }  # fmt: skip
 
 
 def _host(values: torch.Tensor) -> np.ndarray:

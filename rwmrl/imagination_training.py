@@ -54,11 +54,8 @@ def train_policy(
         config = ranks.share(with_clone(home, dataset, config, progress) if ranks.main else config)
         model = load_model(checkpoint.file, device)
         if model.info is not None and model.info.robot != dataset.robot:
-            raise RwmError(
-                f"Model {checkpoint.id} was fitted on '{model.info.robot}', dataset '{dataset.name}' is of "
-                f"'{dataset.robot}'.",
-                f"rwm fit {dataset.name}",
-            )
+            robots = f"was fitted on '{model.info.robot}', dataset '{dataset.name}' is of '{dataset.robot}'"
+            raise RwmError(f"Model {checkpoint.id} {robots}.", f"rwm fit {dataset.name}")
         use_precision(config.precision, device)
         model.precision = config.precision
         robot = load_robot(dataset.robot)
@@ -119,6 +116,7 @@ def _summary(
     run: Run, config: PolicyConfig, robot: str, before: tuple[float, float], after: tuple[float, float]
 ) -> dict[str, Any]:
     metrics = series(run)
+    last = {name: values[-1] for name, values in metrics.items()}
     return {
         "robot": robot,
         "lam": config.imagination.lam,
@@ -127,10 +125,10 @@ def _summary(
         "imagined_reward_after": after[0],
         "penalised_reward_before": before[1],
         "penalised_reward_after": after[1],
-        "mean_reward": metrics["imagined/reward"][-1],
-        "mean_penalised_reward": metrics["imagined/penalised_reward"][-1],
-        "epistemic": metrics["imagined/epistemic"][-1],
-        "episode_length": metrics["episode/length"][-1] if "episode/length" in metrics else None,
+        "mean_reward": last["imagined/reward"],
+        "mean_penalised_reward": last["imagined/penalised_reward"],
+        "epistemic": last["imagined/epistemic"],
+        "episode_length": last.get("episode/length"),
         "unsound_predictions": sum(v or 0.0 for v in metrics["imagined/unsound_count"]),
-        "steps_per_second": metrics["perf/steps_per_second"][-1],
+        "steps_per_second": last["perf/steps_per_second"],
     }

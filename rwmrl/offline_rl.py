@@ -17,7 +17,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
-from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmdata.windows import WindowSampler, split_starts
 from rwmmodel.checkpoint import load_state, save_state, unreadable
@@ -76,32 +76,28 @@ def train_offline_rl(
         RwmError: d3rlpy is missing or does not know an option, a split has no transition, or training diverged.
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
-    c = resume.configuration(OfflineRLConfig) if resume else config or build(OfflineRLConfig, "iql")
-    learner = Learner(dataset, c)
-    run = resume or Run.create(home, "policy", c.model_dump(mode="json"), {"dataset": dataset.name}, c.seed)
+    config = resume.configuration(OfflineRLConfig) if resume else config or build(OfflineRLConfig, "iql")
+    learner = Learner(dataset, config)
+    run = resume or Run.create(home, "policy", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
     with run.running():
         learner.restore(run)
         run.truncate_metrics(learner.done)
-        while learner.done < c.updates:
+        while learner.done < config.updates:
             losses = learner.update()
             broken = [f"{k} is {v}" for k, v in losses.items() if not math.isfinite(v)]
             if broken:
-                raise RwmError(f"{c.algo} diverged: {'; '.join(broken)}. The last checkpoint stays.", "another seed")
-            if learner.due(c.log_interval):
+                raise RwmError(
+                    f"{config.algo} diverged: {'; '.join(broken)}. The last checkpoint stays.", "another seed"
+                )
+            if learner.due(config.log_interval):
                 held_out = learner.score()
                 run.log(learner.done, {f"loss/{k}": v for k, v in losses.items()} | held_out)
-                progress(learner.done, c.updates, {k.removeprefix("val/"): v for k, v in held_out.items()})
-            if learner.due(c.checkpoint_interval):
+                progress(learner.done, config.updates, {k.removeprefix("val/"): v for k, v in held_out.items()})
+            if learner.due(config.checkpoint_interval):
                 learner.save(run)
-        run.finish(
-            {
-                "robot": dataset.robot,
-                "algo": c.algo,
-                "updates": c.updates,
-                "command": learner.data.source,
-                **{k.replace("/", "_"): v for k, v in learner.score().items()},
-            }
-        )
+        chosen = config.model_dump(include={"algo", "updates"})
+        about = {"robot": dataset.robot, **chosen, "command": learner.data.source}
+        run.finish(about | {k.replace("/", "_"): v for k, v in learner.score().items()})
     return run
 
 
@@ -120,48 +116,44 @@ class Learner:
     """
 
     def __init__(self, dataset: Dataset, config: OfflineRLConfig) -> None:
-        c = self.config = config
+        self.config = config
         library()
         starts = {split: split_starts(dataset, split, 2) for split in ("train", "val")}
         self.robot = load_robot(dataset.robot)
         # The library takes arrays, and moves each batch itself.
-        self.data = Transitions(dataset, c.command, torch.device("cpu"))
-        self.sampler = WindowSampler(starts["train"], c.seed)
-        self.held_out = WindowSampler(starts["val"], c.seed).draw(0, min(len(starts["val"]), MEASURED))
+        self.data = Transitions(dataset, config.command, torch.device("cpu"))
+        self.sampler = WindowSampler(starts["train"], config.seed)
+        self.held_out = WindowSampler(starts["val"], config.seed).draw(0, min(len(starts["val"]), MEASURED))
         self.noise = noise_scale(dataset.schema, torch.device("cpu"))
         seen = self.data.observations(self.sampler.draw(0, min(len(starts["train"]), MEASURED)))
         self.mean, self.std = seen.mean(dim=0), seen.std(dim=0)
         actions = self.data.actions(starts["train"])
         self.low, self.high = actions.amin(dim=0), actions.amax(dim=0)
-        self.device = resolve_device(c.device)
-        torch.manual_seed(c.seed)
-        self.algo = self._create(self.robot)
+        self.device = resolve_device(config.device)
+        torch.manual_seed(config.seed)
+        self.algo = self._create()
         self.done = 0
 
-    def _create(self, robot: RobotSpec) -> Any:
+    def _create(self) -> Any:
         d3, config = library(), self.config
-        kinds = {"cql": d3.algos.CQLConfig, "iql": d3.algos.IQLConfig}
+        kind = {"cql": d3.algos.CQLConfig, "iql": d3.algos.IQLConfig}[config.algo]
         own = DEFAULTS[config.algo] | config.options
-        numbers = {k for k, v in vars(kinds[config.algo]()).items() if isinstance(v, bool | int | float)}
+        numbers = {k for k, v in vars(kind()).items() if isinstance(v, bool | int | float)}
         unknown = sorted(set(own) - (numbers - {"batch_size", "gamma"}))
         if unknown:
+            known = f"it has {', '.join(sorted(numbers))}"
             raise RwmError(
-                f"d3rlpy's {config.algo} has no number {', '.join(unknown)}; it has {', '.join(sorted(numbers))}.",
-                "--set options.NAME=VALUE",
+                f"d3rlpy's {config.algo} has no number {', '.join(unknown)}; {known}.", "--set options.NAME=VALUE"
             )
         network = d3.models.VectorEncoderFactory(hidden_units=list(config.hidden_dims))
-        networks = {k: network for k in vars(kinds[config.algo]()) if k.endswith("_encoder_factory")}
-        d3_config = kinds[config.algo](
-            batch_size=config.batch,
-            gamma=config.gamma,
-            **networks,
-            **own,
-            observation_scaler=d3.preprocessing.StandardObservationScaler(self.mean.numpy(), self.std.numpy()),
-            action_scaler=d3.preprocessing.MinMaxActionScaler(self.low.numpy(), self.high.numpy()),
-            reward_scaler=d3.preprocessing.MultiplyRewardScaler(1.0 / robot.control_dt_s),
-        )
-        index = self.device.index or 0
-        algo = d3_config.create(device=f"{self.device.type}:{index}")
+        networks = {k: network for k in vars(kind()) if k.endswith("_encoder_factory")}
+        scalers = {
+            "observation_scaler": d3.preprocessing.StandardObservationScaler(self.mean.numpy(), self.std.numpy()),
+            "action_scaler": d3.preprocessing.MinMaxActionScaler(self.low.numpy(), self.high.numpy()),
+            "reward_scaler": d3.preprocessing.MultiplyRewardScaler(1.0 / self.robot.control_dt_s),
+        }
+        d3_config = kind(batch_size=config.batch, gamma=config.gamma, **networks, **own, **scalers)
+        algo = d3_config.create(device=f"{self.device.type}:{self.device.index or 0}")
         algo.create_impl((len(self.mean),), len(self.low))
         return algo
 
@@ -175,15 +167,9 @@ class Learner:
         seen, seen_next = transitions.observation, transitions.next_observation
         if generator:
             seen, seen_next = (add_noise(x, self.noise, generator) for x in (seen, seen_next))
-        columns = {
-            "observations": seen,
-            "actions": transitions.action,
-            "rewards": transitions.reward[:, None],
-            "next_observations": seen_next,
-            "next_actions": transitions.next_action,
-            "terminals": transitions.terminal[:, None].float(),
-            "intervals": torch.ones(len(first), 1),
-        }
+        columns = {"observations": seen, "actions": transitions.action, "rewards": transitions.reward[:, None]}
+        columns |= {"next_observations": seen_next, "next_actions": transitions.next_action}
+        columns |= {"terminals": transitions.terminal[:, None].float(), "intervals": torch.ones(len(first), 1)}
         return library().dataset.TransitionMiniBatch(**{k: v.numpy() for k, v in columns.items()}, transitions=[])
 
     def update(self) -> dict[str, float]:
@@ -210,21 +196,19 @@ class Learner:
         The library's action is ``low + (high - low) (tanh(y) + 1) / 2`` with y from the actor's network; here that is a
         hidden layer of tanh units, one per joint, and a last layer that scales them.
         """
-        linear = linear_layers(self.algo.impl.policy)
         sizes = (*self.config.hidden_dims, len(self.low))
         # The actor of CQL has one more layer, for the width of its distribution.
-        linear = linear[: len(sizes)]
+        linear = linear_layers(self.algo.impl.policy)[: len(sizes)]
         info = PolicyInfo.of(self.robot, sizes, "relu", source).model_copy(update={"last_activation": "tanh"})
         policy = MlpPolicy(info)
         ours = linear_layers(policy.mlp)
-        scaler = self.algo.config.observation_scaler
         with torch.no_grad():
             for layer, trained in zip(ours, linear, strict=False):
                 layer.load_state_dict(trained.state_dict())
             ours[-1].weight.copy_(torch.diag((self.high - self.low) / 2))
             ours[-1].bias.copy_((self.high + self.low) / 2)
             policy.mean.copy_(self.mean)
-            policy.scale.copy_(self.std + scaler.eps)
+            policy.scale.copy_(self.std + self.algo.config.observation_scaler.eps)
         return policy.eval()
 
     def save(self, run: Run) -> None:

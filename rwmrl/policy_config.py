@@ -12,20 +12,13 @@ from rwmmodel.devices import Precision
 from rwmrl.envs.imagination import ImaginationConfig
 from rwmrl.ppo_config import PPOConfig
 
+_SHORT = {"iterations": 80, "checkpoint_interval": 20}
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "smoke": {"iterations": 4, "num_envs": 64, "checkpoint_interval": 2, "episode_steps": 48},
     # A model fitted for minutes is only right for a second or so, and near the data's actions.
-    "demo": {"iterations": 80, "num_envs": 512, "checkpoint_interval": 20, "episode_steps": 64, "init_std": 0.4},
+    "demo": {**_SHORT, "num_envs": 512, "episode_steps": 64, "init_std": 0.4},
     # docs/policies.md says why.
-    "laptop": {
-        "iterations": 80,
-        "num_envs": 1024,
-        "checkpoint_interval": 20,
-        "warm_start": "bc",
-        "critic_first": 15,
-        "init_std": 0.3,
-        "lam": 0.5,
-    },
+    "laptop": {**_SHORT, "num_envs": 1024, "warm_start": "bc", "critic_first": 15, "init_std": 0.3, "lam": 0.5},
     "paper": {"iterations": 2500, "num_envs": 4096, "num_steps": 100},
 }
 CLONE, NOTHING = "bc", "none"

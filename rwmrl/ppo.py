@@ -37,46 +37,27 @@ WARM_COUNT = 1_000_000
 def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]:
     """Return rsl_rl's configuration; a new dict each time, because rsl_rl changes the one it is given.
 
-    Args:
-        config: Our settings.
-        mirror: Mirrors the robot; needed where ``config.symmetry`` is on.
+    ``mirror`` mirrors the robot; it is needed where ``config.symmetry`` is on.
     """
     symmetry: dict[str, object] = {}
     if config.symmetry and mirror:
         function = partial(with_mirror_image, mirror)
         symmetry = {"symmetry_cfg": {"use_data_augmentation": True, "data_augmentation_func": function}}
-    network = {
-        "class_name": "MLPModel",
-        "hidden_dims": list(config.hidden_dims),
-        "activation": config.activation,
-        "obs_normalization": config.obs_normalization,
-    }
+    network: dict[str, object] = {"class_name": "MLPModel", "obs_normalization": config.obs_normalization}
+    network |= {"hidden_dims": list(config.hidden_dims), "activation": config.activation}
+    exploration = {"class_name": "GaussianDistribution", "init_std": config.init_std}
     return {
-        "num_steps_per_env": config.num_steps,
-        "save_interval": config.checkpoint_interval,
+        "num_steps_per_env": config.num_steps, "save_interval": config.checkpoint_interval,
         "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
-        "actor": {
-            **network,
-            "distribution_cfg": {"class_name": "GaussianDistribution", "init_std": config.init_std},
-        },
-        "critic": {**network},
+        "actor": {**network, "distribution_cfg": exploration}, "critic": {**network},
         "algorithm": {
-            "class_name": "PPO",
-            "num_learning_epochs": config.epochs,
-            "num_mini_batches": config.mini_batches,
-            "clip_param": config.clip,
-            "gamma": config.gamma,
-            "lam": config.gae_lambda,
-            "value_loss_coef": config.value_coef,
-            "use_clipped_value_loss": True,
-            "entropy_coef": config.entropy_coef,
-            "learning_rate": config.lr,
-            "schedule": config.schedule,
-            "desired_kl": config.desired_kl,
-            "max_grad_norm": config.max_grad_norm,
-            **symmetry,
+            "class_name": "PPO", "num_learning_epochs": config.epochs, "num_mini_batches": config.mini_batches,
+            "clip_param": config.clip, "gamma": config.gamma, "lam": config.gae_lambda,
+            "value_loss_coef": config.value_coef, "use_clipped_value_loss": True, "entropy_coef": config.entropy_coef,
+            "learning_rate": config.lr, "schedule": config.schedule, "desired_kl": config.desired_kl,
+            "max_grad_norm": config.max_grad_norm, **symmetry,
         },
-    }
+    }  # fmt: skip
 
 
 def with_mirror_image(
@@ -129,13 +110,7 @@ class RunLogger(Logger):
     """rsl_rl's logger (TensorBoard), which also writes each iteration's numbers to the run and to the progress bar.
 
     The environment's logged values are averaged over an iteration; names ending in ``_max`` and ``_count`` take the
-    maximum and the sum.
-
-    Args:
-        run: Where metrics and TensorBoard files go.
-        progress: Called after each iteration.
-        shown: Metrics passed to it.
-        options: rsl_rl's own arguments.
+    maximum and the sum. ``progress`` gets the metrics ``shown``; ``options`` are rsl_rl's own arguments.
     """
 
     def __init__(self, run: Run, progress: Progress, shown: tuple[str, ...], **options: Any) -> None:
@@ -196,8 +171,8 @@ class Runner(OnPolicyRunner):
         run: Where metrics, checkpoints and TensorBoard files go.
         robot: Described in the policy file.
         seed: Seed of networks and exploration.
-        progress: Called after each iteration.
-        shown: Metrics passed to it.
+        progress: Called after each iteration with the metrics ``shown``.
+        shown: Names of metrics.
         ranks: Processes that train this policy together, each with environments of its own; the first one alone
             writes. Their group is joined already.
 
@@ -222,18 +197,9 @@ class Runner(OnPolicyRunner):
         with quiet(run.path):
             mirror = Mirror(robot, env.device) if config.symmetry else None
             super().__init__(RslVecEnv(env), to_rsl_rl(config, mirror), device=str(env.device))
-        self.logger = RunLogger(
-            run,
-            progress,
-            shown,
-            cfg=self.cfg,
-            env_cfg=self.env.cfg,
-            num_envs=self.env.num_envs,
-            is_distributed=self.is_distributed,
-            gpu_world_size=self.gpu_world_size,
-            gpu_global_rank=self.gpu_global_rank,
-            device=self.device,
-        )
+        training = {"cfg": self.cfg, "env_cfg": self.env.cfg, "num_envs": self.env.num_envs, "device": self.device}
+        group = {name: getattr(self, name) for name in ("is_distributed", "gpu_world_size", "gpu_global_rank")}
+        self.logger = RunLogger(run, progress, shown, **training, **group)
 
     def train(self, iterations: int) -> None:
         """Train until ``iterations`` are done in all, from the last checkpoint if the run has one.

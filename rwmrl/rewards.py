@@ -26,20 +26,10 @@ SOFT_LIMIT_FACTOR = 0.9
 """Share of a joint's range that is free of the limit penalty."""
 
 TERMS = (
-    "track_lin_vel_xy_exp",
-    "track_ang_vel_z_exp",
-    "lin_vel_z_l2",
-    "ang_vel_xy_l2",
-    "dof_torques_l2",
-    "dof_acc_l2",
-    "action_rate_l2",
-    "feet_air_time",
-    "undesired_contacts",
-    "flat_orientation_l2",
-    "stand_still",
-    "dof_pos_limits",
+    "track_lin_vel_xy_exp", "track_ang_vel_z_exp", "lin_vel_z_l2", "ang_vel_xy_l2", "dof_torques_l2", "dof_acc_l2",
+    "action_rate_l2", "feet_air_time", "undesired_contacts", "flat_orientation_l2", "stand_still", "dof_pos_limits",
     "gait",
-)
+)  # fmt: skip
 """The terms of the reward table, and ``gait``, which only shapes training in a simulator: 1 while diagonal feet share
 their contact and neighbours do not (a trot), -1 the other way round (a bound), 0 when all feet agree."""
 

@@ -77,13 +77,13 @@ def train_in_simulator(
 
 
 def _summary(run: Run, config: TrainConfig) -> dict[str, Any]:
-    metrics = series(run)
+    last = {name: values[-1] for name, values in series(run).items()}
     return {
         "robot": config.robot,
         "task": config.task,
         "iterations": config.iterations,
         "steps": config.iterations * config.num_envs * config.ppo.num_steps,
-        "episode_return": metrics["episode/return"][-1] if "episode/return" in metrics else None,
-        "episode_length": metrics["episode/length"][-1] if "episode/length" in metrics else None,
-        "steps_per_second": metrics["perf/steps_per_second"][-1],
+        "episode_return": last.get("episode/return"),
+        "episode_length": last.get("episode/length"),
+        "steps_per_second": last["perf/steps_per_second"],
     }

@@ -155,13 +155,7 @@ def _on_ray(jobs: dict[int, Job], workers: int, threads: int, address: str | Non
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     cpus, dashboard = (workers, False) if address is None else (None, None)
-    ray.init(
-        address=address,
-        num_cpus=cpus,
-        include_dashboard=dashboard,
-        ignore_reinit_error=True,
-        log_to_driver=False,
-    )
+    ray.init(address=address, num_cpus=cpus, include_dashboard=dashboard, ignore_reinit_error=True, log_to_driver=False)
     try:
         train = ray.remote(num_cpus=1, max_retries=0)(train_one)
         waiting = {train.remote(job, threads): k for k, job in jobs.items()}

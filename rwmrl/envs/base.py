@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rwmdata.config import Frozen
 from rwmdata.schema import Schema
+from rwmrl.observations import observation_groups
 
 CONTACT_FORCE_N = 1.0
 """A body touches the ground where the net force on it exceeds this."""
@@ -84,6 +85,9 @@ class VecEnv(ABC):
     schema: Schema
     steps_done: int = 0
     """Steps since training began, for schedules; a resumed training sets it."""
+    _noise_scale: Tensor | None
+    """Half width of the noise on the policy's observation, see :func:`~rwmrl.observations.noise_scale`."""
+    _noise_generator: torch.Generator
 
     @property
     @abstractmethod
@@ -94,9 +98,10 @@ class VecEnv(ABC):
     def reset(self) -> Observations:
         """Start a new episode in every environment."""
 
-    @abstractmethod
     def get_observations(self) -> Observations:
-        """Return the observations of the current state."""
+        """Return the observations of the current state; every call draws new noise, and only ``policy`` is noisy."""
+        rows, scale, generator = self.current_rows(), self._noise_scale, self._noise_generator
+        return observation_groups(rows, self.command, self.schema, scale, generator)
 
     @abstractmethod
     def step(self, actions: Tensor) -> Step:

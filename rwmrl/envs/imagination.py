@@ -19,7 +19,7 @@ from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, Prediction
 from rwmrl.envs.base import SOUND_LIMIT, Observations, Step, VecEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start
-from rwmrl.observations import noise_scale, observation_groups
+from rwmrl.observations import noise_scale
 from rwmrl.rewards import RewardModel
 from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
@@ -117,7 +117,7 @@ class ImaginationEnv(VecEnv):
         self.reseed()
         self._commands = CommandSampler(c.num_envs, c.command, self.control_dt_s, self.generator, self.device)
         self.rewards = RewardModel(robot, self.schema, c.num_envs, self.device)
-        self._noise_scale = noise_scale(self.schema, self.device)
+        self._noise_scale = noise_scale(self.schema, self.device) if c.noise else None
         self._velocity_xy = self.schema.group("base_lin_vel").start + torch.arange(2, device=self.device)
         self.member_ids = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
         self.episode_length_buf = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
@@ -155,11 +155,6 @@ class ImaginationEnv(VecEnv):
         """Start a new episode in every environment."""
         self._reset(torch.arange(self.num_envs, device=self.device))
         return self.get_observations()
-
-    def get_observations(self) -> Observations:
-        """Return the five observation groups of the current predicted state; only ``policy`` is noisy."""
-        noise = self._noise_scale if self.config.noise else None
-        return observation_groups(self._rows.clone(), self.command, self.schema, noise, self._noise_generator)
 
     def current_rows(self) -> Tensor:
         """Return the row of the current state, ``(E, width)``, physical units; a push is part of it.

@@ -15,7 +15,7 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
 from rwmrl.envs.base import CONTACT_FORCE_N, SOUND_LIMIT, EnvOptions, Observations, Step, VecEnv
-from rwmrl.observations import noise_scale, observation_groups
+from rwmrl.observations import noise_scale
 from rwmrl.rewards import RewardModel
 from rwmrl.tasks import TASKS
 
@@ -61,11 +61,8 @@ class ManagerBasedEnv(VecEnv):
         self.device = torch.device(env.device)
         self.control_dt_s, self.max_episode_length = float(env.step_dt), int(env.max_episode_length)
         if abs(self.control_dt_s - robot.control_dt_s) > 1e-6:
-            raise RwmError(
-                f"The task steps every {self.control_dt_s:g} s; robot '{robot.name}' is described with "
-                f"{robot.control_dt_s:g} s.",
-                "physics_dt_s and decimation in robot.yaml",
-            )
+            steps = f"{self.control_dt_s:g} s; robot '{robot.name}' is described with {robot.control_dt_s:g} s"
+            raise RwmError(f"The task steps every {steps}.", "physics_dt_s and decimation in robot.yaml")
         self._robot = _articulation(env)
         self._joint_ids = _ids(robot.joints, self._robot.joint_names, "joint", robot)
         self._action_of_joint = _action_order(env, robot)
@@ -73,9 +70,8 @@ class ManagerBasedEnv(VecEnv):
         self._command_name = _command_name(env)
         self._own_groups = [name for name in GROUPS if name in env.observation_manager.active_terms]
         self._find_contacts()
-        self._noise = noise
-        self._noise_scale = noise_scale(self.schema, self.device)
-        self._generator = torch.Generator(device=self.device).manual_seed(seed)
+        self._noise_scale = noise_scale(self.schema, self.device) if noise else None
+        self._noise_generator = torch.Generator(device=self.device).manual_seed(seed)
         self._rewards = RewardModel(robot, self.schema, self.num_envs, self.device, reward_weights)
         self._final: list[tuple[Tensor, Tensor]] = []
         self._stepping = False
@@ -109,11 +105,6 @@ class ManagerBasedEnv(VecEnv):
         self._rewards.reset(torch.arange(self.num_envs, device=self.device), self._rows[:, self.schema.state])
         return self.get_observations()
 
-    def get_observations(self) -> Observations:
-        """Return the observations of the current state; every call draws new noise."""
-        noise = self._noise_scale if self._noise else None
-        return observation_groups(self._rows, self.command, self.schema, noise, self._generator)
-
     def current_rows(self) -> Tensor:
         """Return the row of the current state, ``(E, width)``; right after a reset its action is zero."""
         return self._rows
@@ -141,12 +132,9 @@ class ManagerBasedEnv(VecEnv):
             rows = self._read_rows()
         terminated &= sound
         truncated = (timed_out | ~sound) & ~terminated
-        reward, terms = self._rewards.compute(
-            transition[:, self.schema.state],
-            transition[:, self.schema.contact],
-            transition[:, self.schema.action],
-            command,
-        )
+        schema = self.schema
+        state, contact, action = (transition[:, part] for part in (schema.state, schema.contact, schema.action))
+        reward, terms = self._rewards.compute(state, contact, action, command)
         log: dict[str, float | Tensor] = {f"reward/{name}": value.mean() for name, value in terms.items()}
         log["unstable"] = (~sound).float()
         self._rows = rows
@@ -184,20 +172,15 @@ class ManagerBasedEnv(VecEnv):
             "system_state": (self.schema.state, self._state),
             "system_action": (self.schema.action, self._action),
             "system_contact": (self.schema.contact, self._contact),
-            "system_termination": (
-                self.schema.termination,
-                lambda: torch.zeros(self.num_envs, 1, device=self.device),
-            ),
+            "system_termination": (self.schema.termination, lambda: torch.zeros(self.num_envs, 1, device=self.device)),
         }[name]
         if name not in self._own_groups:
             return make()
         group: Tensor = self._env.observation_manager.compute_group(name)
         width = columns.stop - columns.start
         if group.shape != (self.num_envs, width):
-            raise RwmError(
-                f"The task's group '{name}' has shape {tuple(group.shape)}; robot '{self.robot.name}' needs "
-                f"({self.num_envs}, {width})."
-            )
+            needed = f"robot '{self.robot.name}' needs ({self.num_envs}, {width})"
+            raise RwmError(f"The task's group '{name}' has shape {tuple(group.shape)}; {needed}.")
         return group
 
     def _state(self) -> Tensor:
@@ -262,15 +245,11 @@ def _ids(wanted: Sequence[str], have: Sequence[str], what: str, robot: RobotSpec
 def _action_order(env: Any, robot: RobotSpec) -> list[int]:
     """Return for each joint of ``robot.yaml`` which of the environment's actions moves it."""
     names: list[str] = []
-    manager = env.action_manager
-    for term in manager.active_terms:
-        action_term = manager.get_term(term)
-        names += list(_first(action_term, "target_names", "_joint_names"))
+    for term in env.action_manager.active_terms:
+        names += list(_first(env.action_manager.get_term(term), "target_names", "_joint_names"))
     if len(names) != len(robot.joints):
-        raise RwmError(
-            f"The task's actions move {len(names)} joints ({', '.join(names)}); robot '{robot.name}' has "
-            f"{len(robot.joints)}."
-        )
+        moved = f"{len(names)} joints ({', '.join(names)})"
+        raise RwmError(f"The task's actions move {moved}; robot '{robot.name}' has {len(robot.joints)}.")
     return _ids(robot.joints, names, "action for joint", robot)
 
 
@@ -326,9 +305,8 @@ def drop_events(events: object, pushes: bool | None, randomize: bool | None) -> 
     """
     by_name = events if isinstance(events, dict) else vars(events)
     for name, event in list(by_name.items()):
-        unwanted = (pushes is False and "push" in name) or (
-            randomize is False and getattr(event, "mode", None) == "startup"
-        )
+        varies = getattr(event, "mode", None) == "startup"
+        unwanted = (pushes is False and "push" in name) or (randomize is False and varies)
         if unwanted and isinstance(events, dict):
             del events[name]
         elif unwanted:

@@ -14,7 +14,7 @@ from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
 from rwmrl.envs.base import CONTACT_FORCE_N, SOUND_LIMIT, EnvOptions, Observations, Step, VecEnv
 from rwmrl.envs.mujoco_physics import BatchPhysics
-from rwmrl.observations import noise_scale, observation_groups
+from rwmrl.observations import noise_scale
 from rwmrl.rewards import AIR_TIME_THRESHOLD_S, RewardModel
 from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
@@ -65,17 +65,15 @@ class MujocoEnv(VecEnv):
         self.schema = Schema.from_robot(robot)
         self.num_envs, self.num_actions = config.num_envs, len(robot.joints)
         self.control_dt_s, self.device = robot.control_dt_s, torch.device("cpu")
-        self.max_episode_length = max(
-            1, round((config.episode_length_s or robot.episode_length_s) / robot.control_dt_s)
-        )
+        seconds = config.episode_length_s or robot.episode_length_s
+        self.max_episode_length = max(1, round(seconds / robot.control_dt_s))
         self.episode_length_buf = torch.zeros(self.num_envs, dtype=torch.int64)
-        self.physics = BatchPhysics(
-            robot, self.num_envs, config.variants if config.randomize else 0, config.threads, config.seed
-        )
+        variants = config.variants if config.randomize else 0
+        self.physics = BatchPhysics(robot, self.num_envs, variants, config.threads, config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
         # Noise has its own stream: switching it off does not change the motion.
         self._noise_generator = torch.Generator().manual_seed(config.seed + 1)
-        self._noise_scale = noise_scale(self.schema, self.device)
+        self._noise_scale = noise_scale(self.schema, self.device) if config.noise else None
         self._default = torch.tensor(robot.default_joint_pos, dtype=torch.float64)
         self._commands = CommandSampler(self.num_envs, config.command, self.control_dt_s, self._generator, self.device)
         self._rewards = RewardModel(
@@ -116,11 +114,6 @@ class MujocoEnv(VecEnv):
         self._reset(torch.arange(self.num_envs))
         return self.get_observations()
 
-    def get_observations(self) -> Observations:
-        """Return the observations of the current state; every call draws new noise."""
-        noise = self._noise_scale if self.config.noise else None
-        return observation_groups(self._rows, self.command, self.schema, noise, self._noise_generator)
-
     def current_rows(self) -> Tensor:
         """Return the row of the current state, ``(E, width)``; right after a reset its action is zero."""
         return self._rows
@@ -133,9 +126,8 @@ class MujocoEnv(VecEnv):
         rows = self._build_rows(self.physics.state, self.physics.sensors, actions)
         sound &= rows.abs().amax(dim=1) < SOUND_LIMIT
         rows = torch.where(sound[:, None], rows, self._rows)
-        reward, terms = self._rewards.compute(
-            rows[:, self.schema.state], rows[:, self.schema.contact], actions, self.command
-        )
+        state, contact = rows[:, self.schema.state], rows[:, self.schema.contact]
+        reward, terms = self._rewards.compute(state, contact, actions, self.command)
         self.episode_length_buf += 1
         terminated = (rows[:, -1] > 0.5) & sound
         truncated = ((self.episode_length_buf >= self.max_episode_length) | ~sound) & ~terminated
@@ -173,10 +165,8 @@ class MujocoEnv(VecEnv):
         self._push_steps_left -= 1
         due = (self._push_steps_left <= 0).nonzero().squeeze(-1)
         if len(due):
-            velocity = self.physics.layout.lin_vel_w.start
-            self.physics.state[due.numpy(), velocity : velocity + 2] += (
-                self._uniform(len(due), 2).numpy() * PUSH_VELOCITY
-            )
+            velocity, kick = self.physics.layout.lin_vel_w.start, self._uniform(len(due), 2).numpy() * PUSH_VELOCITY
+            self.physics.state[due.numpy(), velocity : velocity + 2] += kick
             self._schedule_push(due)
 
     def _schedule_push(self, env_ids: Tensor) -> None:
@@ -241,17 +231,9 @@ def make_mujoco_env(robot: RobotSpec, options: EnvOptions) -> MujocoEnv:
 def rotation(quaternion: Tensor) -> Tensor:
     """Return the rotation matrices, base to world, of unit quaternions (w, x, y, z): ``(n, 4)`` -> ``(n, 3, 3)``."""
     w, x, y, z = quaternion.unbind(dim=-1)
-    return torch.stack(
-        (
-            1 - 2 * (y * y + z * z),
-            2 * (x * y - w * z),
-            2 * (x * z + w * y),
-            2 * (x * y + w * z),
-            1 - 2 * (x * x + z * z),
-            2 * (y * z - w * x),
-            2 * (x * z - w * y),
-            2 * (y * z + w * x),
-            1 - 2 * (x * x + y * y),
-        ),
-        dim=-1,
-    ).unflatten(-1, (3, 3))
+    matrix = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack([entry for row in matrix for entry in row], dim=-1).unflatten(-1, (3, 3))

@@ -97,14 +97,8 @@ def _set_options(spec: mujoco.MjSpec, physics_dt_s: float) -> None:
 
 
 def _add_ground(spec: mujoco.MjSpec, friction: float) -> None:
-    spec.worldbody.add_geom(
-        name=GROUND,
-        type=mujoco.mjtGeom.mjGEOM_PLANE,
-        size=[0, 0, 1],
-        contype=1,
-        conaffinity=0,
-        rgba=[0.7, 0.72, 0.7, 1],
-    )
+    plane, grey = mujoco.mjtGeom.mjGEOM_PLANE, [0.7, 0.72, 0.7, 1]
+    spec.worldbody.add_geom(name=GROUND, type=plane, size=[0, 0, 1], contype=1, conaffinity=0, rgba=grey)
     spec.worldbody.add_light(pos=[0, 0, 4], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
     for geom in spec.geoms:
         geom.solref = CONTACT_SOFTNESS
@@ -113,17 +107,10 @@ def _add_ground(spec: mujoco.MjSpec, friction: float) -> None:
 
 def _light(spec: mujoco.MjSpec) -> None:
     """Make it look like a bright room: for pictures only."""
-    spec.add_texture(
-        name="sky",
-        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
-        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
-        rgb1=[0.75, 0.85, 0.95],
-        rgb2=[1, 1, 1],
-        width=64,
-        height=64,
-    )
-    spec.visual.headlight.ambient = [0.5, 0.5, 0.5]
-    spec.visual.headlight.diffuse = [0.5, 0.5, 0.5]
+    sky, gradient = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+    blue, white = [0.75, 0.85, 0.95], [1, 1, 1]
+    spec.add_texture(name="sky", type=sky, builtin=gradient, rgb1=blue, rgb2=white, width=64, height=64)
+    spec.visual.headlight.ambient = spec.visual.headlight.diffuse = [0.5, 0.5, 0.5]
 
 
 def _add_drives(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
@@ -140,14 +127,11 @@ def _add_drive(spec: mujoco.MjSpec, joint: str, drive: DriveSpec) -> None:
     of constant 1 and resistance R = velocity_limit / saturation, driven by a voltage that is clipped at
     +-velocity_limit, gives torque = (voltage - qd) / R; the controller's derivative gain takes the back-EMF out.
     """
-    resistance = drive.velocity_limit / drive.saturation_effort
+    limit, resistance = drive.velocity_limit, drive.velocity_limit / drive.saturation_effort
+    controller = [drive.stiffness * resistance, 0.0, drive.damping * resistance - 1.0, 0, 0, limit]
     actuator = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
     actuator.set_to_dcmotor(
-        motorconst=[1.0, 1.0],
-        resistance=resistance,
-        saturation=[0.0, 0.0, drive.velocity_limit],
-        controller=[drive.stiffness * resistance, 0.0, drive.damping * resistance - 1.0, 0, 0, drive.velocity_limit],
-        input_mode=1,
+        motorconst=[1.0, 1.0], resistance=resistance, saturation=[0.0, 0.0, limit], controller=controller, input_mode=1
     )
     actuator.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
     actuator.forcerange = [-drive.effort_limit, drive.effort_limit]
@@ -158,16 +142,10 @@ def _add_sensors(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
     for joint in robot.joints:
         spec.add_sensor(name=f"torque_{joint}", type=kind.mjSENS_ACTUATORFRC, objtype=obj.mjOBJ_ACTUATOR, objname=joint)
     net_force = [1 << mujoco.mjtConDataField.mjCONDATA_FORCE.value, 3, 1]
+    from_ground = {"reftype": obj.mjOBJ_GEOM, "refname": GROUND, "intprm": net_force}
     for body in (*robot.thigh_bodies, *robot.foot_bodies, robot.base_body):
-        spec.add_sensor(
-            name=f"contact_{body}",
-            type=kind.mjSENS_CONTACT,
-            objtype=obj.mjOBJ_BODY,
-            objname=body,
-            reftype=obj.mjOBJ_GEOM,
-            refname=GROUND,
-            intprm=net_force,
-        )
+        about = {"name": f"contact_{body}", "objtype": obj.mjOBJ_BODY, "objname": body}
+        spec.add_sensor(type=kind.mjSENS_CONTACT, **about, **from_ground)
     for body in robot.foot_bodies:
         spec.add_sensor(name=f"position_{body}", type=kind.mjSENS_FRAMEPOS, objtype=obj.mjOBJ_XBODY, objname=body)
 

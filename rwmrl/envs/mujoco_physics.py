@@ -54,7 +54,7 @@ class BatchPhysics:
         self.state = np.zeros((num_envs, self.layout.width))
         self.sensors = np.zeros((num_envs, nominal.nsensordata))
         # Divergence is read off the clock (step); MuJoCo would also print it, and write a file where one stands.
-        mujoco.set_mju_user_warning(_ignore)
+        mujoco.set_mju_user_warning(lambda _: None)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -68,34 +68,26 @@ class BatchPhysics:
         """
         self._targets[:] = target[:, None]
         started = self.state[:, 0].copy()
-        self._run(self._models, self.state, self._targets, self._states, self._readings)
+        self._run(self._models, self.state, self._targets, state=self._states, sensordata=self._readings)
         np.copyto(self.state, self._states[:, -1])
         np.copyto(self.sensors, self._readings[:, -1])
         return np.asarray(self.state[:, 0] - started > self._control_dt_s * 0.9)
 
     def replay(self, start: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Run control steps from ``start (E, layout.width)`` in one call, leaving this object's state alone.
+        """Return the states ``(E, layout.width)`` after control steps from ``start``, of the same shape.
 
-        Args:
-            start: States to start from.
-            targets: Joint targets of every control step, ``(E, T, J)``, rad.
-
-        Returns:
-            The states after them, ``(E, layout.width)``.
+        All steps are made in one call, which leaves this object's state alone. ``targets (E, T, J)`` are the joint
+        targets of every control step, rad.
         """
         held = np.repeat(targets, self.decimation, axis=1)
         states, _ = self._rollout.rollout(self._models, self._data, start, held)
         return np.asarray(states[:, -1])
 
     def place(self, env_ids: np.ndarray, states: np.ndarray, target: np.ndarray) -> None:
-        """Put robots into new states and read their sensors.
+        """Put the robots ``env_ids (n,)`` into new ``states (n, layout.width)`` and read their sensors.
 
-        A robot whose feet would be in the ground is lifted on to it.
-
-        Args:
-            env_ids: ``(n,)``.
-            states: ``(n, layout.width)``.
-            target: Joint targets the drives see at that moment, ``(n, J)``, rad.
+        A robot whose feet would be in the ground is lifted on to it. ``target (n, J)`` are the joint targets the
+        drives see at that moment, rad.
         """
         feet = self._measure(env_ids, states, target)[:, self.layout.foot_pos][:, 2::3]
         height = self.layout.position.stop - 1
@@ -107,30 +99,10 @@ class BatchPhysics:
         """Return the sensors of ``states``, ``(n, K)``: those of a physics step that starts there and is discarded."""
         count = len(env_ids)
         after, readings = np.empty((count, 1, states.shape[1])), np.empty((count, 1, self.sensors.shape[1]))
-        models = [self._models[i] for i in env_ids]
-        self._run(models, states, np.ascontiguousarray(target[:, None]), after, readings)
+        models, targets = [self._models[i] for i in env_ids], np.ascontiguousarray(target[:, None])
+        self._run(models, states, targets, state=after, sensordata=readings)
         return readings[:, 0]
 
-    def _run(
-        self,
-        models: list[mujoco.MjModel],
-        states: np.ndarray,
-        targets: np.ndarray,
-        out_states: np.ndarray,
-        out_sensors: np.ndarray,
-    ) -> None:
+    def _run(self, models: list[mujoco.MjModel], start: np.ndarray, targets: np.ndarray, **out: np.ndarray) -> None:
         # The contact solver starts cold at each control step: measured, a warm start saves it nothing.
-        self._rollout.rollout(
-            models,
-            self._data,
-            states,
-            targets,
-            nstep=targets.shape[1],
-            state=out_states,
-            sensordata=out_sensors,
-            skip_checks=True,
-        )
-
-
-def _ignore(_: str) -> None:
-    return None
+        self._rollout.rollout(models, self._data, start, targets, nstep=targets.shape[1], skip_checks=True, **out)

@@ -68,12 +68,7 @@ class RecordedStarts:
     """
 
     def __init__(
-        self,
-        model: DynamicsEnsemble,
-        dataset: Dataset,
-        store: RowStore,
-        init_share: float,
-        generator: torch.Generator,
+        self, model: DynamicsEnsemble, dataset: Dataset, store: RowStore, init_share: float, generator: torch.Generator
     ) -> None:
         self.model, self.store, self.init_share, self.generator = model, store, init_share, generator
         self.history = model.config.history
