@@ -16,27 +16,7 @@ from rwmdata.views import open_views, run_sql
 from rwmdata.windows import WindowSampler, gather, window_starts
 from rwmdata.writer import DatasetWriter
 
-__all__ = [
-    "Dataset",
-    "DatasetWriter",
-    "Episode",
-    "EvaluationSummary",
-    "Fault",
-    "Home",
-    "RobotSpec",
-    "Run",
-    "RwmError",
-    "Schema",
-    "WindowSampler",
-    "build",
-    "convert",
-    "gather",
-    "load_robot",
-    "open_views",
-    "read_episodes",
-    "read_summary",
-    "run_sql",
-    "validate",
-    "window_starts",
-    "write_csv",
-]
+__all__ = ["Dataset", "DatasetWriter", "Episode", "EvaluationSummary", "Fault", "Home", "RobotSpec",
+           "Run", "RwmError", "Schema", "WindowSampler", "build", "convert", "gather", "load_robot",
+           "open_views", "read_episodes", "read_summary", "run_sql", "validate", "window_starts",
+           "write_csv"]  # fmt: skip

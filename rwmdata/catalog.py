@@ -43,11 +43,19 @@ class Episodes:
 
 
 class Dataset:
-    """A committed dataset, opened for reading."""
+    """A committed dataset, opened for reading.
+
+    Attributes:
+        name: Name of the dataset and of its folder.
+        robot: Name of the robot.
+        rows: Number of transitions.
+        control_hz: Rows per second.
+    """
 
     def __init__(self, path: Path, manifest: DatasetManifest) -> None:
-        self.path = path
-        self.manifest = manifest
+        self.path, self.manifest = path, manifest
+        self.name, self.robot = manifest.name, manifest.robot
+        self.rows, self.control_hz = manifest.rows, manifest.control_hz
         self.schema: Schema = manifest.build_schema()
 
     @classmethod
@@ -64,26 +72,6 @@ class Dataset:
             raise RwmError(f"{path} is not a dataset: it has no {MANIFEST_FILE}.", "rwm data ls") from exc
         except (ValidationError, OSError, UnicodeDecodeError) as exc:
             raise RwmError(f"{file} is not a valid manifest: {one_line(exc)}.", "rwm data ls") from exc
-
-    @property
-    def name(self) -> str:
-        """Name of the dataset; the name of its folder."""
-        return self.manifest.name
-
-    @property
-    def rows(self) -> int:
-        """Number of transitions."""
-        return self.manifest.rows
-
-    @property
-    def robot(self) -> str:
-        """Name of the robot."""
-        return self.manifest.robot
-
-    @property
-    def control_hz(self) -> float:
-        """Rows per second."""
-        return self.manifest.control_hz
 
     @property
     def shard_paths(self) -> list[Path]:
@@ -150,10 +138,9 @@ class Dataset:
 
         def read(number: int) -> None:
             start, stop = bounds[number : number + 2]
-            path = self.shard_paths[number]
-            rows = read_shard(path, self.schema, out[start:stop])
+            rows = read_shard(self.shard_paths[number], self.schema, out[start:stop])
             if rows != stop - start:
-                raise self._damaged(f"{path} holds {rows} rows, the manifest says {stop - start}")
+                raise self._damaged(f"{self.shard_paths[number]} holds {rows} rows, the manifest says {stop - start}")
 
         with ThreadPoolExecutor(available_threads(), "shard") as pool:
             list(pool.map(read, range(len(self.manifest.shards))))
@@ -191,6 +178,7 @@ def read_shard(path: Path, schema: Schema, out: np.ndarray) -> int:
     Raises:
         RwmError: The file is missing, is not Parquet or lacks a column.
     """
+    hint = f"rwm data validate {path.parent.name}"
     try:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows != len(out):
@@ -206,11 +194,9 @@ def read_shard(path: Path, schema: Schema, out: np.ndarray) -> int:
                 at += table.num_rows
             return at
     except FileNotFoundError as exc:
-        raise RwmError(f"Shard {path} is missing.", f"rwm data validate {path.parent.name}") from exc
+        raise RwmError(f"Shard {path} is missing.", hint) from exc
     except (pa.ArrowException, KeyError, OSError) as exc:
-        raise RwmError(
-            f"Shard {path} is damaged or half-written: {one_line(exc)}.", f"rwm data validate {path.parent.name}"
-        ) from exc
+        raise RwmError(f"Shard {path} is damaged or half-written: {one_line(exc)}.", hint) from exc
 
 
 def checksum(path: Path) -> str:

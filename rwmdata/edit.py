@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from rwmdata.atomic import commit_folder, remove_folder, write_text
 from rwmdata.catalog import Dataset
@@ -17,6 +16,9 @@ from rwmdata.progress import Progress, silent
 from rwmdata.runs import now
 from rwmdata.views import open_views
 from rwmdata.writer import DatasetWriter, new_dataset_path
+
+Part = tuple[Dataset, set[int] | None]
+"""A dataset and the numbers of the episodes to take from it; all when None."""
 
 
 def merge(home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, progress: Progress = silent) -> Dataset:
@@ -64,9 +66,8 @@ def filter_episodes(
             reason = str(exc).splitlines()[0]
             raise RwmError(f"The condition '{where}' failed: {reason}", "rwm sql 'describe episodes'") from exc
     if not kept:
-        raise RwmError(
-            f"No episode of '{source.name}' fits '{where}'.", f"columns: {', '.join(columns)}; rwm sql looks at them"
-        )
+        hint = f"columns: {', '.join(columns)}; rwm sql looks at them"
+        raise RwmError(f"No episode of '{source.name}' fits '{where}'.", hint)
     origin = {"source": "rwm data filter", "datasets": [about(source)], "where": where}
     return _rewrite(home, [(source, set(kept))], name, origin, seed, progress)
 
@@ -88,7 +89,10 @@ def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float],
     manifest = DatasetManifest.model_validate({**source.manifest.model_dump(), **changes})
     with commit_folder(target) as folder:
         for path in source.shard_paths:
-            _share_file(path, folder / path.name)
+            try:
+                os.link(path, folder / path.name)
+            except OSError:  # The file system has no hard links.
+                shutil.copyfile(path, folder / path.name)
         write_text(folder / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
     return Dataset.open(target)
 
@@ -111,14 +115,9 @@ def about(dataset: Dataset) -> Provenance:
 
 
 def _rewrite(
-    home: Home,
-    parts: Sequence[tuple[Dataset, set[int] | None]],
-    name: str,
-    origin: Provenance,
-    seed: int,
-    progress: Progress,
+    home: Home, parts: Sequence[Part], name: str, origin: Provenance, seed: int, progress: Progress
 ) -> Dataset:
-    """Write a new dataset from parts of others: all episodes, or those of the given numbers."""
+    """Write a new dataset from parts of others."""
     like, _ = parts[0]
     lengths = [[d.manifest.episodes.length[k] for k in numbers] if numbers else [d.rows] for d, numbers in parts]
     total = sum(map(sum, lengths))
@@ -128,11 +127,3 @@ def _rewrite(
                 writer.append(episode)
                 progress(writer.rows, total, {})
         return writer.commit()
-
-
-def _share_file(source: Path, target: Path) -> None:
-    """Hard-link a file; copy it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

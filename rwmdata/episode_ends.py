@@ -49,7 +49,8 @@ def find_episode_starts(rows: np.ndarray, schema: Schema, control_dt_s: float) -
     pose = (joints.max(axis=1) > JOINT_JUMP_RAD) & (joints.sum(axis=1) > JOINT_JUMP_SUM_RAD)
     turned = gravity > GRAVITY_JUMP
     moved = (joints.sum(axis=1) > RESET_JUMP) | (gravity > RESET_JUMP)
-    zeroed = _zero_action_after_motion(rows, schema) & moved
+    zero = (rows[:, schema.action] == 0).all(axis=1)
+    zeroed = zero[1:] & ~zero[:-1] & moved
     reasons = (
         (marked, "termination in the row before"),
         (zeroed, "an all-zero action and a jump in pose"),
@@ -57,10 +58,8 @@ def find_episode_starts(rows: np.ndarray, schema: Schema, control_dt_s: float) -
         (turned, "projected gravity jumps beyond angular velocity * dt"),
     )
     before = np.logical_or.reduce([flag for flag, _ in reasons]).nonzero()[0]
-    return [
-        EpisodeStart(int(i) + 1, " and ".join(text for flag, text in reasons if flag[i]), bool(marked[i]))
-        for i in before
-    ]
+    texts = [" and ".join(text for flag, text in reasons if flag[i]) for i in before]
+    return [EpisodeStart(int(i) + 1, text, bool(marked[i])) for i, text in zip(before, texts, strict=True)]
 
 
 def _joint_jump(rows: np.ndarray, schema: Schema, dt: float) -> np.ndarray:
@@ -76,9 +75,3 @@ def _gravity_jump(rows: np.ndarray, schema: Schema, dt: float) -> np.ndarray:
     rate = rows[:, schema.group("base_ang_vel")]
     turn = np.cross(0.5 * (rate[1:] + rate[:-1]), 0.5 * (gravity[1:] + gravity[:-1]))
     return np.linalg.norm(np.diff(gravity, axis=0) + dt * turn, axis=1)
-
-
-def _zero_action_after_motion(rows: np.ndarray, schema: Schema) -> np.ndarray:
-    """Return whether row i + 1 has an exactly zero action and row i has not, ``(R - 1,)``."""
-    zero = (rows[:, schema.action] == 0).all(axis=1)
-    return zero[1:] & ~zero[:-1]

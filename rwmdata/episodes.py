@@ -90,13 +90,9 @@ def _read_columns(dataset: Dataset, path: Path) -> dict[str, np.ndarray]:
 def _episode(dataset: Dataset, number: int, columns: dict[str, np.ndarray]) -> Episode:
     """Return an episode from its part of a shard's columns."""
     table = dataset.manifest.episodes
+    rows = np.stack([columns[name] for name in dataset.schema.csv_names], axis=1).astype(np.float32)
     command, reward = np.stack([columns[name] for name in COMMAND_COLUMNS], axis=1), columns["reward"]
+    recorded = [None if np.isnan(values).any() else values for values in (command, reward)]
     drawn = {key: values[number] for key, values in table.parameters.items()}
-    return Episode(
-        rows=np.stack([columns[name] for name in dataset.schema.csv_names], axis=1).astype(np.float32),
-        truncated=bool(columns["truncated"][-1]),
-        command=None if np.isnan(command).any() else command,
-        reward=None if np.isnan(reward).any() else reward,
-        behaviour=table.behaviour[number],
-        parameters={key: value for key, value in drawn.items() if value is not None},
-    )
+    parameters = {key: value for key, value in drawn.items() if value is not None}
+    return Episode(rows, bool(columns["truncated"][-1]), *recorded, table.behaviour[number], parameters)

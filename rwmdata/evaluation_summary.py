@@ -101,11 +101,8 @@ class EvaluationSummary(BaseModel):
         if not isinstance(content, dict) or type(version) is not int:
             raise RwmError(f"{where} is not the summary of an evaluation: it has no summary_version.", "rwm runs ls")
         if version > SUMMARY_VERSION:
-            raise RwmError(
-                f"{where} was written by a newer version of rwm: summary version {version}, known up to "
-                f"{SUMMARY_VERSION}.",
-                "update rwm",
-            )
+            known = f"summary version {version}, known up to {SUMMARY_VERSION}"
+            raise RwmError(f"{where} was written by a newer version of rwm: {known}.", "update rwm")
         try:
             summary = cls.model_validate({**content, "summary_version": SUMMARY_VERSION})
         except ValidationError as exc:

@@ -43,18 +43,15 @@ def check_home(home: Home, deep: bool = True) -> list[Trouble]:
 
 def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
     """Repair what can be repaired; return the paths removed or changed."""
-    done = []
-    for trouble in troubles:
-        if not trouble.repair:
-            continue
+    repairable = [trouble for trouble in troubles if trouble.repair]
+    for trouble in repairable:
         if trouble.path.name == "run.json":
             Run.open(trouble.path.parent).update(status="interrupted", error="the process that ran it is gone")
         elif trouble.path.is_dir():
             shutil.rmtree(trouble.path, ignore_errors=True)
         else:
             trouble.path.unlink(missing_ok=True)
-        done.append(trouble.path)
-    return done
+    return [trouble.path for trouble in repairable]
 
 
 def _folders(root: Path, pattern: str) -> list[Path]:
@@ -63,12 +60,9 @@ def _folders(root: Path, pattern: str) -> list[Path]:
 
 def _leftovers(root: Path) -> list[Trouble]:
     """Return what dead writers left; files of a process that still runs are not touched."""
-    troubles = []
-    for path in sorted(root.rglob(f"{TMP_MARK}*")):
-        if any(TMP_MARK in parent.name for parent in path.parents) or not abandoned(path):
-            continue
-        troubles.append(Trouble(path, "left by a writer that was cut off; nothing of it was committed", "remove it"))
-    return troubles
+    paths = [p for p in sorted(root.rglob(f"{TMP_MARK}*")) if not any(TMP_MARK in q.name for q in p.parents)]
+    text = "left by a writer that was cut off; nothing of it was committed"
+    return [Trouble(path, text, "remove it") for path in paths if abandoned(path)]
 
 
 def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:

@@ -42,8 +42,8 @@ class Home:
 
     def datasets(self) -> list[Dataset]:
         """Return every committed dataset, newest first."""
-        found = [Dataset.open(p.parent) for p in self.data_dir.glob("*/dataset.json") if TMP_MARK not in p.parent.name]
-        return sorted(found, key=lambda d: (d.manifest.created, d.name), reverse=True)
+        folders = [file.parent for file in self.data_dir.glob("*/dataset.json") if TMP_MARK not in file.parent.name]
+        return sorted(map(Dataset.open, folders), key=lambda d: (d.manifest.created, d.name), reverse=True)
 
     def dataset(self, name: str | None = None) -> Dataset:
         """Return a dataset by name or by path; without one, the newest.
@@ -52,10 +52,9 @@ class Home:
             RwmError: There is none, or none of that name.
         """
         if name is None:
-            found = self.datasets()
-            if not found:
-                raise RwmError(f"No dataset yet in {self.data_dir}.", "rwm data export --task Pretrain-v0")
-            return found[0]
+            if datasets := self.datasets():
+                return datasets[0]
+            raise RwmError(f"No dataset yet in {self.data_dir}.", "rwm data export --task Pretrain-v0")
         for path in (self.data_dir / name, Path(name)):
             if (path / "dataset.json").is_file():
                 return Dataset.open(path)
@@ -65,16 +64,15 @@ class Home:
     def run_of(self, kind: str, config: BaseModel, parents: dict[str, str | None]) -> Run | None:
         """Return a run made with this configuration from these parents: a finished one, else the newest.
 
-        What an older record does not say is its field's default. Where numbers are sent to as well makes no difference.
+        Options that an older record lacks have their defaults; where metrics are sent to makes no difference.
         """
         wanted = config.model_dump(exclude=WITHOUT_EFFECT)
 
         def is_same(run: Run) -> bool:
             try:
-                found = type(config).model_validate(run.meta.config).model_dump(exclude=WITHOUT_EFFECT)
+                return type(config).model_validate(run.meta.config).model_dump(exclude=WITHOUT_EFFECT) == wanted
             except ValidationError:
                 return False
-            return found == wanted
 
         same = [r for r in self.runs(kind) if r.meta.parents == parents and is_same(r)]
         return next((r for r in same if r.meta.status == "finished"), same[0] if same else None)
@@ -85,22 +83,22 @@ class Home:
         Raises:
             RwmError: A run's record cannot be read.
         """
-        found, broken = self.readable_runs(kind)
+        runs, broken = self.readable_runs(kind)
         if broken:
             raise broken[0]
-        return found
+        return runs
 
     def readable_runs(self, kind: str | None = None) -> tuple[list[Run], list[RwmError]]:
         """Return the runs whose record can be read, newest first, and a fault for each of the others."""
-        found: list[Run] = []
+        runs: list[Run] = []
         broken: list[RwmError] = []
         for file in sorted(self.runs_dir.glob(f"{kind or '*'}/*/run.json")):
             if TMP_MARK not in file.parent.name:
                 try:
-                    found.append(Run.open(file.parent))
+                    runs.append(Run.open(file.parent))
                 except RwmError as exc:
                     broken.append(exc)
-        return sorted(found, key=lambda r: (r.meta.created, r.id), reverse=True), broken
+        return sorted(runs, key=lambda r: (r.meta.created, r.id), reverse=True), broken
 
     def run(self, kind: str | None, run_id: str | None = None, runs: list[Run] | None = None) -> Run:
         """Return a run by id, unique prefix or path; without one, the newest finished run of that kind.
@@ -113,18 +111,16 @@ class Home:
         Raises:
             RwmError: There is none, or the id fits none or several.
         """
-        label = kind or "run"
-        if run_id is None:
-            finished = [r for r in (self.runs(kind) if runs is None else runs) if r.meta.status == "finished"]
-            if not finished:
-                raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(label, "rwm runs ls"))
-            return finished[0]
-        if (Path(run_id) / "run.json").is_file():
+        if run_id and (Path(run_id) / "run.json").is_file():
             opened = Run.open(Path(run_id))
             if kind not in (None, opened.kind):
                 raise RwmError(f"{run_id} is a {opened.kind} run, not a {kind} run.", f"rwm runs ls --kind {kind}")
             return opened
-        runs = self.runs(kind) if runs is None else runs
+        label, runs = kind or "run", self.runs(kind) if runs is None else runs
+        if run_id is None:
+            if finished := [r for r in runs if r.meta.status == "finished"]:
+                return finished[0]
+            raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(label, "rwm runs ls"))
         matches = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
         if len(matches) != 1:
             fault = f"'{run_id}' fits {len(matches)} {label}s" if matches else f"No {label} '{run_id}'"
@@ -176,10 +172,9 @@ class Home:
         if recorded and checkpoint.id != f"{file}{DIGEST}{digest}":
             raise RwmError(f"{file} has changed since: its SHA-256 no longer begins with {digest}.", "a new run")
         folder = file.parent.parent
-        if self._holds(folder) and (folder / "run.json").is_file():
-            own = Run.open(folder).checkpoint
-            return own if own.file == file else checkpoint
-        return checkpoint
+        is_run = self._holds(folder) and (folder / "run.json").is_file()
+        own = Run.open(folder).checkpoint if is_run else checkpoint
+        return own if own.file == file else checkpoint
 
     def _of_run(self, run: Run) -> Checkpoint:
         """Return what a run keeps; lineage names runs of this home by their id, and files of another by their path."""

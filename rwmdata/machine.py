@@ -26,8 +26,6 @@ def alive(pid: int) -> bool:
     """Return whether a process with this number runs on this machine."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as exc:  # Another user's process exists, but may not be signalled.
+        return not isinstance(exc, ProcessLookupError)
     return True

@@ -110,31 +110,20 @@ class RunningStatistics:
     """Mean, standard deviation, minimum and maximum of columns, accumulated in float64."""
 
     def __init__(self, width: int) -> None:
-        self.count = 0
-        self.mean = np.zeros(width)
-        self.m2 = np.zeros(width)
-        self.min = np.full(width, np.inf)
-        self.max = np.full(width, -np.inf)
+        self.count, self.mean, self.m2 = 0, np.zeros(width), np.zeros(width)
+        self.min, self.max = np.full(width, np.inf), np.full(width, -np.inf)
 
     def update(self, rows: np.ndarray) -> None:
         """Add ``rows (n, width)`` (Chan's parallel update)."""
-        n = len(rows)
-        if n == 0:
-            return
-        for part in np.array_split(rows, -(-n // CACHED_ROWS)):
-            self._update(part)
-
-    def _update(self, rows: np.ndarray) -> None:
-        n, exact = len(rows), rows.astype(np.float64)
-        mean = exact.mean(axis=0)
-        delta = mean - self.mean
-        total = self.count + n
-        exact -= mean
-        self.m2 += np.einsum("ij,ij->j", exact, exact) + delta**2 * self.count * n / total
-        self.mean += delta * n / total
-        self.count = total
-        self.min = np.minimum(self.min, rows.min(axis=0))
-        self.max = np.maximum(self.max, rows.max(axis=0))
+        for part in np.array_split(rows, -(-len(rows) // CACHED_ROWS)) if len(rows) else []:
+            n, exact = len(part), part.astype(np.float64)
+            mean = exact.mean(axis=0)
+            delta, total = mean - self.mean, self.count + n
+            exact -= mean
+            self.m2 += np.einsum("ij,ij->j", exact, exact) + delta**2 * self.count * n / total
+            self.mean += delta * n / total
+            self.count = total
+            self.min, self.max = np.minimum(self.min, part.min(axis=0)), np.maximum(self.max, part.max(axis=0))
 
     @property
     def std(self) -> np.ndarray:

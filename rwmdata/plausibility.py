@@ -63,19 +63,16 @@ def _beyond_limits(
 def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator[tuple[str, str, str]]:
     """Find continuous state columns that repeat one value while the robot moves."""
     schema, rows = dataset.schema, round(FROZEN_S * dataset.control_hz)
-    starts = set(dataset.episodes.start.tolist())
     moving = np.ptp(matrix[:, schema.group("joint_vel")], axis=0).max() > 0 if len(matrix) else False
     for j in range(schema.state.stop):
         if schema.columns[j].group in missing or not moving:
             continue
         same = np.concatenate(([False], matrix[1:, j] == matrix[:-1, j]))
-        same[list(starts)] = False
-        ends = np.flatnonzero(np.diff(np.concatenate((same, [False])).astype(np.int8)) == -1)
-        begins = np.flatnonzero(np.diff(np.concatenate(([False], same)).astype(np.int8)) == 1)
-        long = (ends - begins + 1) >= rows
+        same[dataset.episodes.start] = False
+        begins, ends = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])))).reshape(-1, 2).T
+        long = ends - begins >= rows
         if long.any():
-            first = int(begins[long][0]) - 1
-            total = int((ends - begins + 2)[long].sum())
+            first, total = begins[long][0] - 1, (ends - begins + 1)[long].sum()
             text = f"keeps the value {matrix[first, j]:.4g} for over {FROZEN_S:g} s ({total} rows)"
             yield "stuck", f"row {first}, column {schema.names[j]}", text
 
@@ -96,13 +93,11 @@ def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, 
 
 def _shifted(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
     """Find state columns whose mean differs between shards by far more than the values vary."""
-    at, means = 0, []
     state = dataset.schema.state
-    for shard in dataset.manifest.shards:
-        means.append(matrix[at : at + shard.rows, state].mean(axis=0, dtype=np.float64))
-        at += shard.rows
-    inside = np.array([c.std for c in dataset.manifest.columns[state]])
-    spread = np.ptp(np.stack(means), axis=0) / np.maximum(inside, 1e-6)
+    bounds = np.cumsum([shard.rows for shard in dataset.manifest.shards])[:-1]
+    means = [rows.mean(axis=0, dtype=np.float64) for rows in np.split(matrix[:, state], bounds)]
+    std = np.array([column.std for column in dataset.manifest.columns[state]])
+    spread = np.ptp(np.stack(means), axis=0) / np.maximum(std, 1e-6)
     for j in np.flatnonzero(spread > SHIFT_STD):
         text = f"its mean differs between shards by {spread[j]:.1f} standard deviations"
         yield "shift", f"column {dataset.schema.names[j]}", text

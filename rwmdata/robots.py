@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -99,15 +98,11 @@ class RobotSpec(Frozen):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> RobotSpec:
-        expected: list[tuple[str, Sequence[object], int]] = [
-            ("default_joint_pos", self.default_joint_pos, len(self.joints)),
-            ("joint_pos_limits", self.joint_pos_limits, len(self.joints)),
-            ("foot_positions_m", self.foot_positions_m, len(self.legs)),
-            ("thigh_bodies", self.thigh_bodies, len(self.legs)),
-            ("mirror_signs", self.mirror_signs or self.joints, len(self.joints)),
-            ("foot_bodies", self.foot_bodies, len(self.legs)),
-        ]
-        faults = [f"{key} has {len(v)} entries, expected {n}" for key, v, n in expected if len(v) != n]
+        of_joints = ("default_joint_pos", "joint_pos_limits", *(["mirror_signs"] if self.mirror_signs else []))
+        of_legs = ("foot_positions_m", "thigh_bodies", "foot_bodies")
+        expected = dict.fromkeys(of_joints, len(self.joints)) | dict.fromkeys(of_legs, len(self.legs))
+        counts = {key: len(getattr(self, key)) for key in expected}
+        faults = [f"{key} has {counts[key]} entries, expected {n}" for key, n in expected.items() if counts[key] != n]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -125,10 +120,8 @@ class RobotSpec(Frozen):
             RwmError: The robot has none, so the MuJoCo backend cannot simulate it.
         """
         if self.mjcf is None or self.folder is None:
-            raise RwmError(
-                f"Robot '{self.name}' has no MJCF, so the mujoco backend cannot simulate it.",
-                "add 'mjcf: <file>.xml' to its robot.yaml, or use --backend isaaclab",
-            )
+            hint = "add 'mjcf: <file>.xml' to its robot.yaml, or use --backend isaaclab"
+            raise RwmError(f"Robot '{self.name}' has no MJCF, so the mujoco backend cannot simulate it.", hint)
         return self.folder / self.mjcf
 
 
@@ -150,10 +143,8 @@ def load_robot(name: str) -> RobotSpec:
     folder = known.get(name) or Path(name)
     path = folder / "robot.yaml"
     if not path.is_file():
-        raise RwmError(
-            f"Unknown robot '{name}'; known robots: {', '.join(sorted(known)) or 'none'}.",
-            "--robot NAME, or the path of a folder that holds a robot.yaml",
-        )
+        fault = f"Unknown robot '{name}'; known robots: {', '.join(sorted(known)) or 'none'}."
+        raise RwmError(fault, "--robot NAME, or the path of a folder that holds a robot.yaml")
     try:
         return RobotSpec(**yaml.safe_load(path.read_text()), folder=folder.resolve())
     except (ValidationError, yaml.YAMLError, TypeError) as exc:

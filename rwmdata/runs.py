@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,13 +28,8 @@ from rwmdata.wandb_log import WandbLog
 
 Status = Literal["created", "running", "finished", "failed", "interrupted"]
 KINDS = ("model", "policy", "train", "eval", "report")
-HOW_TO_MAKE = {
-    "model": "rwm fit",
-    "policy": "rwm policy",
-    "train": "rwm train",
-    "eval": "rwm eval uncertainty",
-    "report": "rwm report",
-}
+COMMANDS = ("rwm fit", "rwm policy", "rwm train", "rwm eval uncertainty", "rwm report")
+HOW_TO_MAKE = dict(zip(KINDS, COMMANDS, strict=True))
 DIGEST = "#sha256="
 """Between a file and the digest of its content, where lineage names a file and not a run."""
 LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
@@ -46,13 +42,11 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries results depend on; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            numbers[name] = version(name)
+    return numbers
 
 
 def git_state() -> dict[str, str | bool]:
@@ -102,22 +96,12 @@ class HasRuns(Protocol):
 
 
 class Run:
-    """One stage's folder under ``runs/<kind>/<id>/``."""
+    """One stage's folder under ``runs/<kind>/<id>/``; ids are unique within a kind and sort by creation time."""
 
     def __init__(self, path: Path, meta: RunMeta) -> None:
-        self.path = path
-        self.meta = meta
+        self.path, self.meta = path, meta
+        self.id, self.kind = meta.id, meta.kind
         self._wandb: WandbLog | None = None
-
-    @property
-    def id(self) -> str:
-        """Identifier, unique within its kind; sorts by creation time."""
-        return self.meta.id
-
-    @property
-    def kind(self) -> str:
-        """``model``, ``policy``, ``train``, ``eval`` or ``report``."""
-        return self.meta.kind
 
     @property
     def checkpoints(self) -> Path:
@@ -145,7 +129,7 @@ class Run:
         return self.checkpoints / "state.pt"
 
     def stage_file(self, iteration: int) -> Path:
-        """Return the file of the policy after ``iteration`` iterations; all are kept, so that they can be replayed."""
+        """Return the file of the policy after ``iteration`` iterations; all are kept for replays."""
         return self.checkpoints / f"policy-{iteration:06d}.safetensors"
 
     def stage_files(self) -> list[Path]:
@@ -159,22 +143,11 @@ class Run:
         Raises:
             RwmError: The folder cannot be written.
         """
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        run_id = f"{stamp}-{secrets.token_hex(3)}"
+        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         machine = {"host": platform.node(), "system": platform.platform(), "cpu": platform.machine()}
-        meta = RunMeta(
-            id=run_id,
-            kind=kind,
-            status="created",
-            created=now(),
-            seed=seed,
-            parents=parents,
-            config=config,
-            command=sys.argv,
-            versions=versions(),
-            machine=machine,
-            git=git_state(),
-        )
+        state = {"command": sys.argv, "versions": versions(), "machine": machine, "git": git_state()}
+        made = {"id": run_id, "kind": kind, "status": "created", "created": now(), "seed": seed}
+        meta = RunMeta.model_validate({**made, "parents": parents, "config": config, **state})
         path = home.runs_dir / kind / run_id
         with commit_folder(path) as folder:
             run = cls(folder, meta)
@@ -218,24 +191,20 @@ class Run:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append one row per metric to ``metrics.jsonl``; non-finite values are written as null, not dropped."""
-        rows = [
-            {"step": step, "metric": k, "value": v if v == v and abs(v) != float("inf") else None}
-            for k, v in ((k, float(v)) for k, v in metrics.items())
-        ]
+        values = {name: float(value) for name, value in metrics.items()}
+        rows = [{"step": step, "metric": k, "value": v if math.isfinite(v) else None} for k, v in values.items()]
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
         if self._wandb:
-            self._wandb.log(step, {k: float(v) for k, v in metrics.items()})
+            self._wandb.log(step, values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metric rows; a line torn by a crash is left out."""
         file = self.path / "metrics.jsonl"
         rows = []
         for line in file.read_text().splitlines() if file.exists() else []:
-            try:
+            with suppress(json.JSONDecodeError):
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
         return rows
 
     def truncate_metrics(self, step: int) -> None:

@@ -19,18 +19,9 @@ AXES = ("x", "y", "z")
 COMMAND_COLUMNS = ("command_lin_vel_x", "command_lin_vel_y", "command_ang_vel_z")
 STATE_GROUPS = ("base_lin_vel", "base_ang_vel", "projected_gravity", "joint_pos", "joint_vel", "joint_torque")
 CONTACT_GROUPS = ("thigh_contact", "foot_contact")
-UNITS = {
-    "base_lin_vel": "m/s",
-    "base_ang_vel": "rad/s",
-    "projected_gravity": "1",
-    "joint_pos": "rad",
-    "joint_vel": "rad/s",
-    "joint_torque": "N m",
-    "action": "1",
-    "extension": "1",
-    "thigh_contact": "{0,1}",
-    "foot_contact": "{0,1}",
-}
+UNITS = {"base_lin_vel": "m/s", "base_ang_vel": "rad/s", "projected_gravity": "1", "joint_pos": "rad",
+         "joint_vel": "rad/s", "joint_torque": "N m", "action": "1", "extension": "1", "thigh_contact": "{0,1}",
+         "foot_contact": "{0,1}"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,11 +48,10 @@ class Schema:
     @classmethod
     def build(cls, joints: Sequence[str], legs: Sequence[str], extension: Sequence[str] = ()) -> Schema:
         """Return the schema of a legged robot with these joints and legs, and named extension columns."""
-        cols = [Column(f"{g}_{a}", g, UNITS[g]) for g in STATE_GROUPS[:3] for a in AXES]
-        cols += [Column(f"{g}_{j}", g, UNITS[g]) for g in (*STATE_GROUPS[3:], "action") for j in joints]
-        cols += [Column(f"extension_{e}", "extension", UNITS["extension"]) for e in extension]
-        cols += [Column(f"{g}_{leg}", g, UNITS[g]) for g in CONTACT_GROUPS for leg in legs]
-        return cls(tuple(cols), tuple(joints), tuple(legs))
+        parts = [(STATE_GROUPS[:3], AXES), ((*STATE_GROUPS[3:], "action"), joints)]
+        parts += [(("extension",), extension), (CONTACT_GROUPS, legs)]
+        columns = [Column(f"{g}_{end}", g, UNITS[g]) for groups, ends in parts for g in groups for end in ends]
+        return cls(tuple(columns), tuple(joints), tuple(legs))
 
     @classmethod
     def from_robot(cls, robot: RobotSpec, extension: Sequence[str] = ()) -> Schema:
@@ -129,7 +119,7 @@ class Schema:
 
     @cached_property
     def termination(self) -> slice:
-        """The termination column."""
+        """The termination column, the last."""
         return self.group("termination")
 
     @property

@@ -72,10 +72,8 @@ def _check_files(dataset: Dataset) -> Iterator[Fault]:
 def _file_faults(path: Path, shard: ShardInfo) -> list[Fault]:
     if not path.is_file():
         return [Fault("error", "shard", shard.file, "the file is missing")]
-    faults = []
-    if checksum(path) != shard.sha256:
-        text = "the content is not what was written (half-written or changed)"
-        faults.append(Fault("error", "checksum", shard.file, text))
+    text = "the content is not what was written (half-written or changed)"
+    faults = [] if checksum(path) == shard.sha256 else [Fault("error", "checksum", shard.file, text)]
     try:
         rows = pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError) as exc:
@@ -150,11 +148,7 @@ def _check_episodes(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
 def _check_alignment(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
     result = check_alignment(dataset, matrix)
     if result is not None and not result.aligned:
-        shift, share = result.best, result.explained
-        yield Fault(
-            "warning",
-            "alignment",
-            "action columns",
-            f"the action {abs(shift)} row {'later' if shift > 0 else 'earlier'} explains the next state better "
-            f"({share[shift]:.2f} of the variance against {share[0]:.2f}); shift the action columns by {-shift}",
-        )
+        shift, share, side = result.best, result.explained, "later" if result.best > 0 else "earlier"
+        text = f"the action {abs(shift)} row {side} explains the next state better ({share[shift]:.2f} of the variance"
+        text += f" against {share[0]:.2f}); shift the action columns by {-shift}"
+        yield Fault("warning", "alignment", "action columns", text)

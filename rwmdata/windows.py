@@ -40,11 +40,9 @@ def split_starts(dataset: Dataset, split: str, window: int) -> np.ndarray:
     starts = window_starts(dataset.episodes.start, dataset.episodes.length, window, ids)
     if len(starts) == 0:
         longest = int(dataset.episodes.length[ids].max(initial=0))
-        raise RwmError(
-            f"No episode in the {split} split of '{dataset.name}' has the {window} rows one window needs (in a fit "
-            f"history + forecast); it has {len(ids)} episodes, the longest of {longest} rows.",
-            "shorter windows, or rwm data export with more transitions",
-        )
+        fault = f"No episode in the {split} split of '{dataset.name}' has the {window} rows one window needs (in a fit "
+        fault += f"history + forecast); it has {len(ids)} episodes, the longest of {longest} rows."
+        raise RwmError(fault, "shorter windows, or rwm data export with more transitions")
     return starts
 
 
@@ -69,9 +67,8 @@ def sample_windows(
     rows = gather(dataset.matrix(), drawn, length).reshape(count * length, -1)
     episode = np.searchsorted(dataset.episodes.start, drawn, side="right") - 1
     step = (drawn - dataset.episodes.start[episode])[:, None] + np.arange(length)
-    about = pl.DataFrame(
-        {"window": np.repeat(np.arange(count), length), "episode": np.repeat(episode, length), "step": step.ravel()}
-    )
+    window, episode = np.repeat(np.arange(count), length), np.repeat(episode, length)
+    about = pl.DataFrame({"window": window, "episode": episode, "step": step.ravel()})
     names = pl.Series("behaviour", [dataset.episodes.behaviour[e] for e in about["episode"]], pl.String)
     return about.with_columns(names).hstack(pl.DataFrame(rows, schema=list(dataset.schema.csv_names)))
 

@@ -7,8 +7,8 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import polars as pl
@@ -70,6 +70,9 @@ class DatasetWriter:
         seed: Seed of the split by episode.
         rows_per_shard: A shard is written as soon as it would hold this many rows.
 
+    Attributes:
+        rows: Rows appended so far.
+
     Raises:
         RwmError: The name is not a file name, is taken, is being written, or the folder cannot be written.
     """
@@ -90,10 +93,9 @@ class DatasetWriter:
         self.provenance, self.seed, self.rows_per_shard = provenance, seed, rows_per_shard
         self._temporary = temporary_name(self.path)
         self._held = ExitStack()
-        self._shards: list[ShardInfo] = []
         self._table = EpisodeTable(start=[], length=[], terminated=[], behaviour=[])
         self._statistics = RunningStatistics(schema.width)
-        self._rows = self._pending_rows = 0
+        self.rows = self._pending_rows = 0
         self._pending: list[Episode] = []
         # Shards are compressed while the caller makes the next rows.
         self._workers = ThreadPoolExecutor(SHARDS_AT_ONCE, "shard")
@@ -108,25 +110,17 @@ class DatasetWriter:
             remove_leftovers(self.path)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir()
-        except OSError as exc:
+        except (OSError, RwmError) as exc:
             self._held.close()
+            if isinstance(exc, RwmError):
+                raise
             raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--home FOLDER") from exc
-        except RwmError:
-            self._held.close()
-            raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._workers.shutdown()
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._held.close()
-
-    @property
-    def rows(self) -> int:
-        """Rows appended so far."""
-        return self._rows
 
     def append(self, episode: Episode) -> None:
         """Add one whole episode.
@@ -139,14 +133,14 @@ class DatasetWriter:
         if rows.ndim != 2 or rows.shape[1] != self.schema.width or len(rows) == 0:
             raise RwmError(f"Episode {number} has shape {rows.shape}, expected (n > 0, {self.schema.width}).")
         self._statistics.update(check_finite(rows, self.schema, f"Episode {number},"))
-        self._table.start.append(self._rows)
+        self._table.start.append(self.rows)
         self._table.length.append(len(rows))
         self._table.terminated.append(bool(rows[-1, -1] > 0.5))
         self._table.behaviour.append(episode.behaviour)
         for key in {**self._table.parameters, **episode.parameters}:
             self._table.parameters.setdefault(key, [None] * number).append(episode.parameters.get(key))
         self._pending.append(replace(episode, rows=rows))
-        self._rows += len(rows)
+        self.rows += len(rows)
         self._pending_rows += len(rows)
         if self._pending_rows >= self.rows_per_shard:
             self._flush()
@@ -163,12 +157,8 @@ class DatasetWriter:
     def _write_shard(self, number: int, episodes: list[Episode], first: int) -> ShardInfo:
         table = shard_table(self.schema, episodes, first)
         path = self._temporary / f"shard-{number:05d}.parquet"
-        commit_file(
-            path,
-            lambda p: pq.write_table(
-                table, p, compression="lz4", use_dictionary=["behaviour"], row_group_size=ROW_GROUP_ROWS
-            ),
-        )
+        write = partial(pq.write_table, table, compression="lz4", use_dictionary=["behaviour"])
+        commit_file(path, lambda p: write(p, row_group_size=ROW_GROUP_ROWS))
         return ShardInfo(file=path.name, rows=table.num_rows, sha256=checksum(path))
 
     def commit(self) -> Dataset:
@@ -178,10 +168,10 @@ class DatasetWriter:
             RwmError: There are no rows, or another writer has taken the name.
         """
         self._flush()
-        self._shards = [shard.result() for shard in self._writing]
-        if not self._shards:
+        shards = [shard.result() for shard in self._writing]
+        if not shards:
             raise RwmError(f"Dataset '{self.path.name}' has no rows; nothing was written.")
-        manifest = self._manifest()
+        manifest = self._manifest(shards)
         write_text(self._temporary / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
         new_dataset_path(self.path.parent, self.path.name)
         try:
@@ -191,28 +181,18 @@ class DatasetWriter:
             raise RwmError(f"Cannot commit {self.path}: {exc.strerror}.", "--home FOLDER") from exc
         return Dataset(self.path, manifest)
 
-    def _manifest(self) -> DatasetManifest:
+    def _manifest(self, shards: list[ShardInfo]) -> DatasetManifest:
         stats = {key: getattr(self._statistics, key) for key in ("mean", "std", "min", "max")}
         columns = [
-            ColumnInfo.model_validate(vars(c) | {key: float(values[i]) for key, values in stats.items()})
-            for i, c in enumerate(self.schema.columns)
+            ColumnInfo.model_validate(vars(column) | {key: float(values[i]) for key, values in stats.items()})
+            for i, column in enumerate(self.schema.columns)
         ]
         extension = [c.name.removeprefix("extension_") for c in self.schema.columns if c.group == "extension"]
-        return DatasetManifest(
-            name=self.path.name,
-            robot=self.robot,
-            joints=list(self.schema.joints),
-            legs=list(self.schema.legs),
-            extension=extension,
-            control_hz=self.control_hz,
-            created=now(),
-            rows=self._rows,
-            columns=columns,
-            episodes=self._table,
-            splits=split_episodes(len(self._table.start), self.seed),
-            shards=self._shards,
-            provenance=self.provenance,
-        )
+        about = {"name": self.path.name, "created": now(), "provenance": self.provenance, "control_hz": self.control_hz}
+        robot = {"robot": self.robot, "joints": list(self.schema.joints), "legs": list(self.schema.legs)}
+        content = {"rows": self.rows, "columns": columns, "episodes": self._table, "shards": shards}
+        splits = split_episodes(len(self._table.start), self.seed)
+        return DatasetManifest.model_validate({**about, **robot, "extension": extension, **content, "splits": splits})
 
 
 def shard_table(schema: Schema, episodes: list[Episode], first: int) -> pa.Table:
@@ -222,7 +202,7 @@ def shard_table(schema: Schema, episodes: list[Episode], first: int) -> pa.Table
 
     Args:
         schema: The column layout.
-        episodes: Episodes of the shard.
+        episodes: Those of the shard.
         first: Number of the first of them in the dataset.
     """
     lengths = [len(e.rows) for e in episodes]
@@ -233,17 +213,12 @@ def shard_table(schema: Schema, episodes: list[Episode], first: int) -> pa.Table
     command = _joined([e.command for e in episodes], lengths, 3)
     (reward,) = _joined([e.reward for e in episodes], lengths, 1)
     columns = {name: _zero_copy(values[j]) for j, name in enumerate(schema.names)}
-    about = pl.DataFrame(
-        {
-            "episode": number + np.int32(first),
-            "step": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
-            "terminated": values[-1] > 0.5,
-            "truncated": truncated,
-            **dict(zip(COMMAND_COLUMNS, command, strict=True)),
-            "reward": reward,
-            "behaviour": pl.Series([e.behaviour for e in episodes], dtype=pl.String).gather(number),
-        }
-    ).to_arrow()
+    step = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+    behaviour = pl.Series([e.behaviour for e in episodes], dtype=pl.String).gather(number)
+    place = {"episode": number + np.int32(first), "step": step}
+    ends = {"terminated": values[-1] > 0.5, "truncated": truncated}
+    recorded = {**dict(zip(COMMAND_COLUMNS, command, strict=True)), "reward": reward, "behaviour": behaviour}
+    about = pl.DataFrame({**place, **ends, **recorded}).to_arrow()
     columns.update(zip(about.column_names, about.columns, strict=True))
     return pa.table(columns)
 
@@ -268,10 +243,7 @@ def _joined(parts: list[np.ndarray | None], lengths: list[int], width: int) -> l
     """Join per-episode arrays ``(n, width)`` to columns; null where an episode has none."""
     if all(p is None for p in parts):
         return [pl.repeat(None, sum(lengths), dtype=pl.Float32, eager=True)] * width
-    joined = np.concatenate(
-        [
-            np.full((n, width), np.nan, np.float32) if p is None else np.asarray(p, np.float32).reshape(n, width)
-            for p, n in zip(parts, lengths, strict=True)
-        ]
-    )
+    with_length = zip(parts, lengths, strict=True)
+    filled = [np.full((n, width), np.nan) if part is None else part.reshape(n, width) for part, n in with_length]
+    joined = np.concatenate(filled, dtype=np.float32, casting="same_kind")
     return [pl.Series(np.ascontiguousarray(column)).fill_nan(None) for column in joined.T]

@@ -73,10 +73,6 @@ class Format(ABC):
         """Return what the manifest records about the conversion."""
         filled_in = [f"{group} was not recorded and is zero" for group in sorted(self.missing)]
         filled_in += [f"{group} was computed from the robot's drive" for group in sorted(self.computed)]
-        return {
-            "files": [file.name for file in self.files],
-            "missing_groups": sorted(self.missing),
-            "computed_groups": sorted(self.computed),
-            "notes": filled_in + self.notes,
-            **self.about,
-        }
+        groups = {"missing_groups": sorted(self.missing), "computed_groups": sorted(self.computed)}
+        files = [file.name for file in self.files]
+        return {"files": files, **groups, "notes": filled_in + self.notes, **self.about}

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,16 +111,13 @@ def find_csv_files(sources: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for source in sources:
-        if source.is_file():
-            files.append(source)
-        elif source.is_dir():
-            numbered = {f: FILE_PATTERN.search(f.name) for f in source.iterdir()}
-            in_order = sorted((int(m[1]), f) for f, m in numbered.items() if m)
-            if not in_order:
-                raise RwmError(f"Folder {source} holds no state_action_data_N.csv.", "name the CSV files themselves")
-            files += [f for _, f in in_order]
-        else:
+        if not source.exists():
             raise RwmError(f"There is no file or folder {source}.", "rwm data convert FILE... --name NAME")
+        inside = source.iterdir() if source.is_dir() else []
+        numbered = sorted((int(match[1]), file) for file in inside if (match := FILE_PATTERN.search(file.name)))
+        if source.is_dir() and not numbered:
+            raise RwmError(f"Folder {source} holds no state_action_data_N.csv.", "name the CSV files themselves")
+        files += [file for _, file in numbered] or [source]
     return files
 
 
@@ -201,11 +199,9 @@ def _faults_of_text(data: bytes, file: Path, schema: Schema, at: int) -> RwmErro
     for row, line in enumerate(data.decode(errors="replace").removesuffix("\n").split("\n"), start=at):
         words = line.rstrip("\r").split(",")
         if len(words) != schema.width:
-            return RwmError(
-                f"{file}, row {row + 1} has {len(words)} columns, expected {schema.width} "
-                f"({schema.csv_names[0]} to {schema.csv_names[-1]}).",
-                "--robot NAME, --extension for additional columns, or --mapping for a log with named columns",
-            )
+            wanted = f"{schema.width} ({schema.csv_names[0]} to {schema.csv_names[-1]})"
+            hint = "--robot NAME, --extension for additional columns, or --mapping for a log with named columns"
+            return RwmError(f"{file}, row {row + 1} has {len(words)} columns, expected {wanted}.", hint)
         wrong = [(row, column, word) for column, word in enumerate(words) if not NUMBER.fullmatch(word)]
         if row == 0 and len(wrong) == len(words):
             text = f"{file}, row 1 is a header; this format has none, and --mapping reads logs with named columns."
@@ -217,11 +213,9 @@ def _faults_of_text(data: bytes, file: Path, schema: Schema, at: int) -> RwmErro
 
 
 def _faults(file: Path, schema: Schema, cells: list[tuple[int, int, str]]) -> RwmError:
-    def expected(column: int) -> str:
-        return "0 or 1" if column >= schema.contact.start else "a finite number"
-
+    wanted = [*["a finite number"] * schema.contact.start, *["0 or 1"] * (schema.width - schema.contact.start)]
     shown = "; ".join(
-        f"row {r + 1}, column {c + 1} ({schema.csv_names[c]}) is '{text[:LONGEST_WORD]}', expected {expected(c)}"
+        f"row {r + 1}, column {c + 1} ({schema.csv_names[c]}) is '{text[:LONGEST_WORD]}', expected {wanted[c]}"
         for r, c, text in cells[:SHOWN_FAULTS]
     )
     more = f"; and {len(cells) - SHOWN_FAULTS} more" if len(cells) > SHOWN_FAULTS else ""
@@ -245,21 +239,12 @@ def write_csv(dataset: Dataset, folder: Path, rows_per_file: int = 10_000) -> li
         raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--out FOLDER") from exc
     if any(FILE_PATTERN.search(f.name) for f in folder.iterdir()):
         raise RwmError(f"Folder {folder} holds state_action_data files already; nothing was written.", "--out FOLDER")
-    rows = dataset.matrix()
+    rows, first = dataset.matrix(), 0
     files: list[Path] = []
-    for start, stop in _file_bounds(dataset, rows_per_file):
-        frame = pl.DataFrame(rows[start:stop], schema=list(dataset.schema.csv_names))
-        file = folder / f"state_action_data_{len(files)}.csv"
-        commit_file(file, lambda p, f=frame: f.write_csv(p, include_header=False))  # type: ignore[misc]
-        files.append(file)
-    return files
-
-
-def _file_bounds(dataset: Dataset, rows_per_file: int) -> Iterator[tuple[int, int]]:
-    first = 0
     for stop in dataset.episodes.start + dataset.episodes.length:
-        if stop - first >= rows_per_file:
-            yield first, int(stop)
-            first = int(stop)
-    if first < dataset.rows:
-        yield first, dataset.rows
+        if stop - first >= rows_per_file or stop == dataset.rows:
+            frame = pl.DataFrame(rows[first:stop], schema=list(dataset.schema.csv_names))
+            files.append(folder / f"state_action_data_{len(files)}.csv")
+            commit_file(files[-1], partial(frame.write_csv, include_header=False))
+            first = stop
+    return files

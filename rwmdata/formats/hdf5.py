@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     import h5py
 
 SUFFIXES = (".hdf5", ".h5")
-SYSTEM = {
-    "state": "obs/system_state",
-    "action": "obs/system_action",
-    "contact": "obs/system_contact",
-    "termination": "obs/system_termination",
-}
+SYSTEM = {part: f"obs/system_{part}" for part in ("state", "action", "contact", "termination")}
 ROBOT_STATES = "articulation/robot"
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 """What h5py raises for a damaged file; which one depends on the damage."""
@@ -83,20 +78,16 @@ class Hdf5Format(Format):
     def _system(self, demo: h5py.Group, where: str) -> np.ndarray:
         """Return rows from the observation groups; each index holds a state and the action that produced it."""
         rows = np.zeros((len(_get(demo, SYSTEM["state"], where)), self.schema.width), np.float32)
-        for part in ("state", "action", "contact", "termination"):
+        for part, path in SYSTEM.items():
             columns = getattr(self.schema, part)
-            rows[:, columns] = _shaped(_get(demo, SYSTEM[part], where), rows[:, columns].shape, SYSTEM[part], where)
+            rows[:, columns] = _shaped(_get(demo, path, where), rows[:, columns].shape, path, where)
         return rows
 
     def _recorded(self, demo: h5py.Group, where: str) -> np.ndarray:
         """Return rows from the stock recorder: an initial state, then the actions and next states of all steps."""
-        actions = _shaped(_get(demo, "actions", where), (None, len(self.robot.joints)), "actions", where)
-        sizes = {
-            "root_pose": 7,
-            "root_velocity": 6,
-            "joint_position": actions.shape[1],
-            "joint_velocity": actions.shape[1],
-        }
+        joints = len(self.robot.joints)
+        actions = _shaped(_get(demo, "actions", where), (None, joints), "actions", where)
+        sizes = {"root_pose": 7, "root_velocity": 6, "joint_position": joints, "joint_velocity": joints}
         parts = {}
         for key, width in sizes.items():
             first, later = f"initial_state/{ROBOT_STATES}/{key}", f"states/{ROBOT_STATES}/{key}"
@@ -105,15 +96,11 @@ class Hdf5Format(Format):
         axes = rotation(parts["root_pose"][:, 3:])
         position = parts["joint_position"] - np.array(self.robot.default_joint_pos)
         action = np.concatenate((np.zeros_like(actions[:1]), actions))
-        groups = {
-            "base_lin_vel": np.einsum("nij,ni->nj", axes, parts["root_velocity"][:, :3]),
-            "base_ang_vel": np.einsum("nij,ni->nj", axes, parts["root_velocity"][:, 3:]),
-            "projected_gravity": -axes[:, 2],
-            "joint_pos": position,
-            "joint_vel": parts["joint_velocity"],
-            "joint_torque": drive_torque(self.robot, action, position, parts["joint_velocity"]),
-            "action": action,
-        }
+        velocity, twist = parts["joint_velocity"], np.split(parts["root_velocity"], 2, axis=1)
+        linear, angular = (np.einsum("nij,ni->nj", axes, part) for part in twist)
+        torque = drive_torque(self.robot, action, position, velocity)
+        groups = {"base_lin_vel": linear, "base_ang_vel": angular, "projected_gravity": -axes[:, 2], "action": action}
+        groups |= {"joint_pos": position, "joint_vel": velocity, "joint_torque": torque}
         self.computed.add("joint_torque")
         self.missing |= set(PER_LEG)
         rows = np.zeros((len(action), self.schema.width), np.float32)

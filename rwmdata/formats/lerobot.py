@@ -55,65 +55,53 @@ def write_lerobot(dataset: Dataset, folder: Path, progress: Progress = silent) -
         RwmError: The folder exists, or cannot be written.
     """
     with commit_folder(folder, hint="--out FOLDER") as temporary:
-        _write(dataset, temporary, progress)
+        tables: list[pa.Table] = []
+        episodes: list[dict[str, object]] = []
+        frames = written = files = 0
+        for number, episode in enumerate(read_episodes(dataset)):
+            file = {"chunk_index": files // 1000, "file_index": files % 1000}
+            in_file = {f"data/{key}": value for key, value in file.items()}
+            bounds = {"dataset_from_index": frames, "dataset_to_index": frames + len(episode.rows)}
+            about = {"episode_index": number, "tasks": [TASK], "length": len(episode.rows), **in_file, **bounds}
+            episodes.append({**about, "behaviour": episode.behaviour})
+            tables.append(_frames(dataset, episode, number, frames))
+            frames += len(episode.rows)
+            if frames - written >= FRAMES_PER_FILE or frames == dataset.rows:
+                path = temporary / DATA_PATH.format(**file)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pq.write_table(pa.concat_tables(tables), path, compression="zstd")
+                tables, written, files = [], frames, files + 1
+            progress(frames, dataset.rows, {})
+        (temporary / EPISODES / "chunk-000").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(episodes), temporary / EPISODES / "chunk-000" / "file-000.parquet")
+        pq.write_table(_tasks(), temporary / TASKS)
+        write_json(temporary / "meta/stats.json", _statistics(dataset))
+        write_json(temporary / INFO, _info(dataset, len(episodes)))
     return folder
 
 
-def _write(dataset: Dataset, folder: Path, progress: Progress) -> None:
-    schema, hz = dataset.schema, dataset.control_hz
-    tables: list[pa.Table] = []
-    episodes: list[dict[str, object]] = []
-    frames = written = files = 0
-    for number, e in enumerate(read_episodes(dataset)):
-        count, rows = len(e.rows), e.rows
-        action = np.concatenate((rows[1:, schema.action], np.zeros_like(rows[:1, schema.action])))
-        command = e.command if e.command is not None else np.zeros((count, 3), np.float32)
-        reward = e.reward if e.reward is not None else np.zeros(count, np.float32)
-        last = np.arange(count) == count - 1
-        tables.append(
-            pa.table(
-                {
-                    STATE: _lists(rows[:, schema.state]),
-                    LAST_ACTION: _lists(rows[:, schema.action]),
-                    **({EXTENSION: _lists(rows[:, schema.extension])} if schema.dims["extension"] else {}),
-                    CONTACT: _lists(rows[:, schema.contact]),
-                    COMMAND: _lists(command),
-                    "action": _lists(action),
-                    "next.reward": pa.array(np.concatenate((reward[1:], reward[:1] * 0)), pa.float32()),
-                    "next.done": last,
-                    "next.terminated": last & (not e.truncated),
-                    "timestamp": pa.array(np.arange(count) / hz, pa.float32()),
-                    "frame_index": np.arange(count),
-                    "episode_index": np.full(count, number),
-                    "index": frames + np.arange(count),
-                    "task_index": np.zeros(count, np.int64),
-                }
-            )
-        )
-        episodes.append(
-            {
-                "episode_index": number,
-                "tasks": [TASK],
-                "length": count,
-                "data/chunk_index": files // 1000,
-                "data/file_index": files % 1000,
-                "dataset_from_index": frames,
-                "dataset_to_index": frames + count,
-                "behaviour": e.behaviour,
-            }
-        )
-        frames += count
-        if frames - written >= FRAMES_PER_FILE or frames == dataset.rows:
-            path = folder / DATA_PATH.format(chunk_index=files // 1000, file_index=files % 1000)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.concat_tables(tables), path, compression="zstd")
-            tables, written, files = [], frames, files + 1
-        progress(frames, dataset.rows, {})
-    (folder / EPISODES / "chunk-000").mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(episodes), folder / EPISODES / "chunk-000" / "file-000.parquet")
-    pq.write_table(_tasks(), folder / TASKS)
-    write_json(folder / "meta/stats.json", _statistics(dataset))
-    write_json(folder / INFO, _info(dataset, len(episodes)))
+def _parts(schema: Schema) -> dict[str, slice]:
+    """Return the features that are columns of a row as they are."""
+    extension = {EXTENSION: schema.extension} if schema.dims["extension"] else {}
+    return {STATE: schema.state, LAST_ACTION: schema.action, **extension, CONTACT: schema.contact}
+
+
+def _frames(dataset: Dataset, episode: Episode, number: int, first: int) -> pa.Table:
+    """Return the frames of an episode; its first one is frame ``first`` of the dataset."""
+    rows, schema, count = episode.rows, dataset.schema, len(episode.rows)
+    index = np.arange(count)
+    last = index == count - 1
+    command = episode.command if episode.command is not None else np.zeros((count, 3), np.float32)
+    reward = episode.reward if episode.reward is not None else np.zeros(count, np.float32)
+    action = np.concatenate((rows[1:, schema.action], np.zeros_like(rows[:1, schema.action])))
+    vectors = {feature: rows[:, columns] for feature, columns in _parts(schema).items()}
+    vectors |= {COMMAND: command, "action": action}
+    columns = {feature: _lists(values) for feature, values in vectors.items()}
+    columns["next.reward"] = pa.array(np.concatenate((reward[1:], reward[:1] * 0)), pa.float32())
+    columns |= {"next.done": last, "next.terminated": last & (not episode.truncated)}
+    columns |= {"timestamp": pa.array(index / dataset.control_hz, pa.float32()), "frame_index": index}
+    columns |= {"episode_index": np.full(count, number), "index": first + index, "task_index": index * 0}
+    return pa.table(columns)
 
 
 def _lists(values: np.ndarray) -> pa.Array:
@@ -135,20 +123,13 @@ def _tasks() -> pa.Table:
 
 def _features(dataset: Dataset) -> dict[str, object]:
     names, schema = dataset.schema.names, dataset.schema
-    vectors = {
-        STATE: names[schema.state],
-        LAST_ACTION: names[schema.action],
-        CONTACT: names[schema.contact],
-        COMMAND: COMMAND_COLUMNS,
-        "action": names[schema.action],
-    }
+    vectors = {feature: names[columns] for feature, columns in _parts(schema).items()}
+    vectors |= {COMMAND: COMMAND_COLUMNS, "action": names[schema.action]}
     scalars = {
         **dict.fromkeys(("next.reward", "timestamp"), "float32"),
         **dict.fromkeys(("next.done", "next.terminated"), "bool"),
         **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64"),
     }
-    if schema.dims["extension"]:
-        vectors[EXTENSION] = names[schema.extension]
     return {
         **{name: {"dtype": "float32", "shape": [len(v)], "names": list(v)} for name, v in vectors.items()},
         **{name: {"dtype": kind, "shape": [1], "names": None} for name, kind in scalars.items()},
@@ -156,21 +137,11 @@ def _features(dataset: Dataset) -> dict[str, object]:
 
 
 def _info(dataset: Dataset, episodes: int) -> dict[str, object]:
-    return {
-        "codebase_version": VERSION,
-        "robot_type": dataset.robot,
-        "total_episodes": episodes,
-        "total_frames": dataset.rows,
-        "total_tasks": 1,
-        "chunks_size": 1000,
-        "data_files_size_in_mb": 100,
-        "video_files_size_in_mb": 200,
-        "fps": round(dataset.control_hz),
-        "splits": {"train": f"0:{episodes}"},
-        "data_path": DATA_PATH,
-        "video_path": None,
-        "features": _features(dataset),
-    }
+    about = {"codebase_version": VERSION, "robot_type": dataset.robot, "fps": round(dataset.control_hz)}
+    counts = {"total_episodes": episodes, "total_frames": dataset.rows, "total_tasks": 1}
+    sizes = {"chunks_size": 1000, "data_files_size_in_mb": 100, "video_files_size_in_mb": 200}
+    layout = {"splits": {"train": f"0:{episodes}"}, "data_path": DATA_PATH, "video_path": None}
+    return {**about, **counts, **sizes, **layout, "features": _features(dataset)}
 
 
 def _statistics(dataset: Dataset) -> dict[str, object]:
@@ -178,7 +149,7 @@ def _statistics(dataset: Dataset) -> dict[str, object]:
     schema, columns = dataset.schema, dataset.manifest.columns
     parts = {STATE: schema.state, LAST_ACTION: schema.action, "action": schema.action, CONTACT: schema.contact}
     return {
-        name: {key: [getattr(c, key) for c in columns[part]] for key in ("mean", "std", "min", "max")}
+        name: {key: [getattr(column, key) for column in columns[part]] for key in ("mean", "std", "min", "max")}
         | {"count": [dataset.rows]}
         for name, part in parts.items()
     }
@@ -191,8 +162,8 @@ class LeRobotFormat(Format):
     ``observation.state``, and ``columns`` a range of its elements, ``[0, 12]``.
 
     Raises:
-        RwmError: There are several sources, it is not a v3.0 dataset, its rate is not the robot's, or its features are
-            not ours and there is no mapping.
+        RwmError: It is one of several sources or not v3.0, its rate is not the robot's, or its features are not ours
+            and there is no mapping.
     """
 
     label = "LeRobot"
@@ -208,13 +179,13 @@ class LeRobotFormat(Format):
         if abs(info.fps / hz - 1) > 0.01:
             raise RwmError(f"{self.folder} has {info.fps:g} frames a second; {self.robot.title} runs at {hz:g}.")
         if self.assembler is None and not {STATE, LAST_ACTION, CONTACT} <= info.features.keys():
-            raise RwmError(
-                f"{self.folder} has the features {', '.join(info.features)}, not ours; a mapping must say what they "
-                "hold.",
-                "--mapping FILE.yaml with {path: observation.state, columns: [0, 12]}",
-            )
+            fault = f"{self.folder} has the features {', '.join(info.features)}, not ours; a mapping must say what they"
+            raise RwmError(f"{fault} hold.", "--mapping FILE.yaml with {path: observation.state, columns: [0, 12]}")
         episodes = _read_table(self.folder, sorted((self.folder / EPISODES).rglob("*.parquet"))).to_pylist()
-        self._episodes = _by_file(self.folder, info, episodes)
+        self._episodes: dict[Path, list[dict[str, Any]]] = {}
+        for about in sorted(episodes, key=lambda about: about["episode_index"]):
+            place = {"chunk_index": about["data/chunk_index"], "file_index": about["data/file_index"]}
+            self._episodes.setdefault(self.folder / info.data_path.format(**place), []).append(about)
         self.files = list(self._episodes)
         self.about = {"files": [self.folder.name], "lerobot": info.model_dump(include={"robot_type", "fps"})}
 
@@ -230,28 +201,24 @@ class LeRobotFormat(Format):
             RwmError: It cannot be read, or a feature is missing or of another size.
         """
         table, episodes = _read_table(self.folder, [file]), self._episodes[file]
-        base = min(e["dataset_from_index"] for e in episodes)
-        for e in episodes:
-            part = table.slice(e["dataset_from_index"] - base, e["length"])
-            where = f"{file}, episode {e['episode_index']}"
+        base = min(about["dataset_from_index"] for about in episodes)
+        for about in episodes:
+            part = table.slice(about["dataset_from_index"] - base, about["length"])
+            where = f"{file}, episode {about['episode_index']}"
+            command = reward = None
             if self.assembler:
                 rows = self.assembler.rows(partial(_mapped, part, where), where)
-                command = reward = None
             else:
                 rows, command, reward = _own(part, self.schema, where)
-            yield Episode(rows, is_truncated(rows), command, reward, e.get("behaviour"))
+            yield Episode(rows, is_truncated(rows), command, reward, about.get("behaviour"))
 
 
 def _own(part: pa.Table, schema: Schema, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = np.zeros((part.num_rows, schema.width), np.float32)
-    parts = [(STATE, schema.state), (LAST_ACTION, schema.action), (CONTACT, schema.contact)]
-    parts += [(EXTENSION, schema.extension)] if schema.dims["extension"] else []
-    for feature, columns in parts:
-        values = _vectors(part, feature, where)
-        if values.shape[1] != columns.stop - columns.start:
-            raise RwmError(
-                f"{where}: '{feature}' has {values.shape[1]} numbers, expected {columns.stop - columns.start}."
-            )
+    for feature, columns in _parts(schema).items():
+        values, width = _vectors(part, feature, where), columns.stop - columns.start
+        if values.shape[1] != width:
+            raise RwmError(f"{where}: '{feature}' has {values.shape[1]} numbers, expected {width}.")
         rows[:, columns] = values
     rows[-1, -1] = float(part.column("next.terminated")[-1].as_py())
     reward = part.column("next.reward").to_numpy()
@@ -268,16 +235,8 @@ def _vectors(part: pa.Table, feature: str, where: str) -> np.ndarray:
         raise RwmError(f"{where} has no feature '{feature}'; it has {', '.join(part.column_names)}.", "--mapping")
     column = part.column(feature).combine_chunks()
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float64).reshape(part.num_rows, -1)
-    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64).reshape(part.num_rows, 1)
-
-
-def _by_file(folder: Path, info: Info, episodes: list[dict[str, Any]]) -> dict[Path, list[dict[str, Any]]]:
-    by_file: dict[Path, list[dict[str, Any]]] = {}
-    for e in sorted(episodes, key=lambda e: e["episode_index"]):
-        keys = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
-        by_file.setdefault(folder / info.data_path.format(**keys), []).append(e)
-    return by_file
+        column = column.flatten()
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64).reshape(part.num_rows, -1)
 
 
 def _read_info(folder: Path) -> Info:
@@ -286,10 +245,8 @@ def _read_info(folder: Path) -> Info:
     except (OSError, ValueError) as exc:
         raise RwmError(f"{folder} is not a LeRobot dataset: {INFO} cannot be read: {one_line(exc)}.") from exc
     if info.codebase_version != VERSION:
-        raise RwmError(
-            f"{folder} is a LeRobot dataset {info.codebase_version}, expected {VERSION}.",
-            "LeRobot's own converter to v3.0",
-        )
+        fault = f"{folder} is a LeRobot dataset {info.codebase_version}, expected {VERSION}."
+        raise RwmError(fault, "LeRobot's own converter to v3.0")
     return info
 
 

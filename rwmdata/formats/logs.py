@@ -90,10 +90,9 @@ def source_columns(group: str, source: Source, robot: RobotSpec, extension: list
     Raises:
         RwmError: The mapping names none.
     """
-    if isinstance(source.columns, str) and "{}" in source.columns:
-        return [source.columns.replace("{}", s) for s in suffixes(group, robot, extension)]
     if isinstance(source.columns, str):
-        return [source.columns]
+        ends = suffixes(group, robot, extension) if "{}" in source.columns else [""]
+        return [source.columns.replace("{}", end) for end in ends]
     if isinstance(source.columns, list):
         return source.columns
     raise RwmError(f"The mapping names no columns for '{group}'.", f"{group}: [column, ...], or a name with {{}} in it")
@@ -114,10 +113,8 @@ def read_log(file: Path, names: list[str], mapping: Mapping) -> pl.DataFrame:
     needed = [*names, *filter(None, (mapping.time, mapping.episode))]
     missing = [n for n in needed if n not in frame.columns]
     if missing:
-        raise RwmError(
-            f"{file} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}.",
-            "rwm data convert FILE --infer proposes a mapping",
-        )
+        fault = f"{file} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}."
+        raise RwmError(fault, "rwm data convert FILE --infer proposes a mapping")
     numbers = [n for n in needed if n != mapping.episode]
     as_numbers = frame.with_columns(pl.col(numbers).cast(pl.Float64, strict=False))
     for n in numbers:
@@ -186,11 +183,10 @@ def infer_mapping(file: Path, robot: RobotSpec) -> str:
     groups: dict[str, list[str]] = {}
     taken: set[str] = set()
     for group in Schema.from_robot(robot).groups:
-        columns = _guess(group, [c for c in frame.columns if c not in taken], robot)
-        if columns:
+        if columns := _guess(group, [c for c in frame.columns if c not in taken], robot):
             groups[group] = columns
             taken |= set(columns)
-    missing = [g for g in Schema.from_robot(robot).groups if g not in groups]
+    missing = [group for group in Schema.from_robot(robot).groups if group not in groups]
     times = [c for c in frame.columns if _words(c) & {"time", "t", "stamp", "timestamp"} and c not in taken]
     lines = [
         f"# Proposed from the column names of {file.name}. Look at every line: units, signs, whether joint positions",
@@ -201,20 +197,16 @@ def infer_mapping(file: Path, robot: RobotSpec) -> str:
         f"time: {times[0]}" if times else "# time: NAME        # or rate_hz: 200",
         "action_index: next   # the action of a row is taken in its state; previous: it led to it",
     ]
-    left = [c for c in frame.columns if c not in taken and c not in times]
-    return "\n".join([*lines, *([f"# not used: {', '.join(left)}"] if left else [])]) + "\n"
+    left = ", ".join(c for c in frame.columns if c not in taken and c not in times)
+    return "\n".join([*lines, *([f"# not used: {left}"] if left else [])]) + "\n"
 
 
 def _guess(group: str, columns: list[str], robot: RobotSpec) -> list[str]:
     """Return the columns of a group, or none: each name must hold the quantity and its axis, joint or leg."""
     ends = suffixes(group, robot, [])
     for word in SYNONYMS[group]:
-        matches = []
-        for end in ends:
-            fits = [c for c in columns if _tokens(word) <= _words(c) and _tokens(end) <= _words(c)]
-            if not fits:
-                break
-            matches.append(min(fits, key=len))
+        fits = [[c for c in columns if _tokens(word) | _tokens(end) <= _words(c)] for end in ends]
+        matches = [min(names, key=len) for names in fits if names]
         if len(matches) == len(ends) == len(set(matches)):
             return matches
     return []

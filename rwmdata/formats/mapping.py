@@ -125,23 +125,16 @@ class Assembler:
         named = [*mapping.groups, *mapping.missing]
         unknown = [g for g in named if g not in schema.groups]
         unnamed = [g for g in schema.groups if g not in named]
-        faults = [
-            f"{what} {', '.join(names)}"
-            for what, names in (("does not know", unknown), ("says nothing of", unnamed))
-            if names
-        ]
+        faults = [f"does not know {', '.join(unknown)}"] if unknown else []
+        faults += [f"says nothing of {', '.join(unnamed)}"] if unnamed else []
         if faults or not mapping.groups:
-            raise RwmError(
-                f"The mapping {'; '.join(faults) or 'has no groups'}.",
-                f"groups are {', '.join(schema.groups)}; those not recorded belong under 'missing'",
-            )
+            hint = f"groups are {', '.join(schema.groups)}; those not recorded belong under 'missing'"
+            raise RwmError(f"The mapping {'; '.join(faults) or 'has no groups'}.", hint)
         for group, source in mapping.groups.items():
             width = schema.group(group).stop - schema.group(group).start
             if isinstance(source.scale, list) and len(source.scale) != width:
-                raise RwmError(
-                    f"The mapping gives '{group}' {len(source.scale)} scales, it has {width} columns.",
-                    "one number for all, or one each",
-                )
+                fault = f"The mapping gives '{group}' {len(source.scale)} scales, it has {width} columns."
+                raise RwmError(fault, "one number for all, or one each")
         self._order = {
             **dict.fromkeys(PER_JOINT, _order(mapping.joints, robot.joints, "joints")),
             **dict.fromkeys(PER_LEG, _order(mapping.legs, robot.legs, "legs")),
@@ -204,8 +197,7 @@ def drive_torque(robot: RobotSpec, action: np.ndarray, position: np.ndarray, vel
 
 def _order(recorded: list[str] | None, ours: list[str], what: str) -> list[int]:
     """Return the index of each of ``ours`` in the recording."""
-    if recorded is None:
-        return list(range(len(ours)))
+    recorded = ours if recorded is None else recorded
     if sorted(recorded) != sorted(ours):
         raise RwmError(f"The mapping's {what} are {', '.join(recorded)}; the robot's are {', '.join(ours)}.")
     return [recorded.index(name) for name in ours]

@@ -93,22 +93,16 @@ def _buffers(dataset: Dataset) -> Iterator[tuple[list[EpisodeBuffer], int]]:
 
     batch: list[EpisodeBuffer] = []
     count = rows = 0
-    for e in read_episodes(dataset):
-        rows += len(e.rows)
-        if len(e.rows) > 1:
-            steps = len(e.rows) - 1
-            last = np.arange(steps) == steps - 1
-            reward = e.reward if e.reward is not None else np.zeros(len(e.rows), np.float32)
-            batch.append(
-                EpisodeBuffer(
-                    id=count,
-                    observations=_observations(e, dataset),
-                    actions=e.rows[1:, dataset.schema.action],
-                    rewards=list(reward[1:]),
-                    terminations=list(last & (not e.truncated)),
-                    truncations=list(last & e.truncated),
-                )
-            )
+    for episode in read_episodes(dataset):
+        length = len(episode.rows)
+        rows += length
+        if length > 1:
+            last = np.arange(1, length) == length - 1
+            reward = episode.reward if episode.reward is not None else np.zeros(length, np.float32)
+            actions = episode.rows[1:, dataset.schema.action]
+            steps = {"observations": _observations(episode, dataset), "actions": actions, "rewards": list(reward[1:])}
+            ends = {"terminations": list(last & (not episode.truncated)), "truncations": list(last & episode.truncated)}
+            batch.append(EpisodeBuffer(id=count, **steps, **ends))
             count += 1
         if len(batch) == EPISODES_AT_ONCE:
             yield batch, rows
