@@ -1,4 +1,4 @@
-"""Which row's action leads to the next state: by the schema the next row's; in a faulty import, another."""
+"""Check which row's action leads to the next state: the next row's by the schema, another in a faulty import."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ class Alignment:
         return self.explained[self.best] - self.explained[0] < MARGIN
 
 
-def check_alignment(dataset: Dataset, matrix: np.ndarray, seed: int = 0) -> Alignment | None:
+def check_alignment(dataset: Dataset, matrix: np.ndarray) -> Alignment | None:
     """Predict the change of joint velocity from state and action by ridge regression, once per shift.
 
     Args:
         dataset: Gives episodes and schema.
         matrix: Its rows, ``(R, width)``.
-        seed: Seed of the sample.
 
     Returns:
         None when actions never change or there are too few rows to tell.
@@ -44,8 +43,7 @@ def check_alignment(dataset: Dataset, matrix: np.ndarray, seed: int = 0) -> Alig
     starts = window_starts(dataset.episodes.start, dataset.episodes.length, 4)
     if len(starts) < 200 or matrix[:, dataset.schema.action].std(axis=0).max() < 1e-6:
         return None
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(starts)[:MAX_SAMPLES] + 1
+    rows = np.random.default_rng(0).permutation(starts)[:MAX_SAMPLES] + 1
     state, action = matrix[:, dataset.schema.state], matrix[:, dataset.schema.action]
     velocity = dataset.schema.group("joint_vel")
     target = state[rows + 1, velocity] - state[rows, velocity]

@@ -23,7 +23,7 @@ class Trouble:
     path: Path
     what: str
     repair: str
-    """What :func:`repair` does; empty when only a person can fix it."""
+    """What :func:`repair` does about it; empty where a person has to decide."""
 
 
 def check_home(home: Home, deep: bool = True) -> list[Trouble]:

@@ -75,17 +75,12 @@ def sample_windows(
 
 def summary_of(windows: pl.DataFrame) -> pl.DataFrame:
     """Return one row per window of :func:`sample_windows`: its place in the data and how the robot moved in it."""
-    feet, actions = pl.col("^foot_contact_.*$"), pl.col("^action_.*$")
-    return windows.group_by("window", maintain_order=True).agg(
-        pl.col("episode", "behaviour").first(),
-        pl.col("step").min().alias("from"),
-        pl.col("step").max().alias("to"),
-        pl.mean("base_lin_vel_x").alias("forward (m/s)"),
-        pl.mean("base_ang_vel_z").alias("turning (rad/s)"),
-        pl.mean_horizontal(actions.abs()).mean().alias("|action|"),
-        pl.mean_horizontal(feet).mean().alias("feet down"),
-        pl.col("terminated").max().cast(pl.Boolean).alias("falls"),
-    )
+    feet, actions, step = pl.col("^foot_contact_.*$"), pl.col("^action_.*$"), pl.col("step")
+    place = [pl.col("episode", "behaviour").first(), step.min().alias("from"), step.max().alias("to")]
+    motion = {"forward (m/s)": pl.mean("base_lin_vel_x"), "turning (rad/s)": pl.mean("base_ang_vel_z")}
+    motion |= {"|action|": pl.mean_horizontal(actions.abs()).mean(), "feet down": pl.mean_horizontal(feet).mean()}
+    falls = pl.col("terminated").max().cast(pl.Boolean)
+    return windows.group_by("window", maintain_order=True).agg(*place, **motion, falls=falls)
 
 
 class WindowSampler:

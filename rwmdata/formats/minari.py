@@ -59,7 +59,7 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
         "description": f"{dataset.robot} at {dataset.control_hz:g} Hz; columns: {', '.join(dataset.schema.names)}",
     }
     with commit_folder(target, hint="--out FOLDER") as temporary, datasets_root(temporary), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It wants to know the authors and how to make the environment.
+        warnings.simplefilter("ignore")  # About the authors and the environment, which are not given.
         written = None
         for buffers, rows in _buffers(dataset):
             if written is None:
