@@ -91,8 +91,8 @@ def _episode(dataset: Dataset, number: int, columns: dict[str, np.ndarray]) -> E
     """Return an episode from its part of a shard's columns."""
     table = dataset.manifest.episodes
     rows = np.stack([columns[name] for name in dataset.schema.csv_names], axis=1).astype(np.float32)
-    command, reward = np.stack([columns[name] for name in COMMAND_COLUMNS], axis=1), columns["reward"]
-    recorded = [None if np.isnan(values).any() else values for values in (command, reward)]
+    recorded = np.stack([columns[name] for name in COMMAND_COLUMNS], axis=1), columns["reward"]
+    command, reward = (None if np.isnan(values).any() else values for values in recorded)
     drawn = {key: values[number] for key, values in table.parameters.items()}
     parameters = {key: value for key, value in drawn.items() if value is not None}
-    return Episode(rows, bool(columns["truncated"][-1]), *recorded, table.behaviour[number], parameters)
+    return Episode(rows, bool(columns["truncated"][-1]), command, reward, table.behaviour[number], parameters)
