@@ -10,17 +10,17 @@ import torch
 from rwmdata.errors import RwmError
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""Arithmetic of matrix products. ``bfloat16`` is that of the bases alone: heads, residual, loss and optimiser stay in
-float32. ``tf32`` is CUDA's float32 with products of 10 bits, everywhere."""
+"""Arithmetic of matrix products. ``bfloat16`` applies to the bases alone: heads, residual, loss and optimiser stay in
+float32. ``tf32`` applies everywhere: CUDA's float32 with 10-bit mantissas in products."""
 TF32_CAPABILITY = (8, 0)
-"""The first CUDA devices with units for TF32 (Ampere)."""
+"""Compute capability of the first CUDA devices with TF32 (Ampere)."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``; ``auto`` takes CUDA where there is one, else the CPU.
+    """Return the device called ``name``; ``auto`` picks CUDA where available, else the CPU.
 
     Raises:
-        RwmError: The name is not a device, or that device is not there.
+        RwmError: The name is not that of a device, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,39 +30,34 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise RwmError(f"Unknown device '{name}'; devices: auto, cpu, cuda, cuda:N.", "--device auto") from exc
     if device.type not in ("cpu", "cuda"):
         raise RwmError(f"Device '{name}' is not supported; devices: auto, cpu, cuda, cuda:N.", "--device auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RwmError(
-            f"Device '{name}' was asked for, but this machine shows {torch.cuda.device_count()} CUDA devices "
-            f"to torch {torch.__version__}.",
-            "--device cpu",
-        )
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise RwmError(f"Device '{name}': torch {torch.__version__} sees {count} CUDA devices here.", "--device cpu")
     return device
 
 
 def require_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse an arithmetic that ``device`` has no units for.
+    """Refuse an arithmetic that the hardware of ``device`` lacks.
 
     A CPU without AMX or AVX-512 BF16 emulates bfloat16 products about a hundred times slower than float32 ones.
 
     Raises:
         RwmError: ``bfloat16`` on such a device, or ``tf32`` on any but a CUDA device of at least Ampere's generation.
     """
-    on_cuda = device.type == "cuda"
-    if precision == "float32":
-        return
+    on_cuda, supported = device.type == "cuda", True
     if precision == "tf32":
-        if on_cuda and torch.cuda.get_device_capability(device) >= TF32_CAPABILITY:
-            return
-        raise RwmError(f"Device '{device.type}' has no TF32 arithmetic on this machine.", "--precision float32")
-    if torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return
-    raise RwmError(f"Device '{device.type}' has no bfloat16 arithmetic on this machine.", "--precision float32")
+        supported = on_cuda and torch.cuda.get_device_capability(device) >= TF32_CAPABILITY
+    elif precision == "bfloat16":
+        supported = torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not supported:
+        kind = precision.replace("tf32", "TF32")
+        raise RwmError(f"Device '{device.type}' has no {kind} arithmetic on this machine.", "--precision float32")
 
 
 def use_precision(precision: Precision, device: torch.device) -> None:
-    """Set this process's arithmetic on CUDA devices; the bases are told of ``bfloat16`` by their ``precision``.
+    """Set this process's arithmetic on CUDA devices; ``bfloat16`` is set per base, by its ``precision``.
 
-    By torch's defaults cuDNN computes float32 recurrences in TF32; here ``float32`` is float32.
+    By default torch lets cuDNN compute float32 recurrences in TF32; here ``float32`` means float32.
 
     Raises:
         RwmError: See :func:`require_precision`.
@@ -73,10 +68,10 @@ def use_precision(precision: Precision, device: torch.device) -> None:
 
 
 def reduced_precisions(device: torch.device) -> list[Precision]:
-    """Return the arithmetics below float32 that ``device`` has units for."""
-    found: list[Precision] = []
+    """Return the arithmetics below float32 that ``device`` supports."""
+    supported: list[Precision] = []
     for precision in get_args(Precision)[1:]:
         with suppress(RwmError):
             require_precision(precision, device)
-            found.append(precision)
-    return found
+            supported.append(precision)
+    return supported

@@ -244,17 +244,16 @@ class _Fit:
         noise = draw_noise(generator, forecast, config.members, batch, self.model.config.state_dim)
         weights = draw_bootstrap(generator, config.members, batch)
         self.optimizer.zero_grad()
-        terms = []
-        for part in np.array_split(np.arange(batch), config.accumulate * self.ranks.world)[
-            self.ranks.rank :: self.ranks.world
-        ]:
+        parts = np.array_split(np.arange(batch), config.accumulate * self.ranks.world)
+        own_terms = []
+        for part in parts[self.ranks.rank :: self.ranks.world]:
             windows, where = self.store.windows(starts[part], config.history + forecast), slice(part[0], part[-1] + 1)
             with self._drawing_from(_seed_of(config.seed, self.state.step, int(part[0]))):
                 part_terms = ensemble_loss(self.model, windows, config.loss, noise[:, :, :, where], weights[:, where])
             (part_terms.total * (len(part) / batch)).backward()
-            terms.append(part_terms.scaled(len(part) / batch))
-        own = sum(terms[1:], terms[0])
-        return LossTerms.of(self.ranks.sum_gradients(self.model.parameters(), own.stacked()))
+            own_terms.append(part_terms.stacked() * (len(part) / batch))
+        own = sum(own_terms[1:], own_terms[0])
+        return LossTerms(*self.ranks.sum_gradients(self.model.parameters(), own).unbind())
 
     @contextmanager
     def _drawing_from(self, seed: int) -> Iterator[None]:

@@ -16,55 +16,26 @@ from rwmmodel.loss import LossConfig
 
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "smoke": {
-        "hidden": 64,
-        "head_hidden": 64,
-        "members": 3,
-        "batch": 64,
-        "updates": 60,
-        "val_interval": 30,
-        "val_windows": 64,
+        "hidden": 64, "head_hidden": 64, "members": 3, "batch": 64, "updates": 60,
+        "val_interval": 30, "val_windows": 64,
     },
-    "demo": {
-        "hidden": 128,
-        "head_hidden": 64,
-        "updates": 500,
-        "val_interval": 100,
-        "checkpoint_interval": 100,
-    },
-    # Many small steps at a high rate, the rows of the history as targets too, longer forecasts in the second half while
+    "demo": {"hidden": 128, "head_hidden": 64, "updates": 500, "val_interval": 100, "checkpoint_interval": 100},
+    # Many small steps at a high rate, every row of the history a target too, longer forecasts in the second half while
     # the rate is still high: sized for 25 minutes on two cores.
     "laptop": {
-        "batch": 64,
-        "updates": 2300,
-        "lr": 4e-3,
-        "loss": {"sequence_weight": 1.0},
-        "late_forecast": 16,
-        "bounded": True,
-        "val_interval": 200,
-        "checkpoint_interval": 100,
+        "batch": 64, "updates": 2300, "lr": 4e-3, "loss": {"sequence_weight": 1.0}, "late_forecast": 16,
+        "bounded": True, "val_interval": 200, "checkpoint_interval": 100,
     },
     # The authors' code and RWM-U's Table S10, both with 2500 iterations of 20 mini-batches.
     "reference": {
-        "batch": 5000,
-        "updates": 50_000,
-        "schedule": "constant",
-        "val_interval": 500,
-        "checkpoint_interval": 500,
-        "val_windows": 1024,
+        "batch": 5000, "updates": 50_000, "schedule": "constant",
+        "val_interval": 500, "checkpoint_interval": 500, "val_windows": 1024,
     },
     "paper": {
-        "batch": 1024,
-        "updates": 50_000,
-        "lr": 1e-4,
-        "schedule": "constant",
-        "weight_decay": 1e-5,
-        "val_interval": 500,
-        "checkpoint_interval": 500,
-        "val_windows": 1024,
+        "batch": 1024, "updates": 50_000, "schedule": "constant", "lr": 1e-4, "weight_decay": 1e-5,
+        "val_interval": 500, "checkpoint_interval": 500, "val_windows": 1024,
     },
-}
-
-
+}  # fmt: skip
 LAST_LR = 0.01
 LATE_SHARE = 0.5
 
@@ -81,7 +52,7 @@ class FitConfig(Architecture):
     """N in the last ``LATE_SHARE`` of the updates; a longer one keeps long rollouts stable. None keeps ``forecast``."""
     loss: LossConfig = LossConfig()
     normalizer: Literal["auto", "reference", "fitted"] = "auto"
-    """The robot's own constants, the dataset's statistics, or the former where the robot has them."""
+    """The robot's own constants, the dataset's statistics, or (``auto``) the constants where the robot has them."""
     batch: int = Field(256, ge=1)
     """Windows per update."""
     balance: bool = False
@@ -91,21 +62,21 @@ class FitConfig(Architecture):
     falls are hardly ever seen: the last row of an episode lies in a single window, any other in up to M + N."""
     updates: int = Field(200, ge=1)
     accumulate: int = Field(1, ge=1)
-    """Parts a batch is worked through in, one after the other: the same gradient in less memory."""
+    """Parts of a batch, processed one after the other: the same gradient in less memory."""
     lr: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
-    """``cosine`` brings the learning rate down to ``LAST_LR`` of itself over the updates."""
+    """``cosine`` decays the learning rate to ``LAST_LR`` of itself over the updates."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for none."""
+    """Decay of an exponential moving average of the weights, which is then validated and saved; 0 for none."""
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
     seed: int = Field(0, ge=0)
     device: str = "auto"
     rows: Rows = "auto"
-    """Where the rows are held: in memory, in a memory-mapped file, or what fits."""
+    """Where the rows are held: in memory, in a memory-mapped file, or in memory if they fit."""
     precision: Precision = "float32"
-    """``bfloat16`` speeds up the bases' products where there are units for it, ``tf32`` all products on CUDA."""
+    """``bfloat16`` speeds up the bases' matrix products where the hardware has it, ``tf32`` all of them on CUDA."""
     log_interval: int = Field(10, ge=1)
     """Updates between logged training losses."""
     val_interval: int = Field(50, ge=1)
@@ -116,10 +87,10 @@ class FitConfig(Architecture):
     patience: int | None = Field(None, ge=1)
     """Stop after this many validations without a new best loss; None never stops early."""
     wandb: str | None = None
-    """Project of Weights & Biases the metrics go to as well."""
+    """Weights & Biases project that the metrics are logged to as well."""
 
     def lr_at(self, update: int) -> float:
-        """Return the learning rate of an update, counted from 0."""
+        """Return the learning rate of an update; updates count from 0."""
         if self.schedule == "constant":
             return self.lr
         share = 0.5 * (1 + math.cos(math.pi * min(update / self.updates, 1.0)))
@@ -127,11 +98,11 @@ class FitConfig(Architecture):
 
     @property
     def last_forecast(self) -> int:
-        """Forecast horizon of the last updates, which validation takes throughout."""
+        """Forecast horizon of the last updates; validation always uses it."""
         return self.late_forecast or self.forecast
 
     def forecast_at(self, update: int) -> int:
-        """Return the forecast horizon of an update, counted from 0."""
+        """Return the forecast horizon of an update; updates count from 0."""
         return self.last_forecast if update >= (1 - LATE_SHARE) * self.updates else self.forecast
 
     def ensemble(self, dataset: Dataset) -> EnsembleConfig:

@@ -1,8 +1,8 @@
 """The autoregressive training loss of all members at once.
 
 It equals the plain form (every member runs the whole window on its own bootstrap resample of the batch) because
-resampling by index is weighting by how often an index was drawn. So the history runs through the shared bases once,
-and only the fed-back steps, which differ by member, run with the members folded into the batch.
+resampling an index is the same as weighting it by how often it was drawn. So the history runs through the shared bases
+once, and only the autoregressive steps, which differ by member, run with the members folded into the batch.
 """
 
 from __future__ import annotations
@@ -30,26 +30,22 @@ class LossConfig(Frozen):
     kind: Literal["sampled_mse", "nll"] = "sampled_mse"
     """State term: squared error of a sample (its optimum is std = 0), or the Gaussian negative log-likelihood."""
     teacher_forcing: bool = False
-    """Feed recorded states back instead of the member's own samples: the ablation of arXiv:2501.10100."""
+    """Feed back recorded states instead of the member's own samples: the ablation of arXiv:2501.10100."""
     decay: float = Field(1.0, gt=0.0)
-    """alpha: forecast step i counts alpha^i."""
+    """alpha: forecast step i has weight alpha^i."""
     state_weight: float = 1.0
     sequence_weight: float | None = None
-    """On the one-step error at every row of the history; None is 1 for the transformer and 0 for other bases."""
+    """Of the one-step error at every row of the history; None is 1 for the transformer and 0 for other bases."""
     bound_weight: float = 1.0
-    """On the gap between the upper and lower bound of log std."""
+    """Of the gap between the upper and lower bound of log std."""
     kl_weight: float = 0.1
-    """On the divergence of posterior from prior, both bases together; 0 for bases without latents."""
+    """Of the divergence of posterior from prior, summed over both bases; it is 0 for bases without latents."""
     extension_weight: float = 1.0
     contact_weight: float = 1.0
     termination_weight: float = 1.0
 
     def sequence_weight_for(self, base: str) -> float:
-        """Return the weight of the sequence term with a base.
-
-        Raises:
-            RwmError: The base does not read sequences.
-        """
+        """Return the weight of the sequence term with a base; mlp, which reads no sequences, refuses one."""
         if base == "mlp" and self.sequence_weight:
             raise RwmError("The sequence term needs a base that reads sequences; mlp reads one window.", "--base gru")
         if self.sequence_weight is None:
@@ -59,7 +55,7 @@ class LossConfig(Frozen):
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Scalar tensors: the weighted total, then every term before its weight, averaged over members."""
+    """Scalar tensors: the weighted total, then every unweighted term, averaged over members."""
 
     total: Tensor
     state: Tensor
@@ -70,21 +66,9 @@ class LossTerms:
     contact: Tensor
     termination: Tensor
 
-    def scaled(self, factor: float) -> LossTerms:
-        """Return the terms times ``factor``, detached."""
-        return LossTerms(*(getattr(self, f.name).detach() * factor for f in fields(self)))
-
-    def __add__(self, other: LossTerms) -> LossTerms:
-        return LossTerms(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
     def stacked(self) -> Tensor:
-        """Return the terms as one tensor, detached, in the order of the fields."""
+        """Return the terms as one tensor, ``(8,)``, detached, in the order of the fields."""
         return torch.stack([getattr(self, f.name).detach() for f in fields(self)])
-
-    @classmethod
-    def of(cls, stacked: Tensor) -> LossTerms:
-        """Return the terms of :meth:`stacked`."""
-        return cls(*stacked.unbind())
 
     def numbers(self, prefix: str = "") -> dict[str, float]:
         """Return the terms as plain numbers, ready to log."""
@@ -94,7 +78,7 @@ class LossTerms:
 def draw_noise(generator: torch.Generator, forecast: int, members: int, batch: int, state_dim: int) -> Tensor:
     """Draw standard normal noise ``(N, 2, B, Bt, S)``.
 
-    ``noise[i, 0]`` makes the sample that is fed back after forecast step i, ``noise[i, 1]`` is the fresh one of that
+    ``noise[i, 0]`` draws the sample that is fed back after forecast step i, ``noise[i, 1]`` the separate one in that
     step's regression term.
     """
     shape = (forecast, 2, members, batch, state_dim)
@@ -102,10 +86,7 @@ def draw_noise(generator: torch.Generator, forecast: int, members: int, batch: i
 
 
 def draw_bootstrap(generator: torch.Generator, members: int, batch: int) -> Tensor:
-    """Draw each member's bootstrap as multinomial weights ``(B, Bt)`` that sum to Bt.
-
-    A single member has nobody to differ from and sees every window once.
-    """
+    """Draw each member's bootstrap as multinomial weights ``(B, Bt)`` that sum to Bt; all 1 for a single member."""
     weights = torch.zeros(members, batch, device=generator.device)
     if members == 1:
         return weights + 1.0
@@ -134,16 +115,12 @@ def ensemble_loss(
     """
     forecast = windows.states.shape[1] - model.config.history
     if forecast < 1:
-        raise RwmError(
-            f"Windows of {windows.states.shape[1]} rows leave nothing to predict after a history of "
-            f"{model.config.history}."
-        )
+        rows, history = windows.states.shape[1], model.config.history
+        raise RwmError(f"Windows of {rows} rows leave nothing to predict after a history of {history}.")
     decay = config.decay ** torch.arange(forecast, device=noise.device, dtype=noise.dtype) / forecast
     sequence_weight = config.sequence_weight_for(model.config.base)
-    if config.teacher_forcing:
-        state, sequence, kl = _teacher_forced_terms(model, windows, config, noise, weights, decay)
-    else:
-        state, sequence, kl = _state_terms(model, windows, config, noise, weights, decay)
+    state_terms = _teacher_forced_terms if config.teacher_forcing else _state_terms
+    state, sequence, kl = state_terms(model, windows, config, noise, weights, decay)
     contact, termination, extension, auxiliary_kl = _auxiliary_terms(model, windows, weights, decay)
     kl = kl + auxiliary_kl
     bound = model.state_head.log_delta.exp().mean()
@@ -162,7 +139,7 @@ def ensemble_loss(
 def _state_terms(
     model: DynamicsEnsemble, windows: Windows, config: LossConfig, noise: Tensor, weights: Tensor, decay: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the state, sequence and KL terms; every step sees the member's own samples before it."""
+    """Return the state, sequence and KL terms; every step sees the member's own earlier samples."""
     members, batch = weights.shape
     history, states, actions = model.config.history, windows.states, windows.actions
     wanted = history if config.sequence_weight_for(model.config.base) else 1
@@ -191,7 +168,7 @@ def _state_terms(
 def _teacher_forced_terms(
     model: DynamicsEnsemble, windows: Windows, config: LossConfig, noise: Tensor, weights: Tensor, decay: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same terms; all steps see recorded states only and run through the base at once."""
+    """Return the same terms; all steps see recorded states only, so the base reads them in one call."""
     forecast, history, states = len(decay), model.config.history, windows.states
     before = history - 1 if config.sequence_weight_for(model.config.base) else 0
     pairs = torch.cat((states[:, :-1], windows.actions[:, 1:]), dim=-1)
@@ -206,16 +183,11 @@ def _teacher_forced_terms(
 
 
 def _sequence_term(model: DynamicsEnsemble, features: Tensor, states: Tensor, kind: str, weights: Tensor) -> Tensor:
-    """Return the one-step error of rows 1..M-1, each predicted from the recorded rows before it; 0 where not asked for.
+    """Return the one-step error of rows 1..M-1, each predicted from the recorded rows before it.
 
-    Without noise: the squared error of the mean, or the negative log-likelihood.
-
-    Args:
-        model: Gives the head.
-        features: After pairs 0..M-1, ``(Bt, M, H)`` or ``(B, Bt, M, H)``; after the last one alone if not asked for.
-        states: Rows 0..M-1, ``(Bt, M, S)``.
-        kind: Squared error or likelihood.
-        weights: Bootstrap weights ``(B, Bt)``.
+    Without noise: the squared error of the mean, or the negative log-likelihood. ``features`` are those after pairs
+    0..M-1, ``(Bt, M, H)`` or ``(B, Bt, M, H)``; with those after the last pair alone, the term is 0. ``states`` are
+    rows 0..M-1, ``(Bt, M, S)``.
     """
     if features.shape[-2] == 1:
         return weights.new_zeros(())
@@ -244,8 +216,7 @@ def _auxiliary_terms(
     model: DynamicsEnsemble, windows: Windows, weights: Tensor, decay: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the contact, termination, extension and KL terms; extension is 0 where the schema has none."""
-    members, batch = weights.shape
-    forecast = len(decay)
+    (members, batch), forecast = weights.shape, len(decay)
     pairs = torch.cat((windows.states[:, :-1], windows.actions[:, 1:]), dim=-1)
     features, _, kl = model.auxiliary_base.encode_with_kl(pairs, last=forecast)
     contact, termination, extension = model.auxiliary_head(features.flatten(-3, -2))
@@ -261,9 +232,8 @@ def _auxiliary_terms(
     extension_term = weights.new_zeros(())
     if extension is not None:
         extension_term = average((extension - windows.extension[:, -forecast:].flatten(0, 1)).square())
-    return (
+    contact_term, termination_term = (
         cross_entropy(contact, windows.contact),
         cross_entropy(termination, windows.termination),
-        extension_term,
-        (weights * kl).mean(),
     )
+    return contact_term, termination_term, extension_term, (weights * kl).mean()
