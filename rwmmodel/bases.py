@@ -1,12 +1,13 @@
-"""Bases turn a history of (state, action) pairs into features; all sit behind one interface with a carry.
+"""Bases turn a history of (state, action) pairs into features; all share one interface with a carry.
 
 A carry is a tuple of tensors with the environments at dimension 0, so that callers can replace, repeat or gather
-environments without knowing which base they hold.
+environments whatever the kind of base.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import chain
 from typing import cast
 
 import torch
@@ -22,11 +23,11 @@ BaseCarry = tuple[Tensor, ...]
 
 def tile_carry(carry: BaseCarry, count: int) -> BaseCarry:
     """Return ``count`` copies of all environments one after the other, ``E -> count * E``."""
-    return tuple(c.repeat(count, *(1,) * (c.dim() - 1)) for c in carry)
+    return tuple(part.repeat(count, *(1,) * (part.dim() - 1)) for part in carry)
 
 
 class Base(nn.Module, ABC):
-    """A feature extractor over pairs: first a whole history at once, then one pair at a time.
+    """A feature extractor over pairs that reads a whole history at once, then one pair at a time.
 
     Attributes:
         width: Size H of the features.
@@ -42,7 +43,7 @@ class Base(nn.Module, ABC):
 
         Args:
             inputs: Pairs, ``(E, T, I)``.
-            last: How many of the newest positions to return features for; 0 only builds the carry.
+            last: Number of newest positions to return features for; 0 only builds the carry.
 
         Returns:
             Features after each of the ``last`` newest pairs, ``(E, last, H)``, and the carry after all pairs.
@@ -52,34 +53,32 @@ class Base(nn.Module, ABC):
         """
 
     def encode_with_kl(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry, Tensor]:
-        """Read a history as :meth:`encode` does, with a third value for the loss.
+        """Read a history as :meth:`encode` does; return features, carry and KL divergence of posterior from prior.
 
-        Returns:
-            Features, carry and the divergence of posterior from prior ``(E,)``, or ``(B, E)`` where members have bases
-            of their own; 0 for bases without latents.
+        The divergence is ``(E,)``, or ``(B, E)`` where members have their own bases, and 0 for bases without latents.
         """
         features, carry = self.encode(inputs, last)
         return features, carry, inputs.new_zeros(inputs.shape[0])
 
     @abstractmethod
     def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
-        """Read one more pair ``(E, I)`` after ``carry``; return the features ``(E, H)`` and the next carry."""
+        """Read the next pair ``(E, I)`` after ``carry``; return the features ``(E, H)`` and the new carry."""
 
 
 class SingleBase(Base):
-    """One network; its products run in the chosen precision."""
+    """A base of one network, whose matrix products run in the chosen precision."""
 
     def encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
         """Read a history, see :meth:`Base.encode`."""
         with self._autocast(inputs):
             features, carry = self._encode(inputs, last)
-        return features.to(inputs.dtype), tuple(c.to(inputs.dtype) for c in carry)
+        return features.to(inputs.dtype), tuple(part.to(inputs.dtype) for part in carry)
 
     def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
-        """Read one more pair, see :meth:`Base.step`."""
+        """Read the next pair, see :meth:`Base.step`."""
         with self._autocast(inputs):
             features, carry = self._step(inputs, carry)
-        return features.to(inputs.dtype), tuple(c.to(inputs.dtype) for c in carry)
+        return features.to(inputs.dtype), tuple(part.to(inputs.dtype) for part in carry)
 
     def _autocast(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
@@ -92,10 +91,7 @@ class SingleBase(Base):
 
 
 class MemberBases(Base):
-    """A base for every member: features have the members in front, ``(B, E, last, H)`` and ``(B, E, H)``.
-
-    The carry is that of the members one after the other.
-    """
+    """One base per member: features are ``(B, E, last, H)`` and ``(B, E, H)``, the carry is the members' joined."""
 
     def __init__(self, members: list[Base]) -> None:
         super().__init__()
@@ -104,21 +100,21 @@ class MemberBases(Base):
 
     def encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
         """Read a history with every member's base."""
-        features, carry, _ = self.encode_with_kl(inputs, last)
-        return features, carry
+        return self.encode_with_kl(inputs, last)[:2]
 
     def encode_with_kl(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry, Tensor]:
         """Read a history with every member's base, see :meth:`Base.encode_with_kl`."""
         features, carries, divergence = zip(*(b.encode_with_kl(inputs, last) for b in self._bases()), strict=True)
-        return torch.stack(features), tuple(c for carry in carries for c in carry), torch.stack(divergence)
+        return torch.stack(features), tuple(chain(*carries)), torch.stack(divergence)
 
     def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
-        """Read one more pair: ``(E, I)`` for all members, or ``(B, E, I)``, one for each."""
+        """Read the next pair: ``(E, I)`` for all members, or ``(B, E, I)``, one for each."""
         bases = self._bases()
         size = len(carry) // len(bases)
         own = inputs.expand(len(bases), *inputs.shape[-2:])
-        found = [base.step(own[k], carry[k * size : (k + 1) * size]) for k, base in enumerate(bases)]
-        return torch.stack([features for features, _ in found]), tuple(c for _, part in found for c in part)
+        steps = [base.step(own[k], carry[k * size : (k + 1) * size]) for k, base in enumerate(bases)]
+        features, carries = zip(*steps, strict=True)
+        return torch.stack(features), tuple(chain(*carries))
 
     def _bases(self) -> list[Base]:
         bases = cast(list[Base], list(self.members))
@@ -136,7 +132,7 @@ class GruBase(SingleBase):
         self.rnn = nn.GRU(input_dim, hidden, layers, batch_first=True)
 
     def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
-        # Our own is faster where gradients are wanted on a processor, and only over several steps.
+        # Our own kernel is faster on a CPU when gradients are needed, but only over several steps.
         if torch.is_grad_enabled() and inputs.device.type == "cpu" and self.precision != "bfloat16":
             return run_gru(self.rnn, inputs, None, last)
         output, hidden = self.rnn(inputs)
@@ -146,13 +142,13 @@ class GruBase(SingleBase):
         if self.precision == "bfloat16":
             output, hidden = self.rnn(inputs.unsqueeze(1), torch.stack(carry))
             return output[:, 0], hidden.unbind(0)
-        # Cell by cell: the carry need not be packed into one tensor and back.
-        after, ours = [], not torch.is_grad_enabled() and inputs.device.type == "cpu"
+        # Cell by cell, which avoids packing the carry into one tensor and back.
+        new_carry, ours = [], not torch.is_grad_enabled() and inputs.device.type == "cpu"
         for layer, hidden in enumerate(carry):
             weights = layer_weights(self.rnn, layer)
             inputs = gru_cell(inputs, hidden, weights) if ours else torch.gru_cell(inputs, hidden, *weights)
-            after.append(inputs)
-        return inputs, tuple(after)
+            new_carry.append(inputs)
+        return inputs, tuple(new_carry)
 
 
 class LstmBase(SingleBase):
@@ -160,8 +156,7 @@ class LstmBase(SingleBase):
 
     def __init__(self, input_dim: int, hidden: int, layers: int) -> None:
         super().__init__()
-        self.width = hidden
-        self.layers = layers
+        self.width, self.layers = hidden, layers
         self.rnn = nn.LSTM(input_dim, hidden, layers, batch_first=True)
 
     def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
@@ -179,8 +174,7 @@ class MlpBase(SingleBase):
 
     def __init__(self, input_dim: int, hidden: tuple[int, ...], history: int) -> None:
         super().__init__()
-        self.history = history
-        self.width = hidden[-1]
+        self.history, self.width = history, hidden[-1]
         sizes = (history * input_dim, *hidden)
         blocks = [(nn.Linear(a, b), nn.ReLU()) for a, b in zip(sizes, sizes[1:], strict=False)]
         self.layers = nn.Sequential(*(layer for block in blocks for layer in block))
@@ -189,7 +183,7 @@ class MlpBase(SingleBase):
         envs, length = inputs.shape[:2]
         needed = self.history - 1 + last
         if length < needed:
-            raise RwmError(f"The mlp base needs {needed} pairs of history here, it was given {length}.")
+            raise RwmError(f"The mlp base needs {needed} pairs of history here, but got {length}.")
         carry = inputs[:, length - self.history + 1 :]
         if last == 0:
             return inputs.new_empty(envs, 0, self.width), (carry,)

@@ -1,8 +1,8 @@
-"""Factors that make an ensemble's standard deviations true, one for every step of a forecast.
+"""Factors that calibrate an ensemble's standard deviations, one for every step of a forecast.
 
-Members that share a base agree more than they are right, and more so the longer the forecast: no single factor repairs
-that, one for every step does (on data like those it was fitted on). The factor of step k is the quantile of
-|error| / std that a Gaussian has at one standard deviation, so that ``factor * std`` covers 68.3 % of the errors.
+Members that share a base are overconfident, the more so the longer the forecast: no single factor corrects that, one
+per step does (on data like those it was fitted on). The factor of step k is the 68.3 % quantile of |error| / std, so
+that ``factor * std`` covers as many errors as one standard deviation of a Gaussian would.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 
 NOMINAL = math.erf(1 / math.sqrt(2))
-"""Share of a Gaussian within one standard deviation, 0.683."""
+"""Probability mass of a Gaussian within one standard deviation, 0.683."""
 Spread = Literal["epistemic", "total"]
 SPREADS: tuple[Spread, ...] = ("epistemic", "total")
 """``epistemic``: disagreement of the members' means; ``total``: with the mean predicted variance added."""
@@ -26,12 +26,12 @@ TINY = 1e-12
 
 
 class Calibration(Frozen):
-    """Factors of steps 1 to K after the recorded history; later steps take the last one."""
+    """Factors of steps 1 to K after the recorded history; later steps use the last one."""
 
     dataset: str
     split: str
     windows: int
-    """Trajectories it was fitted on."""
+    """Number of trajectories it was fitted on."""
     seed: int
     epistemic: tuple[float, ...]
     total: tuple[float, ...]
@@ -42,11 +42,11 @@ class Calibration(Frozen):
         return len(self.epistemic)
 
     def of(self, spread: Spread) -> np.ndarray:
-        """Return one spread's factors, ``(K,)``."""
+        """Return the factors of one spread, ``(K,)``."""
         return np.array(self.epistemic if spread == "epistemic" else self.total)
 
     def at(self, step: Tensor, spread: Spread = "epistemic") -> Tensor:
-        """Return the factors of steps counted from 1, of any shape, on their device."""
+        """Return the factors of steps, which count from 1, in the shape and on the device of ``step``."""
         factors = torch.tensor(self.of(spread), dtype=torch.float32, device=step.device)
         return factors[(step - 1).clamp(0, self.steps - 1)]
 

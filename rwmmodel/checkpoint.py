@@ -1,9 +1,10 @@
-"""Model files (safetensors with their description inside) and the state a fit resumes from."""
+"""Model files (safetensors with a description inside) and the state that a fit resumes from."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 FORMAT = "rwm-dynamics-ensemble-1"
 METADATA_KEY = "rwm_model"
 POLICY_PREFIXES = ("actor.", "critic.", "rwm_policy")
-"""Of the keys in the authors' policies, in rsl_rl's and in ours."""
+"""Prefixes of keys in policy files: the authors', rsl_rl's and ours."""
 WANTED = "a checkpoints/model.safetensors written by 'rwm fit'"
 
 
@@ -39,10 +40,10 @@ def save_model(model: DynamicsEnsemble, path: Path) -> None:
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DynamicsEnsemble:
-    """Load a model written by :func:`save_model`, in evaluation mode and float32 arithmetic.
+    """Load a model written by :func:`save_model`, in evaluation mode and with float32 arithmetic.
 
     Raises:
-        RwmError: The file is missing, a Git LFS pointer, a policy, a reference checkpoint or no model of ours.
+        RwmError: The file is missing, a Git LFS pointer, a policy, a reference checkpoint or no model of this toolkit.
     """
     path = Path(path)
     target = resolve_device(device) if isinstance(device, str) else device
@@ -64,7 +65,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Dynamics
 
 
 def _build(description: dict[str, Any]) -> DynamicsEnsemble:
-    """Return an untrained model of the described architecture."""
+    """Return an untrained model with the described architecture, origin and calibration."""
     if description["format"] != FORMAT:
         raise ValueError(f"format '{description['format']}', expected '{FORMAT}'")
     info = description["info"]
@@ -76,26 +77,25 @@ def _build(description: dict[str, Any]) -> DynamicsEnsemble:
     return model
 
 
-def _describe(tensors: dict[str, Any]) -> str:
-    """Say what a file with these top-level keys is, when it is not one of our models."""
-    if "system_dynamics_state_dict" in tensors:
+def _describe(content: Mapping[str, object]) -> str:
+    """Return what a file with these top-level keys is, when it is not one of our models."""
+    if "system_dynamics_state_dict" in content:
         return (
             "is a reference checkpoint: its model_state_dict is the POLICY, its system_dynamics_state_dict the world "
             "model; a model file of this toolkit is expected here"
         )
-    nested = tensors.get("model_state_dict")
-    keys = nested if isinstance(nested, dict) else tensors
+    nested = content.get("model_state_dict")
+    keys = nested if isinstance(nested, dict) else content
     if any(str(key).startswith(POLICY_PREFIXES) for key in keys):
         return "holds a policy, but a world model is expected here"
-    return f"is not a world model of this toolkit (first keys: {', '.join(sorted(map(str, tensors))[:3]) or 'none'})"
+    return f"is not a world model of this toolkit (first keys: {', '.join(sorted(map(str, content))[:3]) or 'none'})"
 
 
 def _explain_foreign(path: Path) -> RwmError:
-    """Return the error for a file that is not safetensors, after a look inside without running its code."""
+    """Return the error for a file that is not safetensors, after looking inside without running its code."""
     try:
-        with path.open("rb") as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # Arbitrary bytes fail in any way an unpickler can.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # Arbitrary bytes make the unpickler raise anything.
         return RwmError(f"{path} is not a world model of this toolkit, nor a readable torch file.", WANTED)
     described = _describe(content) if isinstance(content, dict) else "is not a world model of this toolkit"
     return RwmError(f"{path} {described}.", WANTED)
@@ -103,14 +103,14 @@ def _explain_foreign(path: Path) -> RwmError:
 
 @dataclass
 class FitState:
-    """Where a fit stands besides its weights; all draws are functions of (seed, update), so no generator is kept."""
+    """Progress of a fit besides its weights; all draws are functions of (seed, update), so no generator is saved."""
 
     step: int = 0
     """Updates done."""
     validated: int = 0
     """Update of the last validation."""
     best: dict[str, float] = field(default_factory=dict)
-    """Held-out numbers of the best validation."""
+    """Held-out metrics of the best validation."""
     best_step: int = 0
     stale: int = 0
     """Validations since the best one."""
@@ -120,12 +120,11 @@ class FitState:
 
 def save_fit_state(path: Path, state: FitState, weights: dict[str, Tensor], optimizer_state: dict[str, Any]) -> None:
     """Write everything a resumed fit needs to one file, atomically."""
-    content = {"fit": asdict(state), "model": weights, "optimizer": optimizer_state}
-    save_state(path, content)
+    save_state(path, {"fit": asdict(state), "model": weights, "optimizer": optimizer_state})
 
 
-def save_state(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values to one file, atomically; equal content makes equal files."""
+def save_state(path: Path, content: Mapping[str, object]) -> None:
+    """Write tensors and plain values to one file, atomically; equal content gives equal files."""
     packed = io.BytesIO()
     torch.save(content, packed)
     commit_file(path, lambda p: p.write_bytes(packed.getbuffer()))
@@ -135,11 +134,11 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Read what :func:`save_state` wrote, unpickling tensors and plain values only.
 
     Raises:
-        RwmError: The file is damaged or something else.
+        RwmError: The file is damaged or of another kind.
     """
     try:
         return dict(torch.load(path, map_location=device, weights_only=True))
-    except Exception as exc:  # Arbitrary bytes fail in any way an unpickler can.
+    except Exception as exc:  # Arbitrary bytes make the unpickler raise anything.
         raise unreadable(path, exc) from exc
 
 
@@ -149,13 +148,9 @@ def unreadable(path: Path, exc: Exception) -> RwmError:
 
 
 def load_fit_state(path: Path, device: torch.device) -> tuple[FitState, dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_fit_state` wrote, unpickling tensors and plain values only.
-
-    Raises:
-        RwmError: The file is damaged or something else.
-    """
+    """Read what :func:`save_fit_state` wrote; raises as :func:`load_state` does."""
     try:
         content = torch.load(path, map_location=device, weights_only=True)
         return FitState(**content["fit"]), content["model"], content["optimizer"]
-    except Exception as exc:  # Arbitrary bytes fail in any way an unpickler can.
+    except Exception as exc:  # Arbitrary bytes make the unpickler raise anything.
         raise RwmError(f"{path} is not a fit state to resume from: {one_line(exc)}.", "rwm fit") from exc

@@ -1,4 +1,4 @@
-"""Rows held once, in memory, on the device or in a mapped file; a window is a start index until it is gathered."""
+"""Rows stored once: in memory, on the device or in a mapped file; a window is a start index until it is gathered."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rwmmodel.normalizer import Normalizer
 
 Rows = Literal["auto", "memory", "mapped"]
 OUTSIDE = 1e-4
-"""Share of the rows that may lie beyond either end of the range."""
+"""Share of the rows that may lie beyond either end of the state range."""
 RANGE_ROWS = 200_000
 MEMORY_SHARE = 0.5
-"""Rows that take more of the free memory are not held in it."""
+"""Largest share of the free memory that rows may take."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Windows:
 
 
 class RowStore:
-    """The rows of a dataset as one float32 tensor ``(R, width)``; batches of windows come out normalised.
+    """The rows of a dataset as one float32 tensor ``(R, width)`` that gives batches of normalised windows.
 
     Args:
         dataset: The dataset.
         normalizer: Map to normalised space.
-        device: Where the windows are wanted.
-        rows: ``memory`` reads all rows once, normalises them once, and puts them on the device where they fit there;
-            ``mapped`` leaves them in a memory-mapped file and normalises what is drawn; ``auto`` maps what would take
-            more than half of the free memory.
+        device: Device of the windows.
+        rows: ``memory`` reads and normalises all rows once and puts them on the device if they fit; ``mapped`` leaves
+            them in a memory-mapped file and normalises each batch; ``auto`` maps if the rows would take more than half
+            of the free memory.
 
     Attributes:
-        rows: Where windows are gathered from; normalised unless mapped.
-        mapped: The rows are in a memory-mapped file.
+        rows: The tensor that windows are gathered from; normalised unless mapped.
+        mapped: Whether the rows are in a memory-mapped file.
     """
 
     def __init__(self, dataset: Dataset, normalizer: Normalizer, device: torch.device, rows: Rows = "auto") -> None:
@@ -83,28 +83,27 @@ class RowStore:
         rows.sub_(self._mean).div_(self._std)
 
     def state_range(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return what all but ``OUTSIDE`` of the given rows lie above, and below, in every state column, ``(S,)``.
+        """Return the ``OUTSIDE`` and ``1 - OUTSIDE`` quantiles of every state column over the given rows, ``(S,)``.
 
-        Of many rows, evenly spread ones are looked at.
+        Of many rows, an evenly spaced subset is used.
         """
-        seen = rows[:: max(1, len(rows) // RANGE_ROWS)]
-        states = self.windows(seen, 1).states[:, 0]
-        ordered = states.sort(dim=0).values
-        at = round(OUTSIDE * (len(ordered) - 1))
-        return ordered[at].clone(), ordered[len(ordered) - 1 - at].clone()
+        subset = rows[:: max(1, len(rows) // RANGE_ROWS)]
+        ordered = self.windows(subset, 1).states[:, 0].sort(dim=0).values
+        low = round(OUTSIDE * (len(ordered) - 1))
+        return ordered[low].clone(), ordered[len(ordered) - 1 - low].clone()
 
     def windows(self, starts: np.ndarray, length: int) -> Windows:
         """Gather the windows of ``length`` rows at ``starts (Bt,)``.
 
-        The result is a view into one buffer, which the next call of the same shape overwrites.
+        The result is a view into a buffer that the next call with the same shape overwrites.
         """
         width = self.rows.shape[1]
         shape = (len(starts), length * width)
         if self._buffer.shape != shape:
             self._buffer = torch.empty(shape, device=self.rows.device)
-        every = self.rows.as_strided((len(self.rows) - length + 1, length * width), (width, 1))
+        all_windows = self.rows.as_strided((len(self.rows) - length + 1, length * width), (width, 1))
         index = torch.from_numpy(np.ascontiguousarray(starts)).to(self.rows.device)
-        torch.index_select(every, 0, index, out=self._buffer)
+        torch.index_select(all_windows, 0, index, out=self._buffer)
         rows = self._buffer.view(len(starts), length, width)
         if self.mapped:
             self._normalize(rows)

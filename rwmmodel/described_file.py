@@ -1,10 +1,10 @@
-"""Networks as safetensors files with a JSON description inside: what model files and policy files have in common."""
+"""Networks as safetensors files with a JSON description inside: the common part of model and policy files."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,27 +17,27 @@ LFS_MARK = b"version https://git-lfs"
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do: the length of a JSON object, then the object."""
+    """Whether a file starts as safetensors do: the length of a JSON object, then the object."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
 
-def save_described(path: Path, network: nn.Module, key: str, description: dict[str, Any]) -> None:
+def save_described(path: Path, network: nn.Module, key: str, description: Mapping[str, object]) -> None:
     """Write a network's tensors and, under ``key``, its description to one file, atomically."""
-    # Cloned, because a GPU keeps a recurrent net's weights in one shared block, which the format refuses.
+    # Cloned, because on a GPU a recurrent net's weights share one block of memory, which the format refuses.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
-    # One key only: the format does not keep the order of several, and equal networks should be equal files.
+    # One key only: the format does not keep the order of several, and equal networks should give equal files.
     packed = save(tensors, {key: json.dumps(description)})
     commit_file(path, lambda p: p.write_bytes(packed))
 
 
 def refuse_missing(path: Path, what: str, hint: str) -> None:
-    """Refuse a file that is not there, or of which only a pointer is.
+    """Refuse a ``what`` file that is missing, which gives ``hint``, or a mere Git LFS pointer.
 
     Raises:
-        RwmError: The file (a ``what``) is missing, then with ``hint``, or a Git LFS pointer.
+        RwmError: The file is one of these.
     """
     if not path.is_file():
         raise RwmError(f"There is no {what} file {path}.", hint)
@@ -48,18 +48,10 @@ def refuse_missing(path: Path, what: str, hint: str) -> None:
 
 
 def read_described(path: Path, what: str, hint: str) -> tuple[dict[str, str], dict[str, Tensor]] | None:
-    """Read a safetensors file.
-
-    Args:
-        path: The file.
-        what: Kind of file for errors, ``model`` or ``policy``.
-        hint: What to try when it is missing.
-
-    Returns:
-        Its metadata and its tensors; None for a file of another format.
+    """Return the metadata and the tensors of a safetensors file; None for a file of another format.
 
     Raises:
-        RwmError: The file is missing or a Git LFS pointer.
+        RwmError: The file is missing or a Git LFS pointer, see :func:`refuse_missing`.
     """
     refuse_missing(path, what, hint)
     try:

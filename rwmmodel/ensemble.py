@@ -1,4 +1,4 @@
-"""The dynamics ensemble: two shared bases, B members' heads, normalised space end to end."""
+"""The dynamics ensemble: two shared bases and the heads of B members, in normalised space throughout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rwmmodel.transformer import TransformerBase
 
 
 class Architecture(Frozen):
-    """What can be chosen about an ensemble; the defaults are RWM-U's."""
+    """The choices that define an ensemble; the defaults are RWM-U's."""
 
     base: Literal["gru", "lstm", "mlp", "transformer", "rssm"] = "gru"
     hidden: int = Field(256, ge=1)
@@ -29,22 +29,22 @@ class Architecture(Frozen):
     layers: int = Field(2, ge=1)
     """Layers of gru and lstm, blocks of the transformer."""
     attention_heads: int = Field(4, ge=1)
-    """Of the transformer; ``hidden`` is a multiple of it."""
+    """Of the transformer; must divide ``hidden``."""
     latent: int = Field(32, ge=1)
-    """Size of the rssm base's stochastic latent, which joins the features."""
+    """Size of the rssm base's stochastic latent, which is part of the features."""
     mlp_hidden: tuple[int, ...] = Field((256, 256), min_length=1)
     """Layer sizes of the mlp base."""
     head_hidden: int = Field(128, ge=1)
     members: int = Field(5, ge=1)
     """B: 5 for RWM-U, 1 for RWM."""
     shared_base: bool = True
-    """All members share one state base and one auxiliary base; else each has its own, which costs B times as much and
-    leaves nothing in common that they could all be wrong about."""
+    """All members share one state base and one auxiliary base; else each has its own, which costs B times as much but
+    rules out errors that all members share."""
     prior_scale: float = Field(0.0, ge=0)
-    """Weight of a network in every member's mean that never learns, for diversity; 0 for none."""
+    """Weight of a fixed random network added to every member's mean, for diversity; 0 for none."""
     bounded: bool = False
-    """States that are predicted, and fed back, stay within the range the training data has (see ``state_low``): a
-    rollout that goes astray cannot run away. Training and uncertainties know no bounds."""
+    """Clamp predicted states to the range of the training data (see ``state_low``), so that a rollout cannot diverge.
+    Training and uncertainties are not affected."""
     history: int = Field(32, ge=2)
     """History horizon M, rows."""
 
@@ -56,7 +56,7 @@ class Architecture(Frozen):
 
 
 class EnsembleConfig(Architecture):
-    """An architecture and the sizes its dataset's columns give it."""
+    """An architecture with the sizes that the dataset's columns determine."""
 
     state_dim: int = Field(ge=1)
     action_dim: int = Field(ge=1)
@@ -80,75 +80,64 @@ class Prediction:
     """One step ahead for E environments, states in normalised space.
 
     Without member ids, ``state``, ``std``, ``extension``, ``contact`` and ``termination`` are means over members; with
-    them, each environment's own member's. Both uncertainties are always over all members. Auxiliary outputs and
-    standard deviations are None where they were not asked for, ``extension`` also where the schema has none.
+    them, those of each environment's member. Both uncertainties are always over all members. Auxiliary outputs and
+    standard deviations are None where they were not requested, ``extension`` also where the schema has none.
     """
 
-    state: Tensor
-    """``(E, S)``"""
-    std: Tensor | None
-    """``(E, S)``"""
+    state: Tensor  # (E, S)
+    std: Tensor | None  # (E, S)
     aleatoric: Tensor | None
     """``(E,)``: mean over members of the summed std."""
     epistemic: Tensor
     """``(E,)``: sum over state dimensions of the members' disagreement; exactly 0 with one member."""
-    extension: Tensor | None
-    """``(E, X)``"""
-    contact: Tensor | None
-    """``(E, C)`` logits"""
-    termination: Tensor | None
-    """``(E, 1)`` logit"""
-    member_mean: Tensor
-    """``(B, E, S)``"""
-    member_std: Tensor | None
-    """``(B, E, S)``"""
+    extension: Tensor | None  # (E, X)
+    contact: Tensor | None  # (E, C), logits
+    termination: Tensor | None  # (E, 1), logit
+    member_mean: Tensor  # (B, E, S)
+    member_std: Tensor | None  # (B, E, S)
 
 
 @dataclass(frozen=True)
 class Carry:
-    """What both bases remember of E environments; ``auxiliary`` is None once it was left out of a step."""
+    """The memory of both bases for E environments; ``auxiliary`` is None once a step has skipped it."""
 
     state: BaseCarry
     auxiliary: BaseCarry | None
 
     def emptied(self) -> Carry:
-        """Return a carry of zeros of the same shapes: that of a recurrent base that has read nothing."""
+        """Return a carry of zeros of the same shapes: a recurrent base before its first input."""
         auxiliary = None if self.auxiliary is None else tuple(map(torch.zeros_like, self.auxiliary))
         return Carry(tuple(map(torch.zeros_like, self.state)), auxiliary)
 
     def replace(self, env_ids: Tensor, other: Carry) -> Carry:
-        """Return a carry where ``env_ids (n,)`` take the n environments of ``other``: a history re-run after resets.
+        """Return a carry with ``env_ids (n,)`` replaced by the n environments of ``other``, as after resets.
 
         Raises:
             RwmError: ``other`` has no auxiliary part where this one has.
         """
-        if self.auxiliary is not None and other.auxiliary is None:
+        state = _replace(self.state, env_ids, other.state)
+        if self.auxiliary is None:
+            return Carry(state, None)
+        if other.auxiliary is None:
             raise RwmError("The new carry was built without the auxiliary base, the running one has it.")
-        return Carry(
-            _replace(self.state, env_ids, other.state),
-            _replace(self.auxiliary, env_ids, other.auxiliary) if self.auxiliary and other.auxiliary else None,
-        )
+        return Carry(state, _replace(self.auxiliary, env_ids, other.auxiliary))
 
 
 def _replace(carry: BaseCarry, env_ids: Tensor, other: BaseCarry) -> BaseCarry:
-    return tuple(c.index_copy(0, env_ids, o.to(c.dtype)) for c, o in zip(carry, other, strict=True))
+    return tuple(old.index_copy(0, env_ids, new.to(old.dtype)) for old, new in zip(carry, other, strict=True))
 
 
 class DynamicsEnsemble(nn.Module):
-    """B members with heads of their own that share a state base and an auxiliary base, or have those of their own too.
+    """B members, each with its own heads, on a state base and an auxiliary base that they share or have one of each.
 
     Inputs are *pairs*: pair ``i`` is the state of row ``i`` with the action of row ``i + 1``, the one that leads from
-    row ``i`` to row ``i + 1``. All states and actions are normalised; :attr:`normalizer` maps to and from units.
-
-    Args:
-        config: Architecture.
-        normalizer: Map between units and normalised space; the identity when absent.
-        info: What the model was fitted on, where known.
+    row ``i`` to row ``i + 1``. All states and actions are normalised; :attr:`normalizer` maps from and to physical
+    units and is the identity when not given.
 
     Attributes:
-        state_low: Lower bound of every state column, ``(S,)``, normalised; only of a bounded model.
+        state_low: Lower bound of every state column, ``(S,)``, normalised; bounded models only.
         state_high: Upper bound, likewise.
-        calibration: Factors that make its standard deviations true, where it was calibrated.
+        calibration: Factors that calibrate its standard deviations, if it was calibrated.
     """
 
     calibration: Calibration | None = None
@@ -159,17 +148,15 @@ class DynamicsEnsemble(nn.Module):
         self, config: EnsembleConfig, normalizer: Normalizer | None = None, info: ModelInfo | None = None
     ) -> None:
         super().__init__()
-        c = self.config = config
-        self.info = info
-        self.normalizer = normalizer or Normalizer(c.state_dim, c.action_dim)
-        if c.bounded:
-            self.register_buffer("state_low", torch.full((c.state_dim,), -torch.inf))
-            self.register_buffer("state_high", torch.full((c.state_dim,), torch.inf))
-        self.state_base = _build_base(c)
-        self.auxiliary_base = _build_base(c)
-        width = self.state_base.width
-        self.state_head = StateHead(c.members, width, c.head_hidden, c.state_dim, c.prior_scale)
-        self.auxiliary_head = AuxiliaryHead(c.members, width, c.head_hidden, c.contact_dim, c.extension_dim)
+        self.config, self.info = config, info
+        self.normalizer = normalizer or Normalizer(config.state_dim, config.action_dim)
+        if config.bounded:
+            self.register_buffer("state_low", torch.full((config.state_dim,), -torch.inf))
+            self.register_buffer("state_high", torch.full((config.state_dim,), torch.inf))
+        self.state_base, self.auxiliary_base = _build_base(config), _build_base(config)
+        sizes = (config.members, self.state_base.width, config.head_hidden)
+        self.state_head = StateHead(*sizes, config.state_dim, config.prior_scale)
+        self.auxiliary_head = AuxiliaryHead(*sizes, config.contact_dim, config.extension_dim)
 
     @property
     def parameter_count(self) -> int:
@@ -191,16 +178,14 @@ class DynamicsEnsemble(nn.Module):
         Args:
             states: States of the pairs, ``(E, M - 1, S)``.
             actions: Actions of the pairs, ``(E, M - 1, A)``: row ``i + 1``'s action beside row ``i``'s state.
-            aux: Read it with the auxiliary base too.
+            aux: Warm up the auxiliary base too.
 
         Returns:
-            The carry that :meth:`step` goes on from.
+            The carry that :meth:`step` continues from.
         """
         inputs = torch.cat((states, actions), dim=-1)
-        return Carry(
-            self.state_base.encode(inputs, last=0)[1],
-            self.auxiliary_base.encode(inputs, last=0)[1] if aux else None,
-        )
+        _, state_carry = self.state_base.encode(inputs, last=0)
+        return Carry(state_carry, self.auxiliary_base.encode(inputs, last=0)[1] if aux else None)
 
     def step(
         self,
@@ -214,18 +199,18 @@ class DynamicsEnsemble(nn.Module):
         """Predict one row ahead.
 
         Args:
-            state: Newest state, ``(E, S)``; its residual is predicted.
+            state: Newest state, ``(E, S)``; the change from it is predicted.
             action: Action taken in it, ``(E, A)``.
-            carry: Memory of the pairs before.
+            carry: Memory of the earlier pairs.
             member_ids: Member each environment follows, ``(E,)`` int64; None for the mean over members.
-            aux: Predict contact, termination and extension too. Once left out, the carry cannot give them again.
-            std: Predict standard deviations too; the disagreement of the means needs none.
+            aux: Predict contact, termination and extension too; impossible again after a step without them.
+            std: Predict standard deviations too; the epistemic uncertainty does not need them.
 
         Returns:
             The prediction and the carry after this pair.
 
         Raises:
-            RwmError: ``aux`` with a carry that has lost its auxiliary part.
+            RwmError: ``aux`` with a carry that has no auxiliary part.
         """
         inputs = torch.cat((state, action), dim=-1)
         features, state_carry = self.state_base.step(inputs, carry.state)
@@ -253,37 +238,25 @@ class DynamicsEnsemble(nn.Module):
         return self._predict(features, aux_features, states[:, -1], member_ids)
 
     def _predict(
-        self,
-        features: Tensor,
-        aux_features: Tensor | None,
-        state: Tensor,
-        member_ids: Tensor | None,
-        with_std: bool = True,
+        self, features: Tensor, aux_features: Tensor | None, state: Tensor, member_ids: Tensor | None, std: bool = True
     ) -> Prediction:
         mean = self.state_head.predict(features, state)
-        std = self.state_head.deviation(features) if with_std else None
+        member_std = self.state_head.deviation(features) if std else None
         contact, termination, extension = self._auxiliary(aux_features, member_ids)
         predicted = _own_or_mean(mean, member_ids)
         if self.config.bounded:
             predicted = predicted.clamp(self.state_low, self.state_high)
-        return Prediction(
-            state=predicted,
-            std=None if std is None else _own_or_mean(std, member_ids),
-            aleatoric=None if std is None else std.sum(dim=-1).mean(dim=0),
-            epistemic=_disagreement(mean),
-            extension=extension,
-            contact=contact,
-            termination=termination,
-            member_mean=mean,
-            member_std=std,
-        )
+        own_std = None if member_std is None else _own_or_mean(member_std, member_ids)
+        aleatoric = None if member_std is None else member_std.sum(dim=-1).mean(dim=0)
+        epistemic = _disagreement(mean)
+        return Prediction(predicted, own_std, aleatoric, epistemic, extension, contact, termination, mean, member_std)
 
     def _auxiliary(self, features: Tensor | None, member_ids: Tensor | None) -> list[Tensor | None]:
-        """Return contact, termination and extension: means over members, or each environment's own member's."""
+        """Return contact, termination and extension: means over members, or of each environment's own member."""
         if features is None:
             return [None, None, None]
         if member_ids is not None and features.dim() == 2 and features.device.type == "cpu":
-            # Only the heads that are followed; on a GPU the groups' sizes would have to be waited for.
+            # Run each environment through its member's heads only; on a GPU the group sizes would force a sync.
             return list(self.auxiliary_head.of_members(features, member_groups(member_ids, self.config.members)))
         return [None if out is None else _own_or_mean(out, member_ids) for out in self.auxiliary_head(features)]
 
@@ -318,6 +291,6 @@ def _disagreement(mean: Tensor) -> Tensor:
     """Sum over state dimensions of the std (n - 1) of the member means ``(B, E, S)``, ``(E,)``."""
     if len(mean) == 1:
         return mean.new_zeros(mean.shape[1])
-    # torch's own std over the first of three dimensions takes many times as long.
+    # torch's own std over the first of three dimensions is many times slower.
     from_mean = mean - mean.mean(dim=0)
     return (from_mean.square().sum(dim=0) / (len(mean) - 1)).sqrt().sum(dim=-1)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from rwmmodel.validation import Validator
 SHOWN = ("val/total", "val/rel_l1_h32")
 """Held-out metrics that the progress bar shows."""
 BAD_BATCH_FILE = "bad_batch.json"
+LOSS_HINT = "a lower --lr, and rwm data validate"
 AVERAGED = "averaged."
 """Prefix of the averaged weights' keys in the state file."""
 
@@ -45,26 +46,22 @@ def fit_model(
     progress: Progress = silent,
     resume: Run | None = None,
 ) -> Run:
-    """Fit a dynamics ensemble on the train split, validating on the val split.
+    """Fit a dynamics ensemble on the train split, validate it on the val split, and return the finished run.
 
     The run gets ``checkpoints/model.safetensors`` (lowest held-out loss) and ``checkpoints/state.pt`` (newest). A
-    resumed fit continues bit for bit on the CPU, because everything drawn is a function of (seed, update).
+    resumed fit continues bit for bit on the CPU, because every draw is a function of (seed, update). Under torchrun all
+    processes make the same call; see :mod:`rwmmodel.distributed`.
 
     Args:
-        home: Where the run goes.
-        dataset: What is fitted.
-        config: The fit; the laptop preset when absent. A resumed fit takes its own; only the device may differ.
+        home: Where the run is created.
+        dataset: The training data.
+        config: The fit; the laptop preset when None. A resumed fit uses its own; only the device may differ.
         progress: Called after every update with the loss and the newest held-out metrics.
         resume: An unfinished run of a fit on the same dataset.
 
-    Under torchrun all processes call this alike; see :mod:`rwmmodel.distributed`.
-
-    Returns:
-        The finished run.
-
     Raises:
         RwmError: A split has no window, the loss is not finite, or the run cannot be resumed like this.
-        KeyboardInterrupt: Passed on after the state was saved.
+        KeyboardInterrupt: Re-raised after the state was saved.
     """
     if resume is not None:
         config = _config_of(resume, config)
@@ -89,7 +86,7 @@ def fit_model(
 
 
 def resume_fit(home: Home, run: Run, device: str = "auto", progress: Progress = silent) -> Run:
-    """Go on with an unfinished fit on its own dataset, with its own configuration but for the device.
+    """Resume an unfinished fit on its own dataset, with its own configuration but for the device.
 
     Raises:
         RwmError: The run is finished or no fit, or its dataset is gone.
@@ -99,7 +96,7 @@ def resume_fit(home: Home, run: Run, device: str = "auto", progress: Progress = 
 
 
 def _config_of(run: Run, config: FitConfig | None) -> FitConfig:
-    """Return the configuration a resumed run goes on with: its own, on another device where that is asked for."""
+    """Return the configuration of a resumed run: its own, or ``config`` if that differs in the device alone."""
     if run.kind != "model":
         raise RwmError(f"Run {run.id} is a {run.kind} run, not a fit.", "rwm runs ls --kind model")
     if run.meta.status == "finished":
@@ -117,15 +114,11 @@ class _Fit:
     """Model, optimiser, data and counters of one fit."""
 
     def __init__(self, dataset: Dataset, config: FitConfig, ranks: Ranks, device: torch.device) -> None:
-        self.config = config
-        self.ranks, self.device = ranks, device
-        if config.batch < self.ranks.world * config.accumulate:
-            raise RwmError(
-                f"A batch of {config.batch} windows cannot be shared between {self.ranks.world} processes and "
-                f"{config.accumulate} parts.",
-                "--batch",
-            )
-        use_precision(config.precision, self.device)
+        self.config, self.ranks, self.device = config, ranks, device
+        if config.batch < ranks.world * config.accumulate:
+            shares = f"{ranks.world} processes and {config.accumulate} parts"
+            raise RwmError(f"A batch of {config.batch} windows cannot be shared between {shares}.", "--batch")
+        use_precision(config.precision, device)
         self.samplers = {n: self._sampler(dataset, n) for n in {config.forecast, config.last_forecast}}
         split_starts(dataset, "val", config.history + config.last_forecast)  # Refuse before the rows are read.
         schema = dataset.schema
@@ -152,7 +145,7 @@ class _Fit:
         """False while an update is changing the weights: such a state must not be saved."""
 
     def _sampler(self, dataset: Dataset, forecast: int) -> WindowSampler:
-        """Return what draws training windows of a forecast horizon."""
+        """Return the sampler of training windows with a forecast horizon."""
         config, episodes = self.config, dataset.episodes
         window = config.history + forecast
         starts = split_starts(dataset, "train", window)
@@ -162,8 +155,8 @@ class _Fit:
             weights = weights_with_share(np.ones(len(starts)) if weights is None else weights, falls, config.fall_share)
         return WindowSampler(starts, config.seed, weights)
 
-    def run(self, run: Run, progress: Progress) -> dict[str, Any]:
-        """Update until done or out of patience; return the run's summary."""
+    def run(self, run: Run, progress: Progress) -> dict[str, object]:
+        """Update until done or out of patience; return the summary of the run."""
         self._restore(run)
         try:
             stopped = self._loop(run, progress)
@@ -171,14 +164,10 @@ class _Fit:
             if self.whole and self.ranks.main:
                 self._save(run)
             raise
-        return {
-            "updates": self.state.step,
-            "stopped": stopped,
-            "best_update": self.state.best_step,
-            **self.state.best,
-            "windows_per_second": self.state.step * self.config.batch / max(self.state.seconds, 1e-9),
-            "parameters": self.model.parameter_count,
-        }
+        state = self.state
+        counts: dict[str, object] = {"updates": state.step, "stopped": stopped, "best_update": state.best_step}
+        speed = state.step * self.config.batch / max(state.seconds, 1e-9)
+        return counts | state.best | {"windows_per_second": speed, "parameters": self.model.parameter_count}
 
     def _loop(self, run: Run, progress: Progress) -> str:
         config, state = self.config, self.state
@@ -205,7 +194,7 @@ class _Fit:
         """Make one update.
 
         Raises:
-            RwmError: Loss or gradient is not finite; the weights are those of the update before.
+            RwmError: Loss or gradient is not finite; the weights are still those of the previous update.
         """
         config, state = self.config, self.state
         began = time.perf_counter()
@@ -215,15 +204,12 @@ class _Fit:
         terms = self._backward(starts)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         if not bool(torch.isfinite(terms.total + norm)):
+            update, loss, file = state.step + 1, terms.total.item(), run.path / BAD_BATCH_FILE
             saved = f"the last good state is update {self.saved}" if self.saved else "no state was saved yet"
-            rows = {"update": state.step + 1, "loss": str(terms.total.item()), "window_starts": starts.tolist()}
             if self.ranks.main:
-                write_json(run.path / BAD_BATCH_FILE, rows)
-            raise RwmError(
-                f"At update {state.step + 1} the loss is {terms.total.item()}, the gradient norm {norm.item()}; "
-                f"{saved}. The windows are named in {run.path / BAD_BATCH_FILE}.",
-                "a lower --lr, and rwm data validate",
-            )
+                write_json(file, {"update": update, "loss": str(loss), "window_starts": starts.tolist()})
+            text = f"At update {update} the loss is {loss}, the gradient norm {norm.item()}; {saved}."
+            raise RwmError(f"{text} The windows are listed in {file}.", LOSS_HINT)
         self.whole = False
         self.optimizer.step()
         if self.averaged:
@@ -234,9 +220,9 @@ class _Fit:
         return terms
 
     def _backward(self, starts: np.ndarray) -> LossTerms:
-        """Leave the gradient of the loss of the windows at ``starts (Bt,)``; return the loss's terms, detached.
+        """Compute the gradient of the loss of the windows at ``starts (Bt,)``; return the loss terms, detached.
 
-        All processes draw the same noise and weights; each works through its own parts of the batch.
+        All processes draw the same noise and weights; each processes its own parts of the batch.
         """
         config, batch = self.config, len(starts)
         generator = torch.Generator(self.device).manual_seed(_seed_of(config.seed, self.state.step))
@@ -257,13 +243,13 @@ class _Fit:
 
     @contextmanager
     def _drawing_from(self, seed: int) -> Iterator[None]:
-        """Make what a base draws itself (latents of rssm) a function of the seed; torch's own stream is left alone."""
+        """Make a base's own draws (latents of rssm) a function of the seed, without touching torch's global stream."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
 
     def _validate(self, run: Run) -> None:
-        """Score the model and keep it if it is the best so far.
+        """Score the model and save it if it is the best so far.
 
         Raises:
             RwmError: The held-out loss is not finite.
@@ -275,9 +261,7 @@ class _Fit:
         if self.ranks.main:
             run.log(state.step, self.newest)
         if not math.isfinite(loss):
-            raise RwmError(
-                f"After update {state.step} the held-out loss is {loss}.", "a lower --lr, and rwm data validate"
-            )
+            raise RwmError(f"After update {state.step} the held-out loss is {loss}.", LOSS_HINT)
         if not state.best or loss < state.best["val/total"]:
             if self.ranks.main:
                 save_model(kept, run.model_file)
@@ -286,14 +270,14 @@ class _Fit:
             state.stale, state.validated = state.stale + 1, state.step
 
     def _save(self, run: Run) -> None:
-        weights = self.model.state_dict() | ({} if self.averaged is None else _prefixed(self.averaged.state_dict()))
+        averaged = self.averaged.state_dict() if self.averaged else {}
+        weights = self.model.state_dict() | {AVERAGED + key: value for key, value in averaged.items()}
         save_fit_state(run.state_file, self.state, weights, self.optimizer.state_dict())
         self.saved = self.state.step
 
     def _restore(self, run: Run) -> None:
-        file = run.state_file
-        if file.exists():
-            self.state, weights, optimizer = load_fit_state(file, self.device)
+        if run.state_file.exists():
+            self.state, weights, optimizer = load_fit_state(run.state_file, self.device)
             averaged = {k.removeprefix(AVERAGED): weights.pop(k) for k in [*weights] if k.startswith(AVERAGED)}
             self.model.load_state_dict(weights)
             if self.averaged:
@@ -304,10 +288,6 @@ class _Fit:
             run.truncate_metrics(self.state.step)
 
 
-def _prefixed(state: dict[str, Any]) -> dict[str, Any]:
-    return {AVERAGED + key: value for key, value in state.items()}
-
-
 def _seed_of(*numbers: int) -> int:
-    """Return the generator seed of one update, or of one part of it."""
+    """Return the generator seed of an update, or of one part of its batch."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

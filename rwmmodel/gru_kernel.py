@@ -1,4 +1,4 @@
-"""A GRU over a whole sequence with its gradient written out: exact, and faster than autograd on a processor.
+"""A GRU over a whole sequence with a handwritten gradient: exact, and faster than autograd on a CPU.
 
 The equations are those of :class:`torch.nn.GRU`::
 
@@ -7,8 +7,8 @@ The equations are those of :class:`torch.nn.GRU`::
     n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
     h' = (1 - z) * n + z * h
 
-Environments are the last dimension throughout: then the gates of a step are contiguous blocks of one matrix, and
-everything between two products runs through memory once.
+Environments are the last dimension throughout: the gates of a step are then contiguous blocks of one matrix, and
+everything between two matrix products passes through memory once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 class _GruLayer(torch.autograd.Function):
     """One layer: inputs ``(T, I, E)`` and a start state ``(H, E)`` to all hidden states ``(T, H, E)``.
 
-    A step's block ``(4 H, E)`` holds n, r, z and W_hn h + b_hn, in this order: the first three are what the input's
-    product gives, the last three what the hidden state's gives, so that each is one product.
+    A step's block ``(4 H, E)`` holds n, r, z and W_hn h + b_hn, in this order: the first three come from the product
+    with the input, the last three from that with the hidden state, so that each is one product.
     """
 
     @staticmethod
@@ -93,13 +93,13 @@ def run_gru(
     """Run the layers of ``rnn`` over a sequence.
 
     Args:
-        rnn: Gives the weights; one direction, with biases, without dropout.
+        rnn: Provides the weights; unidirectional, with biases, without dropout.
         inputs: ``(E, T, I)``.
         start: Hidden state ``(E, H)`` of each layer; zero when None.
-        last: How many of the newest steps to return.
+        last: Number of newest steps to return.
 
     Returns:
-        The last layer's newest hidden states ``(E, last, H)``, and the last one ``(E, H)`` of each layer.
+        The top layer's newest hidden states ``(E, last, H)``, and the final one ``(E, H)`` of each layer.
     """
     sequence = inputs.permute(1, 2, 0).contiguous()
     ends = []
@@ -111,14 +111,9 @@ def run_gru(
 
 
 def gru_cell(inputs: Tensor, hidden: Tensor, weights: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-    """Return the next hidden state ``(E, H)``: torch's cell, faster, for use without gradients.
+    """Return the next hidden state ``(E, H)`` after ``inputs (E, I)``: torch's cell, faster, but without gradients.
 
-    The gates' two products are added up in one buffer, which the next operations change in place.
-
-    Args:
-        inputs: ``(E, I)``.
-        hidden: ``(E, H)``.
-        weights: Of :func:`layer_weights`.
+    The gates' two products are summed in one buffer, which the next operations modify in place.
     """
     w_input, w_hidden, b_input, b_hidden = weights
     gated = 2 * hidden.shape[1]

@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 
 class StackedMLP(nn.Module):
-    """B separate networks ``in -> hidden -> out`` with one ReLU; parameters have shape ``(B, in, out)``.
-
-    Each member is initialised as ``nn.Linear`` is: uniform in +-1/sqrt(in).
-    """
+    """B separate networks ``in -> hidden -> out`` with a ReLU, weights ``(B, in, out)`` initialised as by nn.Linear."""
 
     def __init__(self, members: int, input_dim: int, hidden: int, output_dim: int) -> None:
         super().__init__()
@@ -30,7 +27,7 @@ class StackedMLP(nn.Module):
         return torch.baddbmm(self.bias_1, hidden, self.weight_1)
 
     def of_members(self, features: Tensor, groups: list[Tensor]) -> Tensor:
-        """Map features ``(n, in)`` each by one member only, ``(n, out)``: ``groups[b]`` are the rows of member b."""
+        """Map features ``(n, in)`` to ``(n, out)``, each row by one member: ``groups[b]`` are the rows of member b."""
         output = features.new_empty(len(features), self.weight_1.shape[-1])
         for b, rows in enumerate(groups):
             hidden = torch.relu(torch.addmm(self.bias_0[b], features[rows], self.weight_0[b]))
@@ -41,8 +38,8 @@ class StackedMLP(nn.Module):
 class StateHead(nn.Module):
     """Gaussian over the next state, per member: a residual mean and a softly bounded standard deviation.
 
-    With ``prior_scale`` each member's mean has a network in it that never learns (randomised prior functions,
-    arXiv:1806.03335): the learned part makes up for it where there is data, and members differ where there is none.
+    With ``prior_scale`` each member's mean includes a fixed random network (randomised prior functions,
+    arXiv:1806.03335): the learned part compensates for it where there is data, and members differ where there is none.
     """
 
     def __init__(self, members: int, input_dim: int, hidden: int, state_dim: int, prior_scale: float = 0.0) -> None:
@@ -60,23 +57,19 @@ class StateHead(nn.Module):
         return self.min_log_std + self.log_delta.exp()
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict the next state.
+        """Return mean and standard deviation of the next state per member, each ``(B, n, S)``, normalised.
 
         Args:
             features: ``(n, H)``, shared by all members, or ``(B, n, H)``.
             state: Last input state in normalised space, ``(n, S)`` or ``(B, n, S)``.
-
-        Returns:
-            Mean and standard deviation per member, each ``(B, n, S)``, in normalised space.
         """
         return self.predict(features, state), self.deviation(features)
 
     def deviation(self, features: Tensor) -> Tensor:
         """Return the standard deviation alone, ``(B, n, S)``."""
-        upper = self.max_log_std
-        bounded = upper - F.softplus(upper - self.log_std(features))
-        bounded = self.min_log_std + F.softplus(bounded - self.min_log_std)
-        return bounded.exp()
+        lower, upper = self.min_log_std, self.max_log_std
+        below_upper = upper - F.softplus(upper - self.log_std(features))
+        return (lower + F.softplus(below_upper - lower)).exp()
 
     def predict(self, features: Tensor, state: Tensor) -> Tensor:
         """Return the mean alone, ``(B, n, S)``."""
@@ -101,15 +94,13 @@ class AuxiliaryHead(nn.Module):
         return self.contact(features), self.termination(features), extension
 
     def of_members(self, features: Tensor, groups: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the same for features ``(n, H)`` of which each is one member's only, without a dimension for them."""
-        parts = (self.contact, self.termination, self.extension)
-        contact, termination, extension = (None if p is None else p.of_members(features, groups) for p in parts)
-        assert contact is not None and termination is not None
-        return contact, termination, extension
+        """Return the same without the member dimension for features ``(n, H)``, each row by one member's heads."""
+        extension = self.extension.of_members(features, groups) if self.extension is not None else None
+        return self.contact.of_members(features, groups), self.termination.of_members(features, groups), extension
 
 
 def member_groups(member_ids: Tensor, members: int) -> list[Tensor]:
-    """Return the rows that each member has in ``member_ids (n,)``."""
+    """Return the rows of ``member_ids (n,)`` that name each member."""
     return [(member_ids == b).nonzero().squeeze(-1) for b in range(members)]
 
 

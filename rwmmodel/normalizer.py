@@ -10,13 +10,13 @@ from rwmdata.errors import RwmError
 
 
 class Normalizer(nn.Module):
-    """Per-column ``(x - mean) / std`` of state and action; travels with the model as buffers.
+    """Per-column ``(x - mean) / std`` of state and action; its buffers are part of the model.
 
     Args:
         state_dim: Number of state columns S.
         action_dim: Number of action columns A.
-        mean: Means of state, then action, ``(S + A,)``; 0 when absent.
-        std: Standard deviations in the same order, ``(S + A,)``; 1 when absent.
+        mean: Means of state, then action, ``(S + A,)``; 0 when not given.
+        std: Standard deviations in the same order, ``(S + A,)``; 1 when not given.
 
     Raises:
         RwmError: A length does not fit, or a standard deviation is not positive and finite.
@@ -35,9 +35,7 @@ class Normalizer(nn.Module):
         mean = np.zeros(width, np.float32) if mean is None else np.asarray(mean, np.float32)
         std = np.ones(width, np.float32) if std is None else np.asarray(std, np.float32)
         if mean.shape != (width,) or std.shape != (width,):
-            raise RwmError(
-                f"The normaliser has {mean.size} means and {std.size} stds, the model needs {width} of each."
-            )
+            raise RwmError(f"The normaliser has {mean.size} means and {std.size} stds; the model needs {width} each.")
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
             raise RwmError("The normaliser holds a mean that is not finite, or a std that is not finite and positive.")
         for name, values in (("mean", mean), ("std", std)):

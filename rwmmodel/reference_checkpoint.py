@@ -95,8 +95,8 @@ def export_reference(model: DynamicsEnsemble, path: Path) -> None:
     if config.base not in REFERENCE_BASES:
         raise RwmError(f"The reference's tensor names for a base of kind {config.base} are not known.")
     weights = to_reference({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
-    empty = {key: {} for key in (POLICY, "optimizer_state_dict", "system_dynamics_optimizer_state_dict")}
-    save_state(path, {WORLD_MODEL: weights, **empty, "iter": 0, "infos": None})
+    content: dict[str, object] = {WORLD_MODEL: weights, POLICY: {}, "optimizer_state_dict": {}}
+    save_state(path, content | {"system_dynamics_optimizer_state_dict": {}, "iter": 0, "infos": None})
 
 
 def read_world_model(path: Path) -> dict[str, Tensor]:

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from rwmmodel.bases import BaseCarry, SingleBase
 
 LEAST_STD = 0.1
-"""Added to the latent's standard deviation."""
+"""Lower bound of the latent's standard deviation."""
 Gaussian = tuple[Tensor, Tensor]
 """Mean and standard deviation."""
 
 
 class RssmBase(SingleBase):
-    """Memory h and latent z; the features are h and the latent expected next.
+    """Memory h and latent z; the features are h and the latent that the prior predicts next.
 
     With pair t = (state s_t, action a that leads on to row t + 1)::
 
@@ -23,9 +23,9 @@ class RssmBase(SingleBase):
         h_{t+1} = GRU(h_t, [z_t, a])
         features of pair t = [h_{t+1}, z ~ prior(h_{t+1})]
 
-    The state that is read may be recorded or the model's own: both go through the posterior. The KL term
-    KL(posterior(h_t, s_t) || prior(h_t)) teaches the prior what the next state will say. Latents are samples in
-    training mode and means in evaluation mode. The carry is h ``(E, hidden)``.
+    Input states may be recorded or the model's own: both go through the posterior. The KL term
+    KL(posterior(h_t, s_t) || prior(h_t)) trains the prior to predict the posterior. Latents are samples in training
+    mode and means in evaluation mode. The carry is h ``(E, hidden)``.
 
     Args:
         state_dim: Size S; the first S columns of a pair are its state.
@@ -58,16 +58,16 @@ class RssmBase(SingleBase):
     def _read(self, inputs: Tensor, last: int) -> tuple[Tensor, Tensor, Tensor]:
         envs, steps = inputs.shape[:2]
         hidden = inputs.new_zeros(envs, self.cell.hidden_size)
-        found, posteriors, before = [], [], []
+        memories, posteriors = [hidden], []  # h_0 .. h_T
         for t in range(steps):
-            before.append(hidden)
             hidden, posterior = self._advance(inputs[:, t], hidden)
             posteriors.append(posterior)
-            if t >= steps - last:
-                found.append(hidden)
-        features = self._features(torch.stack(found, 1)) if found else inputs.new_empty(envs, 0, self.width)
+            memories.append(hidden)
+        features = inputs.new_empty(envs, 0, self.width)
+        if last > 0:
+            features = self._features(torch.stack(memories[-last:], 1))
         mean, std = (torch.stack(part, 1) for part in zip(*posteriors, strict=True))
-        divergence = kl_divergence((mean, std), _gaussian(self.prior(torch.stack(before, 1)))).mean(-1)
+        divergence = kl_divergence((mean, std), _gaussian(self.prior(torch.stack(memories[:-1], 1)))).mean(-1)
         return features, hidden, divergence
 
     def _advance(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Gaussian]:

@@ -1,4 +1,4 @@
-"""A causal transformer as a base: it attends to the last M pairs and keeps their keys and values."""
+"""A causal transformer as a base: it attends to the last M pairs and caches their keys and values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FEED_FORWARD = 4
 
 
 class TransformerBase(SingleBase):
-    """Pre-norm transformer blocks whose attention looks back over a window of M pairs.
+    """Pre-norm transformer blocks whose attention spans a sliding window of M pairs.
 
-    Positions enter as a linear penalty on distance (ALiBi, arXiv:2108.12409), so that a key computed once stays right
-    while the window moves on: one more pair costs one position, not M. With several blocks the features reach back
-    further than M pairs, as far as the window of every block allows.
+    Positions enter as a linear penalty on distance (ALiBi, arXiv:2108.12409), so cached keys stay valid as the window
+    slides: one more pair costs one position, not M. With several blocks the receptive field exceeds M pairs, because
+    every block adds a window.
 
     The carry is each block's keys, then each block's values, of the newest pairs: ``(E, min(T, M - 1), H)``.
 
@@ -39,21 +39,16 @@ class TransformerBase(SingleBase):
         self.register_buffer("slopes", 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads), persistent=False)
 
     def _encode(self, inputs: Tensor, last: int) -> tuple[Tensor, BaseCarry]:
-        steps = inputs.shape[1]
-        features, keys, values = self._run(inputs, [None] * len(self.blocks))
-        carry = tuple(c[:, max(steps - self.history + 1, 0) :] for c in (*keys, *values))
-        return features[:, steps - last :], carry
+        features, carry = self._run(inputs, [None] * len(self.blocks))
+        return features[:, inputs.shape[1] - last :], carry
 
     def _step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
         count = len(self.blocks)
-        features, keys, values = self._run(inputs.unsqueeze(1), list(zip(carry[:count], carry[count:], strict=True)))
-        kept = self.history - 1
-        return features[:, 0], tuple(c[:, max(c.shape[1] - kept, 0) :] for c in (*keys, *values))
+        features, carry = self._run(inputs.unsqueeze(1), list(zip(carry[:count], carry[count:], strict=True)))
+        return features[:, 0], carry
 
-    def _run(
-        self, inputs: Tensor, memory: list[tuple[Tensor, Tensor]] | list[None]
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return the features of all inputs, and each block's keys and values, the remembered ones in front."""
+    def _run(self, inputs: Tensor, memory: list[tuple[Tensor, Tensor]] | list[None]) -> tuple[Tensor, BaseCarry]:
+        """Return the features of all inputs and the new carry."""
         x = self.embed(inputs)
         queries = inputs.shape[1]
         seen = queries + (memory[0][0].shape[1] if memory[0] is not None else 0)
@@ -63,10 +58,11 @@ class TransformerBase(SingleBase):
             x, key, value = block(x, past, bias)
             keys.append(key)
             values.append(value)
-        return self.norm(x), keys, values
+        start = max(seen - self.history + 1, 0)
+        return self.norm(x), tuple(cached[:, start:] for cached in (*keys, *values))
 
     def _bias(self, queries: int, seen: int) -> Tensor:
-        """Return what is added to the attention of the newest ``queries`` positions to ``seen``, ``(heads, q, s)``."""
+        """Return the attention bias of the newest ``queries`` positions over ``seen`` ones, ``(heads, q, s)``."""
         positions = torch.arange(seen, device=self.slopes.device)
         distance = positions[seen - queries :, None] - positions
         outside = (distance < 0) | (distance >= self.history)
@@ -80,17 +76,13 @@ class _Block(nn.Module):
         self.attention_norm = nn.LayerNorm(hidden)
         self.project_in = nn.Linear(hidden, 3 * hidden)
         self.project_out = nn.Linear(hidden, hidden)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(hidden),
-            nn.Linear(hidden, FEED_FORWARD * hidden),
-            nn.GELU(),
-            nn.Linear(FEED_FORWARD * hidden, hidden),
-        )
+        widen, narrow = nn.Linear(hidden, FEED_FORWARD * hidden), nn.Linear(FEED_FORWARD * hidden, hidden)
+        self.feed_forward = nn.Sequential(nn.LayerNorm(hidden), widen, nn.GELU(), narrow)
 
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = self.project_in(self.attention_norm(x)).chunk(3, dim=-1)
         if past is not None:
-            key, value = (torch.cat((p.to(n.dtype), n), dim=1) for p, n in zip(past, (key, value), strict=True))
+            key, value = (torch.cat((old.to(new.dtype), new), 1) for old, new in zip(past, (key, value), strict=True))
         query, keys, values = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
         attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
         x = x + self.project_out(attended.transpose(1, 2).flatten(2))

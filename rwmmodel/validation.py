@@ -1,4 +1,4 @@
-"""Held-out quality of a model during a fit: the loss, and the autoregressive error at several horizons."""
+"""Held-out metrics of a model during a fit: the loss, and the autoregressive error at several horizons."""
 
 from __future__ import annotations
 
@@ -22,68 +22,67 @@ class Validator:
     Args:
         dataset: The dataset.
         store: Its normalised rows.
-        config: The fit whose loss, horizons, batch and seed are taken.
+        config: Gives the loss, horizons, batch and seed.
 
     Raises:
         RwmError: The val split has no window.
     """
 
     def __init__(self, dataset: Dataset, store: RowStore, config: FitConfig) -> None:
-        c = self.config = config
-        self.store = store
-        self.window = c.history + c.last_forecast
+        self.config, self.store = config, store
+        self.window = config.history + config.last_forecast
         starts = split_starts(dataset, "val", self.window)
-        self.starts = _sample(starts, c)
+        self.starts = _sample(starts, config)
         self.falls = starts[ending_in_fall(dataset, starts, self.window)]
         longest = int(dataset.episodes.length[dataset.split("val")].max())
-        self.horizons = tuple(h for h in HORIZONS if c.history + h <= longest)
-        self.rollout_window = c.history + max(self.horizons)
-        self.rollout_starts = _sample(split_starts(dataset, "val", self.rollout_window), c)
+        self.horizons = tuple(h for h in HORIZONS if config.history + h <= longest)
+        self.rollout_window = config.history + max(self.horizons)
+        self.rollout_starts = _sample(split_starts(dataset, "val", self.rollout_window), config)
 
     @torch.no_grad()
     def __call__(self, model: DynamicsEnsemble) -> dict[str, float]:
         """Score a model.
 
         Returns:
-            ``val/<term>`` of the loss, ``val/rel_l1_h<h>`` for every horizon the episodes allow,
-            ``val/contact_f1``, and of falls told one step ahead: ``val/false_falls``, the share of the windows' other
-            rows, and, where the split has falls, ``val/termination_recall``, the share of them.
+            ``val/<term>`` of the loss, ``val/rel_l1_h<h>`` for every horizon that the episodes allow,
+            ``val/contact_f1``, and of falls predicted one step ahead: ``val/false_falls``, the false positive rate,
+            and, where the split has falls, ``val/termination_recall``.
         """
         model.eval()
-        numbers = self._loss(model) | self._rel_l1(model) | self._auxiliary(model)
+        metrics = self._loss(model) | self._rel_l1(model) | self._auxiliary(model)
         model.train()
-        return numbers
+        return metrics
 
     def _loss(self, model: DynamicsEnsemble) -> dict[str, float]:
-        c = self.config
-        generator = torch.Generator(self.store.rows.device).manual_seed(c.seed)
+        config = self.config
+        generator = torch.Generator(self.store.rows.device).manual_seed(config.seed)
         sums: dict[str, float] = {}
-        for starts in _chunks(self.starts, c.batch):
-            noise = draw_noise(generator, c.last_forecast, c.members, len(starts), model.config.state_dim)
-            weights = torch.ones(c.members, len(starts), device=noise.device)
-            terms = ensemble_loss(model, self.store.windows(starts, self.window), c.loss, noise, weights)
+        for starts in _chunks(self.starts, config.batch):
+            noise = draw_noise(generator, config.last_forecast, config.members, len(starts), model.config.state_dim)
+            weights = torch.ones(config.members, len(starts), device=noise.device)
+            terms = ensemble_loss(model, self.store.windows(starts, self.window), config.loss, noise, weights)
             for name, value in terms.numbers("val/").items():
                 sums[name] = sums.get(name, 0.0) + value * len(starts) / len(self.starts)
         return sums
 
     def _auxiliary(self, model: DynamicsEnsemble) -> dict[str, float]:
-        """Return how well contacts (F1 = 2 TP / (2 TP + FP + FN)) and falls are told one step ahead."""
-        hit, wrong, missed, _ = self._told(model, self.starts, "contact")
-        found = {"val/contact_f1": 2 * hit / max(2 * hit + wrong + missed, 1)}
-        _, wrong, _, right = self._told(model, self.starts, "termination")
-        found["val/false_falls"] = wrong / max(wrong + right, 1)
-        hit, _, missed, _ = self._told(model, self.falls, "termination")
-        return found | ({"val/termination_recall": hit / (hit + missed)} if hit + missed else {})
+        """Return how well contacts (F1 = 2 TP / (2 TP + FP + FN)) and falls are predicted one step ahead."""
+        tp, fp, fn, _ = self._confusion(model, self.starts, "contact")
+        metrics = {"val/contact_f1": 2 * tp / max(2 * tp + fp + fn, 1)}
+        _, fp, _, tn = self._confusion(model, self.starts, "termination")
+        metrics["val/false_falls"] = fp / max(fp + tn, 1)
+        tp, _, fn, _ = self._confusion(model, self.falls, "termination")
+        return metrics | ({"val/termination_recall": tp / (tp + fn)} if tp + fn else {})
 
-    def _told(self, model: DynamicsEnsemble, starts: np.ndarray, name: str) -> list[float]:
-        """Return true and false positives, false and true negatives of the forecasts' contacts or terminations."""
-        counts = torch.zeros(4)
-        for some in _chunks(starts, self.config.batch):
-            windows = self.store.windows(some, self.window)
-            logits = forecast_logits(model, windows.states, windows.actions, self.config.last_forecast)[name]
-            said, true = logits > 0, getattr(windows, name)[:, -self.config.last_forecast :] > 0.5
-            kinds = (said & true, said & ~true, ~said & true, ~said & ~true)
-            counts += torch.stack([kind.sum() for kind in kinds]).cpu()
+    def _confusion(self, model: DynamicsEnsemble, starts: np.ndarray, name: str) -> list[float]:
+        """Return true and false positives, false and true negatives of the predicted contacts or terminations."""
+        counts, forecast = torch.zeros(4), self.config.last_forecast
+        for chunk in _chunks(starts, self.config.batch):
+            windows = self.store.windows(chunk, self.window)
+            predicted = forecast_logits(model, windows.states, windows.actions, forecast)[name] > 0
+            true = getattr(windows, name)[:, -forecast:] > 0.5
+            cells = (predicted & true, predicted & ~true, ~predicted & true, ~predicted & ~true)
+            counts += torch.stack([cell.sum() for cell in cells]).cpu()
         return counts.tolist()
 
     def _rel_l1(self, model: DynamicsEnsemble) -> dict[str, float]:
@@ -107,7 +106,7 @@ def forecast_logits(model: DynamicsEnsemble, states: Tensor, actions: Tensor, fo
         model: The ensemble.
         states: Recorded windows, normalised, ``(E, M + N, S)``.
         actions: Actions of the same rows, ``(E, M + N, A)``.
-        forecast: N.
+        forecast: Forecast horizon N, rows.
 
     Returns:
         Logits of ``contact`` ``(E, N, C)`` and ``termination`` ``(E, N, 1)``.
@@ -124,7 +123,7 @@ def roll_mean(model: DynamicsEnsemble, states: Tensor, actions: Tensor) -> Tenso
 
     Args:
         model: The ensemble.
-        states: Recorded windows, normalised, ``(E, M + K, S)``; rows after the history are not looked at.
+        states: Recorded windows, normalised, ``(E, M + K, S)``; rows after the history are ignored.
         actions: Actions of the same rows, ``(E, M + K, A)``.
 
     Returns:
