@@ -56,8 +56,10 @@ def build(model: type[Model], preset: str | None = None, *changes: Mapping[str, 
     try:
         return model.model_validate(_layered(model, model.presets[preset] if preset else {}, *changes))
     except ValidationError as exc:
-        unknown = any(e["type"] == "extra_forbidden" for e in exc.errors())
-        hint = f"options: {', '.join(option_paths(model))}" if unknown else ""
+        unknown = [".".join(map(str, e["loc"])) for e in exc.errors() if e["type"] == "extra_forbidden"]
+        groups = {key.rpartition(".")[0] for key in unknown}
+        beside = [path for path in option_paths(model) if path.rpartition(".")[0] in groups]
+        hint = f"options: {', '.join(beside)}" if unknown else ""
         raise RwmError(f"The {label} configuration is not valid: {one_line(exc, option_paths(model))}.", hint) from exc
 
 
