@@ -25,8 +25,7 @@ by 2 at most."""
 
 def implausible(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
     """Yield (check, where, message) for everything implausible in a dataset's rows ``(R, width)``."""
-    missing = dataset.manifest.provenance.get("missing_groups", [])
-    if missing:
+    if missing := dataset.manifest.provenance.get("missing_groups", []):
         yield "missing", "dataset.json", f"{', '.join(missing)} not recorded, written as zeros"
     try:
         yield from _beyond_limits(dataset, matrix, load_robot(dataset.robot), missing)
@@ -63,10 +62,9 @@ def _beyond_limits(
 def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator[tuple[str, str, str]]:
     """Find continuous state columns that repeat one value while the robot moves."""
     schema, rows = dataset.schema, round(FROZEN_S * dataset.control_hz)
-    moving = np.ptp(matrix[:, schema.group("joint_vel")], axis=0).max() > 0 if len(matrix) else False
-    for j in range(schema.state.stop):
-        if schema.columns[j].group in missing or not moving:
-            continue
+    moving = np.ptp(matrix[:, schema.group("joint_vel")], axis=0).max() > 0
+    recorded = [j for j in range(schema.state.stop) if schema.columns[j].group not in missing]
+    for j in recorded if moving else []:
         same = np.concatenate(([False], matrix[1:, j] == matrix[:-1, j]))
         same[dataset.episodes.start] = False
         begins, ends = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])))).reshape(-1, 2).T
@@ -86,8 +84,7 @@ def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, 
         yield "duplicate", f"row {np.flatnonzero(same)[0] + 1}", text
     bounds = zip(dataset.episodes.start, dataset.episodes.length, strict=True)
     seen = Counter(hash(matrix[a : a + n].tobytes()) for a, n in bounds if n > 1)
-    twice = sum(count - 1 for count in seen.values())
-    if twice:
+    if twice := sum(count - 1 for count in seen.values()):
         yield "duplicate", "dataset", f"{twice} episodes are exact copies of others"
 
 

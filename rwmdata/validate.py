@@ -64,7 +64,7 @@ def _check_files(dataset: Dataset) -> Iterator[Fault]:
     with ThreadPoolExecutor(available_threads(), "shard") as pool:
         for faults in pool.map(_file_faults, dataset.shard_paths, shards):
             yield from faults
-    total = sum(s.rows for s in shards)
+    total = sum(shard.rows for shard in shards)
     if total != dataset.rows:
         yield Fault("error", "rows", "dataset.json", f"says {dataset.rows} rows, its shards hold {total}")
 
@@ -98,8 +98,7 @@ def _check_bookkeeping(dataset: Dataset) -> Iterator[Fault]:
             yield Fault("error", "episodes", f"row {wrong[0]}", f"{name} is not what the manifest's bounds imply")
     last = at_rest[(bounds[1:] - 1).tolist()]
     for name, listed in (("terminated", episodes.terminated.tolist()), ("behaviour", episodes.behaviour)):
-        differ = [k for k, (a, b) in enumerate(zip(listed, last[name].to_list(), strict=True)) if a != b]
-        if differ:
+        if differ := [k for k, (a, b) in enumerate(zip(listed, last[name].to_list(), strict=True)) if a != b]:
             yield Fault("error", "episodes", f"episode {differ[0]}", f"{name} is not what its last row says")
     ids = sorted(i for split in dataset.manifest.splits.values() for i in split)
     if ids != list(range(len(episodes))):
@@ -135,13 +134,13 @@ def _check_episodes(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
         text = f"terminated before the episode's last row ({len(inside)} rows)"
         yield Fault("error", "termination", f"row {inside[0]}", text)
     first = set(episodes.start.tolist())
-    splices = [s for s in find_episode_starts(matrix, dataset.schema, 1 / dataset.control_hz) if s.row not in first]
+    starts = find_episode_starts(matrix, dataset.schema, 1 / dataset.control_hz)
+    splices = [start for start in starts if start.row not in first]
     for splice in splices[:SHOWN]:
         yield Fault("error", "splice", f"row {splice.row}", f"a new episode begins inside one: {splice.reason}")
     if len(splices) > SHOWN:
         yield Fault("error", "splice", "dataset", f"{len(splices)} splices in all")
-    short = int((episodes.length < 2).sum())
-    if short:
+    if short := int((episodes.length < 2).sum()):
         yield Fault("warning", "length", "dataset", f"{short} episodes have a single row and teach no transition")
 
 

@@ -44,9 +44,8 @@ class WandbLog:
         wandb = wandb_package()
         self._sent = sent
         try:
-            self._run = wandb.init(
-                project=project, id=name, name=name, job_type=kind, resume="allow", dir=str(folder), config=config
-            )
+            about = {"project": project, "id": name, "name": name, "job_type": kind, "config": config}
+            self._run = wandb.init(**about, dir=str(folder), resume="allow")
         except Exception as exc:  # The network, the account or the settings, not the run.
             raise RwmError(f"Weights & Biases refuses: {' '.join(str(exc).split())}.", "WANDB_MODE=offline") from exc
 

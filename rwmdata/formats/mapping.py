@@ -95,13 +95,8 @@ def load_mapping(path: Path) -> Mapping:
 
 def suffixes(group: str, robot: RobotSpec, extension: list[str]) -> list[str]:
     """Return the suffixes of a group's columns: axes, joints, legs, the extension's names, or one empty suffix."""
-    if group == "extension":
-        return extension
-    if group in PER_JOINT:
-        return list(robot.joints)
-    if group in PER_LEG:
-        return list(robot.legs)
-    return [""] if group == "termination" else list(AXES)
+    ends = dict.fromkeys(PER_JOINT, robot.joints) | dict.fromkeys(PER_LEG, robot.legs)
+    return list({**ends, "extension": extension, "termination": [""]}.get(group, AXES))
 
 
 class Assembler:
