@@ -16,6 +16,7 @@ from cli.common import (
     RobotOption,
     SeedOption,
     command,
+    imported,
     out,
     print_json,
     print_table,
@@ -59,52 +60,31 @@ def uncertainty(
     evaluate_model(call, evaluate_uncertainty, UncertaintyConfig)
 
 
-@command(app, "dynamics", "reports.evaluate.dynamics:DynamicsConfig")
-def dynamics(
-    call: Call,
-    dataset: DatasetArgument = None,
-    model: ModelOption = None,
-    windows: WindowsOption = None,
-    steps: StepsOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-) -> None:
-    """Measure a model's error by horizon and state group, beside holding the last state and a linear model."""
-    from reports.evaluate.dynamics import DynamicsConfig, evaluate_dynamics
+def _add_evaluation_of_a_model(name: str, question: str) -> None:
+    """Add the command of an evaluation that reads a model and held-out trajectories and has no options of its own."""
+    module, config = f"reports.evaluate.{name}", f"reports.evaluate.{name}:{name.capitalize()}Config"
 
-    evaluate_model(call, evaluate_dynamics, DynamicsConfig)
+    def body(
+        call: Call,
+        dataset: DatasetArgument = None,
+        model: ModelOption = None,
+        windows: WindowsOption = None,
+        steps: StepsOption = None,
+        seed: SeedOption = None,
+        device: DeviceOption = None,
+    ) -> None:
+        evaluate_model(call, imported(f"{module}:evaluate_{name}"), imported(config))
 
-
-@command(app, "calibration", "reports.evaluate.calibration:CalibrationConfig")
-def calibration(
-    call: Call,
-    dataset: DatasetArgument = None,
-    model: ModelOption = None,
-    windows: WindowsOption = None,
-    steps: StepsOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-) -> None:
-    """Measure how true the ensemble's standard deviations are, before and after rwm model calibrate."""
-    from reports.evaluate.calibration import CalibrationConfig, evaluate_calibration
-
-    evaluate_model(call, evaluate_calibration, CalibrationConfig)
+    body.__doc__ = question
+    command(app, name, config)(body)
 
 
-@command(app, "noise", "reports.evaluate.noise:NoiseConfig")
-def noise(
-    call: Call,
-    dataset: DatasetArgument = None,
-    model: ModelOption = None,
-    windows: WindowsOption = None,
-    steps: StepsOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-) -> None:
-    """Measure a model's error under noise on the states and actions it is fed, of growing scale (RWM Figure 3b)."""
-    from reports.evaluate.noise import NoiseConfig, evaluate_noise
-
-    evaluate_model(call, evaluate_noise, NoiseConfig)
+for name, question in {
+    "dynamics": "Measure a model's error by horizon and state group, beside holding the last state and a linear model.",
+    "calibration": "Measure how true the ensemble's standard deviations are, before and after rwm model calibrate.",
+    "noise": "Measure a model's error under growing noise on the states and actions it is given (RWM Figure 3b).",
+}.items():
+    _add_evaluation_of_a_model(name, question)
 
 
 @command(app, "policy", "reports.evaluate.policy_score:PolicyScoreConfig")
