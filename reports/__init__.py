@@ -6,30 +6,21 @@ Names are looked up when they are used: plotting and simulation are loaded only 
 from importlib import import_module
 from typing import Any
 
-_WHERE = {
-    "CalibrationConfig": "reports.evaluate.calibration",
-    "ClosedLoopConfig": "reports.evaluate.closed_loop",
-    "Demo": "reports.demo",
-    "DemoConfig": "reports.demo",
-    "DynamicsConfig": "reports.evaluate.dynamics",
-    "LambdaSweepConfig": "reports.evaluate.lambda_sweep",
-    "NoiseConfig": "reports.evaluate.noise",
-    "PolicyScoreConfig": "reports.evaluate.policy_score",
-    "ReferenceConfig": "reports.references",
-    "UncertaintyConfig": "reports.evaluate.uncertainty",
-    "build_comparison": "reports.page.compare",
-    "build_references": "reports.references",
-    "build_report": "reports.page.report",
-    "calibrate": "reports.evaluate.calibration",
-    "evaluate_calibration": "reports.evaluate.calibration",
-    "evaluate_closed_loop": "reports.evaluate.closed_loop",
-    "evaluate_dynamics": "reports.evaluate.dynamics",
-    "evaluate_lambda_sweep": "reports.evaluate.lambda_sweep",
-    "evaluate_noise": "reports.evaluate.noise",
-    "evaluate_policy": "reports.evaluate.policy_score",
-    "evaluate_uncertainty": "reports.evaluate.uncertainty",
-    "finish_evaluation": "reports.evaluate.summary",
+_NAMES = {
+    "demo": "Demo DemoConfig",
+    "evaluate.calibration": "CalibrationConfig calibrate evaluate_calibration",
+    "evaluate.closed_loop": "ClosedLoopConfig evaluate_closed_loop",
+    "evaluate.dynamics": "DynamicsConfig evaluate_dynamics",
+    "evaluate.lambda_sweep": "LambdaSweepConfig evaluate_lambda_sweep",
+    "evaluate.noise": "NoiseConfig evaluate_noise",
+    "evaluate.policy_score": "PolicyScoreConfig evaluate_policy",
+    "evaluate.summary": "finish_evaluation",
+    "evaluate.uncertainty": "UncertaintyConfig evaluate_uncertainty",
+    "page.compare": "build_comparison",
+    "page.report": "build_report",
+    "references": "ReferenceConfig build_references",
 }
+_WHERE = {name: f"reports.{module}" for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_WHERE)
 
 

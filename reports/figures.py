@@ -26,24 +26,16 @@ from rwmdata.errors import RwmError
 
 FORMATS = ("png", "pdf")
 RASTER_DPI = 300
-"""Of what is not drawn as vectors in a PDF: clouds of points, pictures."""
+"""Resolution of what a PDF does not hold as vectors: clouds of points, pictures."""
 # Apart from each other for every kind of colour blindness; the grey is dark because green turns grey for some.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 TICKS = (1, 2, 4, 8, 16, 32, 64, 100, 200, 400)
 """Forecast steps an axis names."""
 STYLE: dict[Any, Any] = {
-    "font.size": 14,
-    "axes.titlesize": 15,
-    "axes.labelsize": 14,
-    "legend.fontsize": 12,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 2.2,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,
-}
+    "font.size": 14, "axes.titlesize": 15, "axes.labelsize": 14, "legend.fontsize": 12, "axes.grid": True,
+    "grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2.2,
+    "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+}  # fmt: skip
 
 
 @contextmanager

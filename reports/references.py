@@ -1,4 +1,4 @@
-"""Reference policies of a robot: a training run's stages are scored, and random, medium and expert are picked."""
+"""Reference policies of a robot: score the stages of a training run and pick random, medium and expert."""
 
 from __future__ import annotations
 
@@ -25,16 +25,6 @@ KEPT = ("return", "lin_vel_error", "yaw_rate_error", "falls_per_minute", "share_
 """Numbers a shipped policy's file states of it, per scenario."""
 SCORES = "scores.json"
 """Marks a folder of reference policies; only such a folder, or an empty one, is replaced."""
-HEADER = (
-    "policy",
-    "scenario",
-    "return",
-    "normalised",
-    "velocity error (m/s)",
-    "yaw rate error (rad/s)",
-    "episodes without a fall",
-    "falls a minute",
-)
 EXPERT_SHARE = 0.8
 """The learning curve says when this share of the expert's return is reached."""
 
@@ -126,16 +116,9 @@ def spread(returns: dict[str, float], stages: list[str], count: int) -> list[str
 def curve_table(stages: list[Stage], returns: dict[str, float]) -> list[dict[str, float]]:
     """Return for every stage its iteration, steps, minutes of training until then, return and normalised score."""
     share = normalise(returns, stages[-1].name)
-    return [
-        {
-            "iteration": s.iteration,
-            "steps": s.steps,
-            "minutes": s.minutes,
-            "return": returns[s.name],
-            "normalized_score": share[s.name],
-        }
-        for s in stages
-    ]
+    columns = ("iteration", "steps", "minutes", "return", "normalized_score")
+    rows = ((s.iteration, s.steps, s.minutes, returns[s.name], share[s.name]) for s in stages)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def describe(folder: Path, robot: RobotSpec) -> str:
@@ -143,14 +126,13 @@ def describe(folder: Path, robot: RobotSpec) -> str:
     made = {name: load_policy(folder / f"{name}.safetensors").info.made for name in (RANDOM, "medium", "expert")}
     curve = json.loads((folder / SCORES).read_text())["curve"]
     lines = [
-        f"# Reference policies of {robot.title}",
-        "",
+        f"# Reference policies of {robot.title}\n",
         f"{made['expert']['episodes']} episodes of {robot.episode_length_s:g} s: commands uniform in [-1, 1] m/s,",
         "headings steered to at up to 1 rad/s, return with the robot's full reward weights. Policies act by their",
-        "mean, `random` with its noise. Disturbed: pushes, randomised trunks, noise on what the policy sees.",
-        "",
-        f"| {' | '.join(HEADER)} |",
-        "|---" * len(HEADER) + "|",
+        "mean, `random` with its noise. Disturbed: pushes, randomised trunks, noise on what the policy sees.\n",
+        "| policy | scenario | return | normalised | velocity error (m/s) | yaw rate error (rad/s) "
+        "| episodes without a fall | falls a minute |",
+        "|---" * 8 + "|",
     ]
     for name, numbers in made.items():
         for scenario in SCENARIOS:
@@ -164,17 +146,12 @@ def describe(folder: Path, robot: RobotSpec) -> str:
     goal = reached(curve)
     if goal:
         lines += [
-            "",
-            f"{EXPERT_SHARE:.0%} of the expert's return was reached after {goal['minutes']:.0f} minutes of training:",
+            f"\n{EXPERT_SHARE:.0%} of the expert's return was reached after {goal['minutes']:.0f} minutes of training:",
             f"{goal['iteration']} iterations, {goal['steps'] / 1e6:.1f} million steps.",
         ]
     lines += [
         f"The untrained mean action stands still and earns {curve[0]['return']:.1f}, far more than random actions:",
-        "read the return beside the normalised score.",
-        "",
-        "How they were made:",
-        "",
-        "```",
+        "read the return beside the normalised score.\n\nHow they were made:\n\n```",
     ]
     commands = [made[name].get(key) for name in ("medium", "expert") for key in ("warm_start", "how")]
     return "\n".join([*lines, *dict.fromkeys(filter(None, commands)), "rwm eval references", "```", ""])

@@ -57,20 +57,13 @@ def stages_of(run: Run) -> list[Stage]:
     metrics = series(run)
     collect, learn = (np.cumsum([s or 0.0 for s in metrics[f"perf/{part}_s"]]) for part in ("collect", "learn"))
     seconds = collect + learn
-    start = earlier[-1] if earlier else None
-    own = []
+    last = earlier[-1] if earlier else None
+    iterations, steps, minutes = (last.iteration, last.steps, last.minutes) if last else (0, 0, 0.0)
+    steps_per_iteration, own = config.num_envs * config.ppo.num_steps, []
     for file in files:
         k = _iteration(file)
-        own.append(
-            Stage(
-                file,
-                run,
-                k,
-                k + (start.iteration if start else 0),
-                k * config.num_envs * config.ppo.num_steps + (start.steps if start else 0),
-                float(seconds[k - 1]) / 60 + (start.minutes if start else 0.0),
-            )
-        )
+        counts = k + iterations, k * steps_per_iteration + steps, float(seconds[k - 1]) / 60 + minutes
+        own.append(Stage(file, run, k, *counts))
     return earlier + own
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,6 @@ HISTORY, FORECAST, BATCH = 32, 8, 1000
 DRAW_S = 5.0
 RUNS = 1000
 QUERY = "select behaviour, avg(reward), avg(base_lin_vel_x), count(*) from transitions group by 1"
-STEPS = ("write", "validate", "fit", "sql", "convert", "pandas")
 BYTES_PER_ROW = 640
 """About what a row of 66 numbers takes as text."""
 
@@ -47,14 +47,9 @@ class BenchDataConfig(Frozen):
 def bench_data(
     config: BenchDataConfig | None = None, folder: Path | None = None, progress: Progress = silent
 ) -> dict[str, object]:
-    """Measure the data stage on synthetic rows.
+    """Measure the data stage on synthetic rows; its files lie in a temporary folder, inside ``folder`` where given.
 
     Every step runs in a process of its own, so that its peak memory is its own; imports are not counted.
-
-    Args:
-        config: Sizes.
-        folder: Where the files go meanwhile; a temporary folder when None.
-        progress: Called after each step.
 
     Returns:
         ``{"rows": [{name, value, unit, baseline, ratio}, ...]}``.
@@ -157,10 +152,8 @@ def _sql(home: Home, _: BenchDataConfig) -> dict[str, float]:
         path = first.path.with_name(run_id)
         path.mkdir()
         Run(path, first.meta.model_copy(update={"id": run_id, "seed": k})).save()
-    return {
-        "group_s": _warm(lambda: run_sql(home, QUERY)),
-        "runs_s": _warm(lambda: run_sql(many, "select * from runs")),
-    }
+    queries = {"group_s": (home, QUERY), "runs_s": (many, "select * from runs")}
+    return {name: _warm(partial(run_sql, *query)) for name, query in queries.items()}
 
 
 def _warm(call: Callable[[], object]) -> float:
@@ -203,21 +196,13 @@ def _pandas(home: Home, config: BenchDataConfig) -> dict[str, float]:
     return {"mb_per_s": file.stat().st_size / 1e6 / timed(convert)}
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+STEPS = {"write": _write, "validate": _validate, "fit": _fit, "sql": _sql, "convert": _convert, "pandas": _pandas}
 
 
 def _child(step: str, home: str, config: str) -> None:
-    steps: dict[str, Callable[[Home, BenchDataConfig], dict[str, float]]] = {
-        "write": _write,
-        "validate": _validate,
-        "fit": _fit,
-        "sql": _sql,
-        "convert": _convert,
-        "pandas": _pandas,
-    }
-    measured = steps[step](Home.resolve(home), BenchDataConfig.model_validate_json(config))
-    sys.stdout.write(json.dumps({**measured, "peak_mib": _peak_mib()}))
+    measured = STEPS[step](Home.resolve(home), BenchDataConfig.model_validate_json(config))
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(json.dumps({**measured, "peak_mib": peak_mib}))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
 from reports.bench.measure import BenchRow, beside, content_of
 from reports.bench.one_member import member_output, member_std
@@ -98,10 +98,8 @@ def per_member_loss(model: DynamicsEnsemble, windows: Windows, noise: Tensor, dr
             mean, std = member_output(head.mean, b, features) + last, member_std(head, b, features)
             row = m + i
             regression = (mean + std * noise[i, 1, b, own] - states[:, row]).square().sum(dim=-1).mean()
-            contacts = F.binary_cross_entropy_with_logits(member_output(auxiliary.contact, b, aux), contact[:, row])
-            falls = F.binary_cross_entropy_with_logits(
-                member_output(auxiliary.termination, b, aux), termination[:, row]
-            )
+            contacts = cross_entropy(member_output(auxiliary.contact, b, aux), contact[:, row])
+            falls = cross_entropy(member_output(auxiliary.termination, b, aux), termination[:, row])
             total = total + (regression + contacts + falls) / forecast
             if row + 1 < states.shape[1]:
                 last = mean + std * noise[i, 0, b, own]
@@ -113,11 +111,11 @@ def per_member_loss(model: DynamicsEnsemble, windows: Windows, noise: Tensor, dr
 
 def update_flops(config: BenchFitConfig, model: DynamicsEnsemble) -> float:
     """Return the floating point operations of the products our loss needs for one window, gradient included."""
-    c, members, steps = model.config, config.members, config.forecast
-    shared = c.history + (c.history + steps - 1)  # the state base's history, the auxiliary base's whole window
+    size, members, steps = model.config, config.members, config.forecast
+    shared = 2 * size.history + steps - 1  # the state base's history, the auxiliary base's whole window
     fed_back = members * (steps - 1)
-    heads = 2 * c.head_hidden * (4 * c.hidden + 2 * c.state_dim + c.contact_dim + 1) * members * steps
-    return float(BACKWARD * (recurrent_flops(c) * (shared + fed_back) + heads))
+    heads = 2 * size.head_hidden * (4 * size.hidden + 2 * size.state_dim + size.contact_dim + 1) * members * steps
+    return float(BACKWARD * (recurrent_flops(size) * (shared + fed_back) + heads))
 
 
 def random_problem(
@@ -126,16 +124,9 @@ def random_problem(
     """Return an untrained model, random windows, noise, and the bootstrap as indices and as weights."""
     dims = Schema.from_robot(load_robot(config.robot)).dims
     torch.manual_seed(config.seed)
-    model = DynamicsEnsemble(
-        EnsembleConfig(
-            state_dim=dims["state"],
-            action_dim=dims["action"],
-            contact_dim=dims["contact"],
-            members=config.members,
-            hidden=config.hidden,
-            history=config.history,
-        )
-    ).to(device)
+    sizes = {f"{part}_dim": dims[part] for part in ("state", "action", "contact")}
+    model = DynamicsEnsemble(EnsembleConfig(**sizes, **config.model_dump(include={"members", "hidden", "history"})))
+    model.to(device)
     generator = torch.Generator(device).manual_seed(config.seed)
     shape = (config.batch, config.history + config.forecast)
 

@@ -154,11 +154,11 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress =
     return content_of("imagine", rows, device=str(device), threads=torch.get_num_threads())
 
 
-def step_flops(c: EnsembleConfig) -> float:
+def step_flops(size: EnsembleConfig) -> float:
     """Return the floating point operations of one step's products: bases, all means, one member's auxiliary heads."""
-    means = 2 * c.members * c.head_hidden * (c.hidden + c.state_dim)
-    auxiliary = 2 * c.head_hidden * (2 * c.hidden + c.contact_dim + 1)
-    return float(2 * recurrent_flops(c) + means + auxiliary)
+    means = 2 * size.members * size.head_hidden * (size.hidden + size.state_dim)
+    auxiliary = 2 * size.head_hidden * (2 * size.hidden + size.contact_dim + 1)
+    return float(2 * recurrent_flops(size) + means + auxiliary)
 
 
 def ensemble_config(config: BenchImagineConfig, dataset: Dataset) -> EnsembleConfig:

@@ -23,17 +23,11 @@ from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig
 
 VARIANTS: dict[str, dict[str, object]] = {
-    "gru": {},
-    "gru, teacher forcing": {"loss": {"teacher_forcing": True}},
-    "gru, sequence term": {"loss": {"sequence_weight": 1.0}},
-    "lstm": {"base": "lstm"},
-    "mlp": {"base": "mlp"},
-    "transformer": {"base": "transformer"},
-    "rssm": {"base": "rssm"},
-    "gru, nll": {"loss": {"kind": "nll"}},
-    "gru, priors": {"prior_scale": 1.0},
-    "gru, independent": {"shared_base": False},
-}
+    "gru": {}, "gru, teacher forcing": {"loss": {"teacher_forcing": True}},
+    "gru, sequence term": {"loss": {"sequence_weight": 1.0}}, "lstm": {"base": "lstm"}, "mlp": {"base": "mlp"},
+    "transformer": {"base": "transformer"}, "rssm": {"base": "rssm"}, "gru, nll": {"loss": {"kind": "nll"}},
+    "gru, priors": {"prior_scale": 1.0}, "gru, independent": {"shared_base": False},
+}  # fmt: skip
 """What each changes about :func:`base_config`."""
 
 
@@ -72,20 +66,10 @@ def base_config(config: BenchModelsConfig, variant: str, seed: int) -> FitConfig
     if variant not in VARIANTS:
         raise RwmError(f"Unknown variant '{variant}'; variants: {', '.join(VARIANTS)}.", "--variant gru")
     size = {"hidden": config.hidden, "head_hidden": config.hidden // 2, "mlp_hidden": (2 * config.hidden,) * 2}
-    training = {
-        "normalizer": "fitted",
-        "batch": 64,
-        "updates": config.updates,
-        "lr": config.lr,
-        "loss": {"sequence_weight": None},
-        "late_forecast": None,
-        "bounded": False,
-        "val_interval": config.updates,
-        "checkpoint_interval": 200,
-        "seed": seed,
-        "device": config.device,
-    }
-    return build(FitConfig, "laptop", size, training, VARIANTS[variant])
+    fixed = {"normalizer": "fitted", "batch": 64, "late_forecast": None, "bounded": False, "checkpoint_interval": 200}
+    training = {"loss": {"sequence_weight": None}, "lr": config.lr, "seed": seed, "device": config.device}
+    length = {"updates": config.updates, "val_interval": config.updates}
+    return build(FitConfig, "laptop", size, fixed, training, length, VARIANTS[variant])
 
 
 def bench_models(

@@ -50,6 +50,10 @@ TRACES = (
     ("joint_pos", None, "{joint} (rad)"),
 )
 """State group, its column (None for the one that moves most) and the axis's label."""
+Predictions = dict[str, np.ndarray]
+"""Arrays ``(W, steps, ...)`` by mode."""
+
+UNITS = "rel_l1: share of the simulated magnitude, normalised space; reward: a step, unpenalised"
 
 
 class ClosedLoopConfig(Frozen):
@@ -121,35 +125,20 @@ def evaluate_closed_loop(
             )
         behaviour = make_behaviour(config.policy, BehaviourContext(robot, len(walks.rows), torch.Generator()), 0.0)
         imagined, contact, actions = imagine(model, behaviour, walks, schema)
-        misled = mislead(config, robot, model, walks, schema, progress)
+        misled = mislead(config, robot, model, walks, progress)
         windows = HeldOutWindows(walks.rows, np.arange(len(walks.rows)), np.arange(len(walks.rows)), "simulated")
         given = roll_out(model, schema, windows, "mean", config.seed)
-        predicted = {
-            "imagined": imagined,
-            "recorded_actions": given.predicted,
-            "misled": misled,
-            "hold_last": given.hold_last,
-        }
-        rewards = {
-            "simulated": mean_reward(robot, schema, walks, history),
-            "imagined": mean_reward(
-                robot, schema, _as_walks(model, walks, imagined, contact, actions, schema), history
-            ),
-        }
+        predicted = dict(zip(MODES, (imagined, given.predicted, misled, given.hold_last), strict=True))
+        imagined_walks = _as_walks(model, walks, imagined, contact, actions, schema)
+        both = {"simulated": walks, "imagined": imagined_walks}
+        rewards = {side: mean_reward(robot, schema, side_walks, history) for side, side_walks in both.items()}
         table = error_table(given, predicted, robot.control_dt_s)
         commit_file(run.path / "closed_loop.parquet", table.write_parquet)
-        draw(run.path / "closed_loop.png", model, robot, schema, walks, given, predicted)
-        finish_evaluation(
-            run,
-            robot.name,
-            scalars(given, predicted, rewards, robot.control_dt_s),
-            "rel_l1: share of the simulated magnitude, normalised space; reward: a step, unpenalised",
-            robots=len(walks.rows),
-            fell=config.robots - len(walks.rows),
-            history=history,
-            steps=config.steps,
-            misled_fell=int(np.isnan(misled[:, 0, 0]).sum()),
-        )
+        draw(run.path / "closed_loop.png", model, robot, walks, given, predicted)
+        numbers = scalars(given, predicted, rewards, robot.control_dt_s)
+        counts = {"robots": len(walks.rows), "fell": config.robots - len(walks.rows), "history": history}
+        counts |= {"steps": config.steps, "misled_fell": int(np.isnan(misled[:, 0, 0]).sum())}
+        finish_evaluation(run, robot.name, numbers, UNITS, **counts)
     return run
 
 
@@ -161,15 +150,9 @@ def simulate(
     progress: Progress = silent,
     misled: Misled | None = None,
 ) -> Walks:
-    """Return the newest ``rows`` rows of every robot that did not fall in ``settle + rows`` steps.
+    """Return the last ``rows`` rows of every robot that did not fall in ``settle + rows`` steps.
 
-    Args:
-        config: How many robots, and their seed.
-        robot: Robot.
-        behaviour: Who acts.
-        rows: T.
-        progress: Called after every step.
-        misled: What the policy sees in the last steps, when not the truth.
+    ``misled`` is what the policy sees in the last steps, when not the truth.
     """
     count, total = config.robots, config.settle + rows
     limit_s = (total + 1) * robot.control_dt_s
@@ -214,25 +197,18 @@ def one_step_errors(model: DynamicsEnsemble, walks: Walks, schema: Schema) -> Te
 
 
 def mislead(
-    config: ClosedLoopConfig,
-    robot: RobotSpec,
-    model: DynamicsEnsemble,
-    walks: Walks,
-    schema: Schema,
-    progress: Progress = silent,
+    config: ClosedLoopConfig, robot: RobotSpec, model: DynamicsEnsemble, walks: Walks, progress: Progress = silent
 ) -> np.ndarray:
     """Simulate the walks again, the policy seeing every state as wrong as the model predicts it one step ahead.
 
-    Physics that is right, led by a policy misled: how far two walks part because of such errors in any model.
+    The physics are right and the policy is misled: how far two walks part because of such errors in any model.
 
     Returns:
         States ``(W, steps, S)`` in normalised space; not a number for robots that fell this time.
     """
-    history, length = model.config.history, walks.rows.shape[1]
-    misled = Misled(
-        torch.zeros(config.robots, length - history, schema.dims["state"]),
-        torch.zeros(config.robots, length - history, walks.command.shape[2]),
-    )
+    history, length, schema = model.config.history, walks.rows.shape[1], Schema.from_robot(robot)
+    shape = config.robots, length - history
+    misled = Misled(torch.zeros(*shape, schema.dims["state"]), torch.zeros(*shape, walks.command.shape[2]))
     # In the model too, the policy acts on the true last row of the history first.
     misled.errors[walks.robot, 1:] = one_step_errors(model, walks, schema)[:, :-1]
     misled.command[walks.robot] = torch.from_numpy(walks.command[:, history:])
@@ -300,7 +276,7 @@ def mean_reward(robot: RobotSpec, schema: Schema, walks: Walks, history: int) ->
     return torch.stack(of_steps, dim=1).numpy()
 
 
-def error_table(given: Rollout, predicted: dict[str, np.ndarray], control_dt_s: float) -> pl.DataFrame:
+def error_table(given: Rollout, predicted: Predictions, control_dt_s: float) -> pl.DataFrame:
     """Return mode, step, time (s) and the relative L1 error of that step: sum |error| / sum |simulated|."""
     steps, tables = np.arange(1, given.steps + 1), []
     for mode, values in predicted.items():
@@ -323,9 +299,7 @@ def horizons(steps: int, control_dt_s: float) -> list[int]:
     return [h for h in dict.fromkeys(max(1, round(s / control_dt_s)) for s in SECONDS) if h <= steps]
 
 
-def scalars(
-    given: Rollout, predicted: dict[str, np.ndarray], rewards: dict[str, np.ndarray], control_dt_s: float
-) -> list[Scalar]:
+def scalars(given: Rollout, predicted: Predictions, rewards: Predictions, control_dt_s: float) -> list[Scalar]:
     """Return the relative L1 error up to every horizon and the mean reward a step up to it, with 95 % intervals.
 
     Mode ``imagined`` is the policy in the model, ``recorded_actions`` the model's error on these walks when it is given
@@ -344,16 +318,10 @@ def scalars(
 
 
 def draw(
-    path: Path,
-    model: DynamicsEnsemble,
-    robot: RobotSpec,
-    schema: Schema,
-    walks: Walks,
-    given: Rollout,
-    predicted: dict[str, np.ndarray],
+    path: Path, model: DynamicsEnsemble, robot: RobotSpec, walks: Walks, given: Rollout, predicted: Predictions
 ) -> None:
     """Draw the error over time, and the walk of median error in both worlds."""
-    history = model.config.history
+    history, schema = model.config.history, Schema.from_robot(robot)
     time = np.arange(1, given.steps + 1) * robot.control_dt_s
     total = given.l1_of(predicted["imagined"]).sum(axis=1)
     chosen = int(np.argsort(total)[len(total) // 2])

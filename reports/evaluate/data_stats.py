@@ -27,17 +27,8 @@ def column_statistics(dataset: Dataset, bins: int = BINS) -> list[dict[str, Any]
         values = rows[:, j]
         low, median, high = (float(q) for q in np.quantile(values, QUANTILES))
         counts, edges = np.histogram(values, bins, (low, high) if high > low else (low - 0.5, low + 0.5))
-        statistics.append(
-            {
-                **column.model_dump(),
-                "q001": low,
-                "median": median,
-                "q999": high,
-                "counts": counts.tolist(),
-                "edges": edges.tolist(),
-                "outside": int(len(values) - counts.sum()),
-            }
-        )
+        histogram = {"counts": counts.tolist(), "edges": edges.tolist(), "outside": int(len(values) - counts.sum())}
+        statistics.append({**column.model_dump(), "q001": low, "median": median, "q999": high, **histogram})
     return statistics
 
 
@@ -77,8 +68,7 @@ def draw_histograms(folder: Path, dataset: Dataset, statistics: list[dict[str, A
                 ax.set_ylabel("rows (%)", fontsize=11)
             for ax in axes[-1]:
                 ax.set_xlabel(members[0]["unit"], fontsize=11)
-            axes[0, 0].figure.suptitle(
-                f"{group}, {dataset.name}: {dataset.rows:,} rows; the outermost bars hold the tails"
-            )
+            title = f"{group}, {dataset.name}: {dataset.rows:,} rows; the outermost bars hold the tails"
+            axes[0, 0].figure.suptitle(title)
         written.append(path)
     return written

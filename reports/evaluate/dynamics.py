@@ -71,18 +71,9 @@ def error_table(
         error = (values.astype(np.float64) - rollout.recorded) * std
         for group in STATE_GROUPS:
             part = error[..., dataset.schema.group(group)]
-            rows.append(
-                pl.DataFrame(
-                    {
-                        "predictor": name,
-                        "group": group,
-                        "step": steps,
-                        "unit": UNITS[group],
-                        "rmse": np.sqrt((part**2).mean(axis=(0, 2))),
-                        "mae": np.abs(part).mean(axis=(0, 2)),
-                    }
-                )
-            )
+            rmse, mae = np.sqrt((part**2).mean(axis=(0, 2))), np.abs(part).mean(axis=(0, 2))
+            names = {"predictor": name, "group": group, "step": steps, "unit": UNITS[group]}
+            rows.append(pl.DataFrame({**names, "rmse": rmse, "mae": mae}))
     return pl.concat(rows)
 
 

@@ -80,16 +80,9 @@ def evaluate_lambda_sweep(
         verdict = best_lambda(table, config.seed)
         commit_file(run.path / "lambda_sweep.parquet", table.write_parquet)
         draw(run.path / "lambda_sweep.png", table, verdict, robot, config.episodes)
-        finish_evaluation(
-            run,
-            robot,
-            scalars(table),
-            "rewards: a step; share_without_fall: of episodes; lin_vel_error: m/s; the mode is the lambda",
-            policies=[r.id for r in runs],
-            episodes=config.episodes,
-            scenario=SCENARIO,
-            **verdict._asdict(),
-        )
+        units = "rewards: a step; share_without_fall: of episodes; lin_vel_error: m/s; the mode is the lambda"
+        about = {"policies": [r.id for r in runs], "episodes": config.episodes, "scenario": SCENARIO}
+        finish_evaluation(run, robot, scalars(table), units, **about, **verdict._asdict())
     return run
 
 
@@ -116,12 +109,8 @@ def sweep_of(home: Home, model: str) -> list[Run]:
 
 def score_of(home: Home, policy: Run, config: LambdaSweepConfig) -> EvaluationSummary:
     """Return the score of a policy: that of an earlier evaluation with the same options, else a new one."""
-    wanted = PolicyScoreConfig(
-        policy=str(policy.policy_file),
-        robot=str(policy.meta.summary["robot"]),
-        episodes=config.episodes,
-        seed=config.seed,
-    )
+    file, robot = str(policy.policy_file), str(policy.meta.summary["robot"])
+    wanted = PolicyScoreConfig(policy=file, robot=robot, episodes=config.episodes, seed=config.seed)
     same = {"evaluation": "policy", "episodes": wanted.episodes, "seed": wanted.seed, "backend": wanted.backend}
     for run in home.runs("eval"):
         is_same = all(run.meta.config.get(k) == v for k, v in same.items())

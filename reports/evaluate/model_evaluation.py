@@ -72,19 +72,10 @@ class Evaluation(Generic[ConfigT]):
 
     def finish(self, scalars: Sequence[Scalar], units: str, **more: object) -> None:
         """Write ``summary.json`` and finish the run with it."""
-        finish_evaluation(
-            self.run,
-            self.dataset.robot,
-            scalars,
-            units,
-            split=self.windows.split,
-            windows=len(self.windows.start),
-            episodes=len(np.unique(self.windows.episode)),
-            history=self.history,
-            steps=self.steps,
-            members=self.model.config.members,
-            **more,
-        )
+        windows, members = self.windows, self.model.config.members
+        counts = {"windows": len(windows.start), "episodes": len(np.unique(windows.episode)), "history": self.history}
+        about: dict[str, object] = {"split": windows.split, **counts, "steps": self.steps, "members": members}
+        finish_evaluation(self.run, self.dataset.robot, scalars, units, **about, **more)
 
 
 class ModelEvaluation(Protocol[C_contra]):
@@ -174,14 +165,9 @@ def refuse_mismatch(dataset: Dataset, name: str, model: DynamicsEnsemble) -> Non
         )
     if info is None:
         return
-    faults = [
-        f"{what} {mine} and not {theirs}"
-        for what, mine, theirs in (
-            ("robot", info.robot, dataset.robot),
-            ("rows a second", f"{info.control_hz:g}", f"{dataset.control_hz:g}"),
-        )
-        if mine != theirs
-    ]
+    rates = f"{info.control_hz:g}", f"{dataset.control_hz:g}"
+    sides = ("robot", info.robot, dataset.robot), ("rows a second", *rates)
+    faults = [f"{what} {mine} and not {theirs}" for what, mine, theirs in sides if mine != theirs]
     if not faults and info.columns != schema.csv_names:
         faults = ["columns of other names"]
     if faults:

@@ -88,17 +88,11 @@ def error_table(scale: float, rollout: Rollout, noise: np.ndarray) -> pl.DataFra
     """Return scale, trajectory, step, error, recorded magnitude, and both of them against the noised record."""
     count, steps = rollout.l1.shape
     target = rollout.recorded + noise
-    return pl.DataFrame(
-        {
-            "scale": np.full(count * steps, scale),
-            "trajectory": np.repeat(np.arange(count), steps),
-            "step": np.tile(np.arange(1, steps + 1), count),
-            "l1_error": rollout.l1.ravel(),
-            "recorded_l1": rollout.recorded_l1.ravel(),
-            "noised_l1_error": np.abs(rollout.predicted - target).sum(axis=-1).ravel(),
-            "noised_recorded_l1": np.abs(target).sum(axis=-1).ravel(),
-        }
-    )
+    errors = {"l1_error": rollout.l1, "recorded_l1": rollout.recorded_l1}
+    errors["noised_l1_error"] = np.abs(rollout.predicted - target).sum(axis=-1)
+    errors["noised_recorded_l1"] = np.abs(target).sum(axis=-1)
+    columns = {"trajectory": np.repeat(np.arange(count), steps), "step": np.tile(np.arange(1, steps + 1), count)}
+    return pl.DataFrame({"scale": scale, **columns, **{name: values.ravel() for name, values in errors.items()}})
 
 
 def scalars(rollouts: dict[float, Rollout], noise: Tensor, config: NoiseConfig) -> list[Scalar]:

@@ -109,20 +109,13 @@ def missing(members: int, rollout: Rollout, falls: np.ndarray) -> list[str]:
 def rollout_table(mode: str, rollout: Rollout, start: np.ndarray, episode: np.ndarray) -> pl.DataFrame:
     """Return one row per mode, trajectory and step: error, relative error and both uncertainties."""
     count, steps = rollout.l1.shape
-    return pl.DataFrame(
-        {
-            "mode": [mode] * (count * steps),
-            "trajectory": np.repeat(np.arange(count), steps),
-            "episode": np.repeat(episode, steps),
-            "start_row": np.repeat(start, steps),
-            "step": np.tile(np.arange(1, steps + 1), count),
-            "l1_error": rollout.l1.ravel(),
-            "relative_l1_error": (rollout.l1 / np.maximum(rollout.recorded_l1, 1e-12)).ravel(),
-            "epistemic": rollout.epistemic.ravel(),
-            "aleatoric": rollout.aleatoric.ravel(),
-            "predicted_step_size": rollout.step_size.ravel(),
-        }
-    )
+    relative = rollout.l1 / np.maximum(rollout.recorded_l1, 1e-12)
+    windows = {"trajectory": np.arange(count), "episode": episode, "start_row": start}
+    columns = {name: np.repeat(of_window, steps) for name, of_window in windows.items()}
+    columns["step"] = np.tile(np.arange(1, steps + 1), count)
+    measured = {"l1_error": rollout.l1, "relative_l1_error": relative, "epistemic": rollout.epistemic}
+    measured |= {"aleatoric": rollout.aleatoric, "predicted_step_size": rollout.step_size}
+    return pl.DataFrame({"mode": mode, **columns, **{name: values.ravel() for name, values in measured.items()}})
 
 
 def warnings_of(rollout: Rollout) -> dict[str, np.ndarray]:

@@ -95,16 +95,12 @@ def build_comparison(home: Home, first: str, second: str, out: Path | None = Non
     if len(chosen) != 2:
         raise RwmError(f"{first} and {second} are the same run.", "rwm runs ls")
     lineages = [lineage_of(home, [run], runs) for run in chosen]
-    evaluated = [newest_of(run, lineage) for run, lineage in zip(chosen, lineages, strict=True)]
+    sides = list(zip(chosen, lineages, strict=True))
+    evaluated = [newest_of(*side) for side in sides]
     notices = [Notice(exc.message, exc.hint) for exc in broken] + _unlike(chosen, evaluated, lineages)
     shared = [(mine, evaluated[1][name]) for name, mine in evaluated[0].items() if name in evaluated[1]]
     curve = curve_of(chosen) if chosen[0].kind == chosen[1].kind else None
-    commands = [
-        command
-        for run, lineage in zip(chosen, lineages, strict=True)
-        for command in commands_of(lineage)
-        if run.id in command.what
-    ]
+    commands = [command for run, lineage in sides for command in commands_of(lineage) if run.id in command.what]
     differences = config_differences(*chosen)
     settings = [(d.key, *(None if value is None else str(value) for value in (d.a, d.b))) for d in differences]
     html = render(
@@ -194,12 +190,9 @@ def compared(first: tuple[Run, EvaluationSummary], second: tuple[Run, Evaluation
         for name, side in zip("AB", figures, strict=True)
     ]
     caption = f"A {run_a.id}, B {run_b.id}; bold where the 95 % intervals lie apart"
-    return ComparedEvaluation(
-        about_evaluation(a.evaluation).title,
-        [pair_table(whole, caption)] if whole else [],
-        [pair_table(parts, "By part")] if parts else [],
-        pictures,
-    )
+    tables = [pair_table(whole, caption)] if whole else []
+    by_part = [pair_table(parts, "By part")] if parts else []
+    return ComparedEvaluation(about_evaluation(a.evaluation).title, tables, by_part, pictures)
 
 
 def pair_table(pairs: list[ScalarPair], caption: str) -> Table:

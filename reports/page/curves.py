@@ -32,30 +32,21 @@ class Panel:
     log: bool = False
 
 
+LENGTH = Panel("episode length", "control steps", (("episode/length", "episode length"),))
+REWARDS = (("imagined/reward", "before the penalty"), ("imagined/penalised_reward", "after the penalty"))
+CLONING = (("train/action_mse", "training"), ("val/action_mse", "held out"))
 PANELS = {
     "model": (
         Panel("loss", "loss", (("train/total", "training"), ("val/total", "held out")), log=True),
         Panel("held-out error", "relative L1", ((r"val/rel_l1_h(\d+)", "up to {} steps"),), log=True),
     ),
     "policy": (
-        Panel(
-            "reward in imagination",
-            "per step",
-            (("imagined/reward", "before the penalty"), ("imagined/penalised_reward", "after the penalty")),
-        ),
+        Panel("reward in imagination", "per step", REWARDS),
         Panel("epistemic uncertainty, per step", "sum of normalised std", (("imagined/epistemic", "epistemic"),)),
-        Panel("episode length", "control steps", (("episode/length", "episode length"),)),
-        Panel(
-            "cloning error",
-            "mean squared",
-            (("train/action_mse", "training"), ("val/action_mse", "held out")),
-            log=True,
-        ),
+        LENGTH,
+        Panel("cloning error", "mean squared", CLONING, log=True),
     ),
-    "train": (
-        Panel("return", "per episode", (("episode/return", "return"),)),
-        Panel("episode length", "control steps", (("episode/length", "episode length"),)),
-    ),
+    "train": (Panel("return", "per episode", (("episode/return", "return"),)), LENGTH),
 }
 STEP = {"model": "update", "policy": "iteration", "train": "iteration"}
 
@@ -67,8 +58,8 @@ def recorded(run: Run) -> Series:
         if isinstance(row, dict) and {"step", "metric", "value"} <= row.keys():
             value = np.nan if row["value"] is None else float(row["value"])
             points.setdefault(current_name(row["metric"]), []).append((row["step"], value))
-    table = {name: np.array(rows, float) for name, rows in points.items()}
-    return {name: (rows[:, 0], rows[:, 1]) for name, rows in table.items()}
+    arrays = {name: np.array(pairs, float) for name, pairs in points.items()}
+    return {name: (pairs[:, 0], pairs[:, 1]) for name, pairs in arrays.items()}
 
 
 def draw_curves(path: Path, runs: list[Run]) -> bool:
@@ -100,33 +91,25 @@ def _lines(panel: Panel, series: list[Series]) -> tuple[Panel, list[tuple[str, s
     """Return a panel with the metrics (and labels) that every run has; None when there is none."""
     lines = []
     for pattern, label in panel.metrics:
-        hits = [(name, hit) for name in series[0] if (hit := re.fullmatch(pattern, name))]
-        hits.sort(key=lambda pair: [int(g) for g in pair[1].groups()])
-        lines += [(name, label.format(*hit.groups())) for name, hit in hits if all(name in s for s in series)]
+        matches = [match for name in series[0] if (match := re.fullmatch(pattern, name))]
+        matches.sort(key=lambda match: [int(group) for group in match.groups()])
+        lines += [(m[0], label.format(*m.groups())) for m in matches if all(m[0] in one for one in series)]
     return (panel, lines) if lines else None
 
 
 def _draw(
     ax: Axes, panel: Panel, lines: list[tuple[str, str]], series: list[Series], names: list[str], step: str
 ) -> None:
-    many = len(lines) > 2
     values = []
     for k, (metric, label) in enumerate(lines):
         for run, name, of_run in zip(series, names, COLOURS, strict=False):
             colour: str | tuple[float, ...] = of_run if len(series) > 1 else COLOURS[k % len(COLOURS)]
-            if many:
+            if len(lines) > 2:
                 colour = colormaps["viridis"](0.9 * k / (len(lines) - 1))
             x, y = run[metric]
             values.append(y)
-            ax.plot(
-                x,
-                y,
-                color=colour,
-                marker="o" if len(x) < 20 else "",
-                markersize=4,
-                linewidth=1.8,
-                label=name if len(series) > 1 else label,
-            )
+            marker, text = "o" if len(x) < 20 else "", name if len(series) > 1 else label
+            ax.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.8, label=text)
     if panel.log and all((y[np.isfinite(y)] > 0).all() for y in values):
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

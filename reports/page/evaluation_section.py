@@ -1,4 +1,4 @@
-"""An evaluation on the page: its question, its figures, its numbers as tables one can take in."""
+"""An evaluation on the page: its question, its figures, its numbers as tables."""
 
 from __future__ import annotations
 
@@ -44,19 +44,14 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
         notices.append(Notice(text, f"rwm runs show {run.id}"))
     content = summary.model_dump()
     facts = [f"{name} {content[name]}" for name in FACTS if content.get(name) is not None]
-    whole = [s for s in summary.scalars if s.group is None]
-    return Section(
-        anchor=f"run-{run.id}",
-        title=about.title,
-        question=about.text,
-        facts=" · ".join([run.id, *facts]),
-        units=summary.units,
-        pictures=pictures,
-        tables=tables_of(whole, "Numbers"),
-        parts=tables_of([s for s in summary.scalars if s.group is not None], "By part"),
-        not_computed=[str(text) for text in content.get("not_computed") or []],
-        notices=notices,
+    groups = {"Numbers": False, "By part": True}
+    tables, parts = (
+        tables_of([s for s in summary.scalars if (s.group is not None) == grouped], caption)
+        for caption, grouped in groups.items()
     )
+    not_computed, facts_line = [str(text) for text in content.get("not_computed") or []], " · ".join([run.id, *facts])
+    heading = f"run-{run.id}", about.title, about.text, facts_line, summary.units
+    return Section(*heading, pictures, tables, parts, not_computed, notices)
 
 
 def tables_of(scalars: list[Scalar], caption: str) -> list[Table]:

@@ -1,6 +1,6 @@
-"""The pieces of a page: tables that sort, pictures inside the page, and the templates that put them together.
+"""The parts of a page: sortable tables, embedded pictures, and the templates that combine them.
 
-Templates escape everything (Jinja2's autoescape); nothing a page shows is fetched from anywhere.
+Templates escape everything (Jinja2's autoescape); a page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table cell shows, what it is sorted by, and a small line below."""
+    """The text of a table cell, its sort key, and a small line below."""
 
     text: str
     sort: str = ""
@@ -42,13 +42,13 @@ class Table:
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers alone; what is missing does not count."""
-        there = [row[column] for row in self.rows if row[column].sort]
-        return bool(there) and all(each.numeric for each in there)
+        present = [row[column] for row in self.rows if row[column].sort]
+        return bool(present) and all(each.numeric for each in present)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG inside the page, with its size and what one sees on it."""
+    """A PNG inside the page, with its size and a caption."""
 
     title: str
     caption: str
@@ -91,7 +91,7 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def picture(path: Path, title: str, caption: str) -> Picture | None:
-    """Return a PNG file as a picture inside the page; None when it is none."""
+    """Return a PNG file as a picture inside the page; None when it is missing or not a PNG."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -109,12 +109,7 @@ def render(template: str, **content: object) -> str:
         template: File under ``reports/page/templates``.
         content: What it shows; text is escaped.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    parts = {name: Markup((TEMPLATES / name).read_text()) for name in ("style.css", "sort.js")}
-    return environment.get_template(template).render(style=parts["style.css"], script=parts["sort.js"], **content)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    style, script = (Markup((TEMPLATES / name).read_text()) for name in ("style.css", "sort.js"))
+    return environment.get_template(template).render(style=style, script=script, **content)

@@ -89,10 +89,8 @@ def lineage_of(home: Home, chosen: list[Run], runs: list[Run]) -> Lineage:
             lineage.datasets[name] = home.dataset(name)
         except RwmError as exc:
             lineage.notices.append(Notice(f"The dataset '{name}' cannot be read: {exc.message}", exc.hint))
-    order = EVALUATIONS
-    lineage.evaluations.sort(
-        key=lambda e: (*order, lineage.summaries[e.id].evaluation).index(lineage.summaries[e.id].evaluation)
-    )
+    order = {name: k for k, name in enumerate(EVALUATIONS)}
+    lineage.evaluations.sort(key=lambda e: order.get(lineage.summaries[e.id].evaluation, len(order)))
     _say_what_is_missing(lineage, chosen, runs)
     return lineage
 

@@ -89,18 +89,11 @@ def build_report(home: Home, names: list[str] | None = None, out: Path | None = 
     lineage = lineage_of(home, chosen, runs)
     lineage.notices += [Notice(exc.message, exc.hint) for exc in broken]
     html = single_page(chosen, lineage)
-    content = {
-        "models": list(lineage.models),
-        "policies": list(lineage.policies),
-        "datasets": list(lineage.datasets),
-        "evaluations": [e.id for e in lineage.evaluations],
-        "missing": [vars(n) for n in lineage.notices],
-    }
-    parents: dict[str, str | None] = {
-        "dataset": next(iter(lineage.datasets), None),
-        "model": next(iter(lineage.models), None),
-        "policy": next(iter(lineage.policies), None),
-    }
+    made = {"models": [*lineage.models], "policies": [*lineage.policies], "datasets": [*lineage.datasets]}
+    evaluations, missing = [e.id for e in lineage.evaluations], [vars(notice) for notice in lineage.notices]
+    content = {**made, "evaluations": evaluations, "missing": missing}
+    kinds = {"dataset": "datasets", "model": "models", "policy": "policies"}
+    parents = {kind: next(iter(made[plural]), None) for kind, plural in kinds.items()}
     return write_page(home, {"runs": [run.id for run in chosen], "compare": False}, parents, out, html, content)
 
 
@@ -248,27 +241,19 @@ def dataset_tables(dataset: Dataset) -> dict[str, object]:
     falls = int(episodes.terminated.sum())
     splits = ", ".join(f"{name} {len(ids):,}" for name, ids in manifest.splits.items())
     facts = [
-        ("robot", dataset.robot),
-        ("rows", dataset.rows),
-        ("minutes of robot time", minutes),
-        ("control rate (Hz)", dataset.control_hz),
-        ("episodes", len(episodes)),
-        ("falls", falls),
-        ("episodes by split", splits),
-        ("created", manifest.created[:19]),
+        ("robot", dataset.robot), ("rows", dataset.rows), ("minutes of robot time", minutes),
+        ("control rate (Hz)", dataset.control_hz), ("episodes", len(episodes)), ("falls", falls),
+        ("episodes by split", splits), ("created", manifest.created[:19]),
         ("source", str(manifest.provenance.get("source", "not recorded"))),
-    ]
+    ]  # fmt: skip
+    behaviour_heads = ("Behaviour", "Episodes", "Rows", "Falls", "Falls a minute")
+    column_heads = ("Column", "Unit", "Mean", "Std", "Min", "Max")
+    columns = [(c.name, c.unit, c.mean, c.std, c.min, c.max) for c in manifest.columns]
     return {
         "name": dataset.name,
         "facts": table("", ("What", "Value"), facts),
-        "behaviours": table(
-            "Behaviours", ("Behaviour", "Episodes", "Rows", "Falls", "Falls a minute"), behaviour_rows(dataset)
-        ),
-        "columns": table(
-            "Columns",
-            ("Column", "Unit", "Mean", "Std", "Min", "Max"),
-            [(c.name, c.unit, c.mean, c.std, c.min, c.max) for c in manifest.columns],
-        ),
+        "behaviours": table("Behaviours", behaviour_heads, behaviour_rows(dataset)),
+        "columns": table("Columns", column_heads, columns),
     }
 
 
@@ -291,16 +276,10 @@ def commands_of(lineage: Lineage) -> list[Command]:
         commands.append(Command(f"dataset {dataset.name}", command, config=dump(origin)))
     for run in lineage.runs:
         command, recorded, evaluation = run_command(run), recorded_command(run), run.kind == "eval"
-        commands.append(
-            Command(
-                f"{lineage.summaries[run.id].evaluation if evaluation else KINDS[run.kind]} {run.id}",
-                command,
-                "" if evaluation else f"run-{run.id}",
-                "" if recorded == command else recorded,
-                made_with(run),
-                dump(run.meta.config),
-            )
-        )
+        name = lineage.summaries[run.id].evaluation if evaluation else KINDS[run.kind]
+        anchor, differing = "" if evaluation else f"run-{run.id}", "" if recorded == command else recorded
+        config = dump(run.meta.config)
+        commands.append(Command(f"{name} {run.id}", command, anchor, differing, made_with(run), config))
     return commands
 
 
@@ -320,7 +299,6 @@ def dump(config: dict[str, object]) -> str:
 
 def earlier_table(lineage: Lineage) -> Table | None:
     """Return the repetitions that are not shown."""
-    rows = [
-        (e.meta.config.get("evaluation", ""), e.id, e.meta.created[:19], f"rwm report {e.id}") for e in lineage.earlier
-    ]
+    earlier = [(e.id, e.meta) for e in lineage.earlier]
+    rows = [(m.config.get("evaluation", ""), i, m.created[:19], f"rwm report {i}") for i, m in earlier]
     return table("", ("Evaluation", "Run", "Created (UTC)", "See it"), rows) if rows else None

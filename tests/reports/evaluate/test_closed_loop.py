@@ -135,7 +135,7 @@ def test_a_policy_is_misled_by_the_error_of_the_step_before(model, robot, schema
     again = Walks(random_walks(6).rows[:2], random_walks(6).command[:2], np.array([1, 2]))
     monkeypatch.setattr(closed_loop, "simulate", lambda *rest: told.append(rest[-1]) or again)
     monkeypatch.setattr(closed_loop, "make_behaviour", lambda *rest: None)
-    found = closed_loop.mislead(ClosedLoopConfig(policy="any", robots=4), robot, model, walks, schema)
+    found = closed_loop.mislead(ClosedLoopConfig(policy="any", robots=4), robot, model, walks)
     errors, (misled,) = one_step_errors(model, walks, schema), told
     assert misled.errors.shape == (4, 5, 45) and misled.command.shape == (4, 5, 3)
     assert not misled.errors[2].any() and not misled.errors[:, 0].any()
