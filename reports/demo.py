@@ -55,13 +55,7 @@ class StageResult:
 
 
 class Demo:
-    """Runs the chain, one stage after the other.
-
-    Args:
-        home: Where the dataset and the runs go.
-        config: How much of everything.
-        bar: Gives, for a stage's name, a context manager with its progress callback.
-    """
+    """Runs the chain, one stage after the other; ``bar`` gives a context manager with each stage's progress callback."""
 
     def __init__(self, home: Home, config: DemoConfig, bar: Callable[[str], AbstractContextManager[Progress]]) -> None:
         self.home, self.config, self.bar = home, config, bar

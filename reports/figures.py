@@ -40,11 +40,7 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def figure(path: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (9, 6)) -> Iterator[np.ndarray]:
-    """Give the axes, ``(rows, columns)``, of a new figure and save it to ``path`` at the end, atomically.
-
-    Raises:
-        RwmError: ``RWM_FIGURES`` names an unknown format.
-    """
+    """Give the axes, ``(rows, columns)``, of a new figure and save it at the end, see :func:`wanted_suffixes`."""
     suffixes = wanted_suffixes(path)
     with plt.rc_context(STYLE):
         canvas: Figure
@@ -72,9 +68,8 @@ def wanted_suffixes(path: Path) -> list[str]:
 
 def _save(canvas: Figure, suffix: str, path: Path) -> None:
     """Write a figure; a PDF without the time, so that equal figures are equal files."""
-    pdf = suffix == "pdf"
-    metadata = {"CreationDate": None} if pdf else {}
-    canvas.savefig(path, dpi=RASTER_DPI if pdf else 120, format=suffix, metadata=metadata)
+    dpi, metadata = (RASTER_DPI, {"CreationDate": None}) if suffix == "pdf" else (120, {})
+    canvas.savefig(path, dpi=dpi, format=suffix, metadata=metadata)
 
 
 def band(ax: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:

@@ -143,8 +143,7 @@ def describe(folder: Path, robot: RobotSpec) -> str:
                 f"| {value['lin_vel_error']:.3f} | {value['yaw_rate_error']:.3f} "
                 f"| {100 * value['share_without_fall']:.1f} % | {value['falls_per_minute']:.2f} |"
             )
-    goal = reached(curve)
-    if goal:
+    if goal := reached(curve):
         lines += [
             f"\n{EXPERT_SHARE:.0%} of the expert's return was reached after {goal['minutes']:.0f} minutes of training:",
             f"{goal['iteration']} iterations, {goal['steps'] / 1e6:.1f} million steps.",
@@ -172,11 +171,8 @@ def draw_curve(path: Path, title: str, table: list[dict[str, float]], random_ret
         ax.axhline(goal, color=GREY, linestyle="--", linewidth=1.2, label=f"{EXPERT_SHARE:.0%} of the expert's return")
         if first:
             ax.axvline(first["minutes"], color=ORANGE, linewidth=1.2, label=f"reached after {first['minutes']:.1f} min")
-        ax.set(
-            xlabel="training time (min)",
-            ylabel="return of a 20 s episode, full reward weights",
-            title=f"{title}: PPO in the simulator (random actions earn {random_return:.1f})",
-        )
+        ax.set(xlabel="training time (min)", ylabel="return of a 20 s episode, full reward weights")
+        ax.set_title(f"{title}: PPO in the simulator (random actions earn {random_return:.1f})")
         ax.legend(loc="lower right")
         per_minute = table[-1]["steps"] / 1e6 / table[-1]["minutes"]
         top = ax.secondary_xaxis("top", functions=(lambda x: x * per_minute, lambda x: x / per_minute))

@@ -144,14 +144,9 @@ def calibration_numbers(
     error: np.ndarray, std: np.ndarray, within: np.ndarray, within_2: np.ndarray, nll: np.ndarray, crps: np.ndarray
 ) -> dict[str, Number]:
     """Return the numbers that say how well standard deviations match errors; None for one that is not finite."""
-    numbers = {
-        "coverage": within.mean(),
-        "coverage_2std": within_2.mean(),
-        "error_over_std": np.abs(error).sum() / max(std.sum(), TINY),
-        "ence": ence(error, std),
-        "nll": nll.mean(),
-        "crps": crps.mean(),
-    }
+    ratio = np.abs(error).sum() / max(std.sum(), TINY)
+    numbers = {"coverage": within.mean(), "coverage_2std": within_2.mean(), "error_over_std": ratio}
+    numbers |= {"ence": ence(error, std), "nll": nll.mean(), "crps": crps.mean()}
     return {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}
 
 

@@ -56,14 +56,9 @@ def draw_reliability(path: Path, rollout: Rollout, stds: dict[str, np.ndarray], 
                 for place, h in zip(np.linspace(0.05, 0.85, len(horizons)), horizons, strict=True):
                     share = interval_coverage(rollout.error[:, h - 1], stds[spread + ending][:, h - 1], LEVELS)
                     ax.plot(100 * LEVELS, 100 * share, color=colormaps["viridis"](place), label=f"step {h}")
-                ax.set(
-                    xlim=(0, 100),
-                    ylim=(0, 100),
-                    xlabel="level of the central interval (%)",
-                    ylabel="recorded values inside (%)",
-                    aspect="equal",
-                    title=f"{spread}, {'calibrated per step' if ending else 'as it is'}",
-                )
+                ax.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
+                ax.set(xlabel="level of the central interval (%)", ylabel="recorded values inside (%)")
+                ax.set_title(f"{spread}, {'calibrated per step' if ending else 'as it is'}")
                 ax.legend(loc="upper left", fontsize=11)
         axes[0, 0].figure.suptitle(f"{dataset.robot}: reliability on {len(rollout.error)} held-out trajectories")
 
@@ -77,11 +72,8 @@ def draw_sharpness(path: Path, rollout: Rollout, stds: dict[str, np.ndarray], da
         ax.plot(steps, rmse, color="black", linewidth=1.6, label="error (root mean square)")
         for mode, std in stds.items():
             ax.plot(steps, np.sqrt((std.astype(float) ** 2).mean(axis=(0, 2))), **look_of(mode, stds, " std"))
-        ax.set(
-            yscale="log",
-            ylabel="standard deviation, error\n(normalised units, per column)",
-            title=f"{dataset.robot}: sharpness on {len(rollout.error)} held-out trajectories",
-        )
+        title = f"{dataset.robot}: sharpness on {len(rollout.error)} held-out trajectories"
+        ax.set(yscale="log", ylabel="standard deviation, error\n(normalised units, per column)", title=title)
         step_axis(ax, len(steps))
         leave_room(ax, 0.35)
         ax.legend(loc="upper left", fontsize=11)

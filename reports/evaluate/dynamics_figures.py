@@ -33,13 +33,9 @@ def draw_error_by_horizon(path: Path, rollout: Rollout, predicted: dict[str, np.
             ax.plot(steps[shown], line[:, 0], color=colour, label=NAMES[name])
             ax.fill_between(steps[shown], line[:, 1], line[:, 2], color=colour, alpha=0.2, linewidth=0)
         worst = float(rollout.l1.sum() / recorded[:, -1].sum())
-        ax.set(
-            xscale="log",
-            ylim=(0, 1.2 * max(worst, 1.2)),
-            xlabel="step of the forecast (control steps)",
-            ylabel="error / recorded magnitude, up to the step",
-            title=f"{dataset.robot}: {len(recorded)} held-out trajectories, 95 % intervals",
-        )
+        ax.set(xscale="log", ylim=(0, 1.2 * max(worst, 1.2)), xlabel="step of the forecast (control steps)")
+        ax.set_ylabel("error / recorded magnitude, up to the step")
+        ax.set_title(f"{dataset.robot}: {len(recorded)} held-out trajectories, 95 % intervals")
         hz = dataset.control_hz
         seconds = ax.secondary_xaxis("top", functions=(lambda x: x / hz, lambda x: x * hz))
         seconds.set_xlabel("time (s)", fontsize=12)

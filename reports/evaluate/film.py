@@ -48,23 +48,14 @@ def record(policy: str, robot: RobotSpec, command: tuple[float, float, float] = 
     held = CommandConfig(
         lin_vel_x=(x, x), lin_vel_y=(y, y), ang_vel_z=(yaw, yaw), standing_share=0.0, resample_s=(SECONDS, SECONDS)
     )
-    config = MujocoEnvConfig(
-        num_envs=1,
-        seed=seed,
-        noise=False,
-        pushes=False,
-        randomize=False,
-        threads=0,
-        command=held,
-        episode_length_s=2 * SECONDS,
-    )
-    env = MujocoEnv(robot, config)
+    config = MujocoEnvConfig(num_envs=1, seed=seed, threads=0, command=held, episode_length_s=2 * SECONDS)
+    env = MujocoEnv(robot, config.model_copy(update=dict.fromkeys(("noise", "pushes", "randomize"), False)))
     behaviour = make_behaviour(policy, BehaviourContext(robot, 1, torch.Generator().manual_seed(seed)))
     steps, rows = play(env, behaviour, round(SECONDS / env.control_dt_s)), []
     states = [env.physics.state[0].copy()]
     for played in steps:
         rows.append(played.step.transition[0].numpy())
-        if bool(played.step.done[0]):
+        if played.step.done[0]:
             break
         states.append(env.physics.state[0].copy())
     env.close()

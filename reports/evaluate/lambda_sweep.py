@@ -127,16 +127,10 @@ def row_of(policy: Run, score: EvaluationSummary) -> dict[str, Any]:
     for name, metric in SIMULATED.items():
         value = score.value(metric, "undisturbed" if name.endswith("_undisturbed") else SCENARIO)
         simulated[name] = None if value is None else value / (longest if metric == "return" else 1.0)
-    imagined = policy.meta.summary
-    return {
-        "lam": policy.meta.config["imagination"]["lam"],
-        "seed": policy.meta.seed,
-        "policy": policy.id,
-        "imagined_reward": imagined["imagined_reward_after"],
-        "imagined_penalised_reward": imagined["penalised_reward_after"],
-        "exploitation_gap": imagined["imagined_reward_after"] - simulated["simulated_reward"],
-        **simulated,
-    }
+    reward, penalised = (policy.meta.summary[f"{name}_after"] for name in ("imagined_reward", "penalised_reward"))
+    about = {"lam": policy.meta.config["imagination"]["lam"], "seed": policy.meta.seed, "policy": policy.id}
+    imagined = {"imagined_reward": reward, "imagined_penalised_reward": penalised}
+    return {**about, **imagined, "exploitation_gap": reward - simulated["simulated_reward"], **simulated}
 
 
 class BestLambda(NamedTuple):
@@ -156,9 +150,7 @@ class BestLambda(NamedTuple):
 def best_lambda(table: pl.DataFrame, seed: int = 0) -> BestLambda:
     """Return which lambda earns most in the simulator; seeds are resampled within every lambda.
 
-    Args:
-        table: Has ``lam`` and ``simulated_reward``, a row per policy.
-        seed: Of the resamples.
+    ``table`` has ``lam`` and ``simulated_reward``, a row per policy.
     """
     groups = {key[0]: part["simulated_reward"].to_numpy() for key, part in table.group_by("lam")}
     lams = np.array(sorted(groups))

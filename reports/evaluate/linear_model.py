@@ -13,13 +13,9 @@ MAX_ROWS = 100_000
 
 
 class RidgeModel:
-    """``s' = s + W [s, a, 1]`` in normalised space, fitted on a dataset's train split.
+    """``s' = s + W [s, a, 1]``, fitted on rows of a dataset's train split.
 
-    Args:
-        dataset: The dataset.
-        mean: Normaliser, state then action, ``(S + A,)``.
-        std: Likewise.
-        seed: Seed of the rows it is fitted on.
+    ``mean`` and ``std``, state then action, ``(S + A,)``, normalise them.
     """
 
     def __init__(self, dataset: Dataset, mean: np.ndarray, std: np.ndarray, seed: int = 0) -> None:
@@ -28,8 +24,8 @@ class RidgeModel:
         chosen = np.random.default_rng(seed).permutation(starts)[:MAX_ROWS]
         rows = dataset.matrix()
         size = state.stop - state.start
-        before = (rows[chosen, state].astype(np.float64) - mean[:size]) / std[:size]
-        after = (rows[chosen + 1, state].astype(np.float64) - mean[:size]) / std[:size]
+        steps = (rows[chosen + k, state].astype(np.float64) for k in (0, 1))
+        before, after = ((states - mean[:size]) / std[:size] for states in steps)
         acted = (rows[chosen + 1, action].astype(np.float64) - mean[size:]) / std[size:]
         self.weights = ridge(np.hstack((before, acted)), after - before)
 

@@ -98,12 +98,7 @@ def model_evaluation(
     """Turn a function that measures a model on held-out windows into one that evaluates a model on a dataset.
 
     It loads the model, refuses what does not fit it, draws the windows, and gives the function a running ``eval`` run;
-    what fails inside is recorded in that run.
-
-    Args:
-        name: Of the evaluation.
-        config_class: Its options; their defaults hold where none are given.
-        shorten: Take fewer steps where no held-out episode is long enough.
+    what fails inside is recorded in that run. ``shorten`` takes fewer steps where no held-out episode is long enough.
 
     Raises:
         RwmError: The dataset or the model's normaliser does not fit, or no held-out episode is long enough.

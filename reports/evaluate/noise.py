@@ -46,8 +46,7 @@ def evaluate_noise(ev: Evaluation[NoiseConfig]) -> None:
     ``noise_error_by_step.png``.
 
     Raises:
-        RwmError: The dataset does not fit the model, has no long enough held-out episode, or a prediction is not
-            finite.
+        RwmError: The dataset does not fit the model, its held-out episodes are too short, or a prediction is not finite.
     """
     scales = tuple(sorted({0.0, *ev.config.scales}))
     shape = (*ev.windows.rows.shape[:2], ev.model.config.state_dim + ev.model.config.action_dim)
@@ -149,11 +148,8 @@ def draw_noise(path: Path, rollouts: dict[float, Rollout], dataset: Dataset) -> 
             ax.fill_between(x, share.mean(axis=0) - half, share.mean(axis=0) + half, color=colour, alpha=0.15, lw=0)
         held = clean.l1_of(clean.hold_last) / clean.recorded_l1
         ax.plot(x, held.mean(axis=0), color=GREY, linestyle=":", label="last state held, no noise")
-        ax.set(
-            ylabel="relative error of the step\nsum |error| / sum |recorded|",
-            ylim=(0, None),
-            title=f"{dataset.robot}: noise on what the model is fed\n{count} held-out trajectories, 95 % intervals",
-        )
+        title = f"{dataset.robot}: noise on what the model is fed\n{count} held-out trajectories, 95 % intervals"
+        ax.set(ylabel="relative error of the step\nsum |error| / sum |recorded|", ylim=(0, None), title=title)
         step_axis(ax, steps)
         ax.set_ylim(0, 1.35 * ax.get_ylim()[1])  # room for the legend
         ax.legend(loc="upper left", ncols=2, fontsize=11, title="standard deviation, normalised units")

@@ -1,4 +1,4 @@
-"""Does a score sort errors? Rank correlation, area under the ROC curve, sparsification; constants say None, not 0."""
+"""Does a score rank errors? Rank correlation, area under the ROC curve, sparsification; None, not 0, for constants."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TOP = 0.9
 
 
 def codes(values: np.ndarray) -> np.ndarray:
-    """Return the place of each value among the different ones, from 0, in the shape of ``values``.
+    """Return the index of each value among the sorted unique ones, in the shape of ``values``.
 
-    Integers that are not negative come back as they are. What is ranked again and again, in every resample of a
-    bootstrap, is coded once: codes are counted, not sorted.
+    Non-negative integers are returned as they are. A bootstrap codes its values once, because every resample can then
+    rank them by counting instead of sorting.
     """
     if np.issubdtype(values.dtype, np.integer) and values.min(initial=0) >= 0:
         return values
@@ -34,15 +34,10 @@ def spearman(x: np.ndarray, y: np.ndarray) -> Number:
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> Number:
-    """Return the chance that a positive scores above a negative, ties counted half.
+    """Return the probability that a positive scores above a negative, ties counted half; arrays of equal shape.
 
-    None without both kinds, or where all scores are equal.
-
-    The Mann-Whitney form: (sum of the positives' ranks - P (P + 1) / 2) / (P N).
-
-    Args:
-        score: Any shape.
-        positive: Booleans of the same shape.
+    None without both kinds, or where all scores are equal. The Mann-Whitney form: (sum of the positives' ranks -
+    P (P + 1) / 2) / (P N).
     """
     positive = np.asarray(positive, bool).ravel()
     hits, misses = int(positive.sum()), int((~positive).sum())
@@ -52,14 +47,10 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> Number:
 
 
 def sparsification(score: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return the mean error of what is kept over that of all, ``(n,)``: of 1 point, of 2, to all n.
+    """Return the mean error of the 1, 2, ... n points of lowest score over that of all n, ``(n,)``.
 
-    Points of the lowest score are kept first; among equal scores the order is random, and the curve its expectation
-    (Ilg et al. 2018, Section 5.1).
-
-    Args:
-        score: Uncertainty of n points, any shape.
-        error: Their errors, not negative and not all zero.
+    Among equal scores the order is random, and the curve its expectation (Ilg et al. 2018, Section 5.1). Scores and
+    errors have any shape; errors are not negative and not all zero.
     """
     code, error = codes(score).ravel(), np.asarray(error, np.float64).ravel()
     count = np.bincount(code)
@@ -72,8 +63,7 @@ def ause(score: np.ndarray, error: np.ndarray, error_code: np.ndarray | None = N
 
     None where all errors, or all scores, are equal. The area lies between the sparsification curve of the score and
     the oracle's, which sorts by the error itself; errors are divided by their overall mean. A random order's curve is
-    1 throughout, so the second number is 0 for a perfect order, 1 for one that says nothing, above 1 for one that
-    misleads.
+    1 throughout, so the second number is 0 for a perfect order, 1 for an uninformative and above 1 for a misleading one.
     """
     error = np.asarray(error, np.float64).ravel()
     if error.max() <= error.min() or score.max() <= score.min():
@@ -90,14 +80,14 @@ def ranking_numbers(
     score_code: np.ndarray | None = None,
     error_code: np.ndarray | None = None,
 ) -> dict[str, Number]:
-    """Return every number that says how well a score sorts errors, by its metric's name.
+    """Return every metric of how well a score ranks errors; all arrays are ``(W, steps)``.
 
     Args:
-        score: ``(W, steps)``, larger where larger errors are expected.
-        error: L1 errors, ``(W, steps)``.
-        near_fall: Whether a recorded fall is about to follow, ``(W, steps)``.
-        score_code: Its :func:`codes`, where they are known.
-        error_code: Likewise.
+        score: Larger where larger errors are expected.
+        error: L1 errors.
+        near_fall: Whether a recorded fall is about to follow.
+        score_code: The score's :func:`codes`, where they are known.
+        error_code: Those of the error.
     """
     score_code = codes(score) if score_code is None else score_code
     error_code = codes(error) if error_code is None else error_code

@@ -41,12 +41,7 @@ def ence(error: np.ndarray, std: np.ndarray, bins: int = BINS) -> float:
 
     Points are sorted by ``std`` into equally filled bins; of each, RMV is the root mean predicted variance and RMSE
     the root mean squared error; the mean over bins of |RMV - RMSE| / RMV. True standard deviations give 0 but for
-    sampling: with n points a bin about 0.56 / sqrt(n).
-
-    Args:
-        error: Any shape, at least one point for each bin.
-        std: The same shape.
-        bins: Number of bins.
+    sampling: with n points a bin about 0.56 / sqrt(n). ``error`` and ``std`` have the same shape.
     """
     error, std = np.asarray(error, np.float64).ravel(), np.asarray(std, np.float64).ravel()
     order = np.argsort(std)

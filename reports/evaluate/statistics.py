@@ -39,10 +39,7 @@ class Interval(NamedTuple):
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return Pearson's correlation of two equally long arrays; None when one of them is constant.
-
-    A constant array has no correlation: None says so, where 0 would read as a finding.
-    """
+    """Return Pearson's correlation of two equally long arrays; None, not 0, when one of them is constant."""
     x, y = np.asarray(x, np.float64).ravel(), np.asarray(y, np.float64).ravel()
     dx, dy = x - x.mean(), y - y.mean()
     scale = np.sqrt((dx**2).sum() * (dy**2).sum())
@@ -86,15 +83,10 @@ def mean_interval(values: np.ndarray) -> Interval:
 def bootstrap(
     statistics: Callable[..., Mapping[str, Number]], *arrays: np.ndarray, seed: int = 0, draws: int = 300
 ) -> dict[str, Interval]:
-    """Return each statistic with its percentile bootstrap interval over whole trajectories.
+    """Return each statistic of arrays ``(trajectories, ...)`` with its percentile bootstrap interval.
 
-    A statistic that is undefined in more than one in twenty resamples has no interval.
-
-    Args:
-        statistics: Takes the arrays, returns numbers by name.
-        arrays: Each ``(trajectories, ...)``; resampled together.
-        seed: Seed of the resamples.
-        draws: Number of resamples.
+    Whole trajectories are resampled, ``draws`` times, in all arrays together. A statistic that is undefined in more
+    than one in twenty resamples has no interval.
     """
     values, count = statistics(*arrays), len(arrays[0])
     resamples = np.random.default_rng(seed).integers(count, size=(draws, count))

@@ -22,14 +22,10 @@ def start_evaluation(home: Home, name: str, config: Frozen, parents: Mapping[str
 def finish_evaluation(
     run: Run, robot: str, scalars: Sequence[Scalar], units: str = "", **more: object
 ) -> EvaluationSummary:
-    """Write ``summary.json`` and finish the run with it.
+    """Write ``summary.json`` and finish the running ``eval`` run with it.
 
-    Args:
-        run: The running ``eval`` run; its config names the evaluation, its parents what was evaluated.
-        robot: Name of the robot.
-        scalars: The evaluation's numbers.
-        units: Units of the metrics.
-        more: Further fields of this evaluation alone: windows, split, ...
+    The run's config names the evaluation, its parents what was evaluated; ``more`` are fields of this evaluation
+    alone: windows, split, ...
 
     Raises:
         RwmError: A further field is not finite.

@@ -77,16 +77,9 @@ def roll_out_modes(ev: Evaluation[UncertaintyConfig]) -> dict[str, Rollout]:
 
 
 def near_fall(dataset: Dataset, start: np.ndarray, history: int, steps: int) -> np.ndarray:
-    """Return whether a forecast row is one of the last ``BEFORE_FALL`` of an episode that ends in a fall.
+    """Return whether a forecast row is one of the last ``BEFORE_FALL`` before a recorded fall, ``(W, steps)``.
 
-    Args:
-        dataset: Gives the episodes; a fall is a recorded termination.
-        start: First row of each window, ``(W,)``.
-        history: Rows before the forecast.
-        steps: Of the forecast.
-
-    Returns:
-        ``(W, steps)``.
+    The forecast begins ``history`` rows after each window's first row ``start (W,)``.
     """
     ends = dataset.episodes.start + dataset.episodes.length
     episode = np.searchsorted(dataset.episodes.start, start, side="right") - 1

@@ -105,13 +105,9 @@ def draw_sparsification(path: Path, rollout: Rollout, mode: Mode) -> None:
             removed = 100 * (1 - np.arange(1, len(left) + 1) / len(left))
             shown = np.unique(np.linspace(0, len(left) - 1, 500).astype(int))
             ax.plot(removed[shown], left[shown], color=colour, linestyle=line, label=f"left out by {name}")
-        ax.set(
-            xlim=(0, 100),
-            ylim=(0, None),
-            xlabel="points left out, highest score first [%]",
-            ylabel="mean error of the rest / of all",
-            title=f"{TITLES[mode].capitalize()}: sparsification\n{count} trajectories x {steps} steps",
-        )
+        ax.set(xlim=(0, 100), ylim=(0, None))
+        ax.set(xlabel="points left out, highest score first [%]", ylabel="mean error of the rest / of all")
+        ax.set_title(f"{TITLES[mode].capitalize()}: sparsification\n{count} trajectories x {steps} steps")
         ax.legend(loc="lower left", fontsize=11)
 
 
@@ -126,10 +122,7 @@ def draw_alignment(path: Path, rollouts: dict[str, Rollout], dataset: Dataset) -
                 label = f"{TITLES[mode]}, {how}"
                 ax.plot(np.arange(1, len(share) + 1), share, color=colour, linestyle=line, label=label)
         count, steps = rollout.l1.shape
-        ax.set(
-            ylim=(0, None),
-            ylabel="error / recorded magnitude, up to the step",
-            title=f"{dataset.robot}: what the reference's stale actions cost\n{count} held-out trajectories",
-        )
+        title = f"{dataset.robot}: what the reference's stale actions cost\n{count} held-out trajectories"
+        ax.set(ylim=(0, None), ylabel="error / recorded magnitude, up to the step", title=title)
         step_axis(ax, steps)
         ax.legend(loc="best", fontsize=11)

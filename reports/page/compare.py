@@ -76,13 +76,9 @@ class ComparedEvaluation:
 
 
 def build_comparison(home: Home, first: str, second: str, out: Path | None = None) -> dict[str, Any]:
-    """Write the page that compares two runs.
+    """Write the page that compares two runs, A and B, given by id, unique prefix or path.
 
-    Args:
-        home: Where they are.
-        first: Run A: id, unique prefix or path.
-        second: Run B.
-        out: File to write; without one, ``report.html`` of a new ``report`` run.
+    It goes to the file ``out``; without one, to ``report.html`` of a new ``report`` run.
 
     Returns:
         ``{"page", "run", "compared", "differences", "scalars", "missing"}``: differing settings, and numbers both have.

@@ -66,10 +66,6 @@ def draw_curves(path: Path, runs: list[Run]) -> bool:
     """Draw the learning curves of runs of one kind; return whether there was anything to draw.
 
     One run has a panel for every quantity; several share a panel for every metric they all have, a colour each.
-
-    Args:
-        path: PNG file.
-        runs: Models, policies or trainings in the simulator, all of one kind.
     """
     series = [recorded(run) for run in runs]
     panels = [shown for panel in PANELS.get(runs[0].kind, ()) if (shown := _lines(panel, series))]

@@ -103,12 +103,7 @@ def picture(path: Path, title: str, caption: str) -> Picture | None:
 
 
 def render(template: str, **content: object) -> str:
-    """Return a page as HTML.
-
-    Args:
-        template: File under ``reports/page/templates``.
-        content: What it shows; text is escaped.
-    """
+    """Return a page as HTML: a file of ``reports/page/templates``, filled with content whose text is escaped."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     style, script = (Markup((TEMPLATES / name).read_text()) for name in ("style.css", "sort.js"))

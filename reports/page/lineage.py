@@ -50,12 +50,9 @@ class Lineage:
 
 
 def choose(home: Home, names: list[str], runs: list[Run]) -> list[Run]:
-    """Return the runs a report is about: those named, else the newest model or policy.
+    """Return the runs a report is about: those named by id, unique prefix or path, else the newest model or policy.
 
-    Args:
-        home: Where they are.
-        names: Ids, unique prefixes or paths.
-        runs: The home's readable runs, newest first.
+    ``runs`` are the home's readable runs, newest first.
 
     Raises:
         RwmError: A name fits none or several, or is a report's, or there is no model and no policy.
@@ -84,7 +81,7 @@ def lineage_of(home: Home, chosen: list[Run], runs: list[Run]) -> Lineage:
         if not any(r.kind == "eval" for r in chosen):
             for run in evaluations_of(made, runs):
                 _add_evaluation(lineage, run)
-    for name in _parents([*lineage.models.values(), *lineage.policies.values(), *lineage.evaluations], "dataset"):
+    for name in dict.fromkeys(name for run in lineage.runs if (name := run.meta.parents.get("dataset"))):
         try:
             lineage.datasets[name] = home.dataset(name)
         except RwmError as exc:
@@ -130,23 +127,15 @@ def _add_evaluation(lineage: Lineage, run: Run) -> None:
         summary = EvaluationSummary.of_run(run)
     except RwmError as exc:
         why = f" ({run.meta.error})" if run.meta.error else ""
-        lineage.notices.append(Notice(exc.message + why, exc.hint if run.meta.status == "finished" else _again(run)))
+        again = f"rwm runs show {run.id}" if run.meta.status == "running" else run_command(run)
+        lineage.notices.append(Notice(exc.message + why, exc.hint if run.meta.status == "finished" else again))
         return
     about = (summary.evaluation, summary.dataset, summary.model, summary.policy)
-    same = [s for s in lineage.summaries.values() if (s.evaluation, s.dataset, s.model, s.policy) == about]
-    if same:
+    if any((s.evaluation, s.dataset, s.model, s.policy) == about for s in lineage.summaries.values()):
         lineage.earlier.append(run)
     else:
         lineage.evaluations.append(run)
         lineage.summaries[run.id] = summary
-
-
-def _again(run: Run) -> str:
-    return run_command(run) if run.meta.status != "running" else f"rwm runs show {run.id}"
-
-
-def _parents(runs: list[Run], parent: str) -> list[str]:
-    return list(dict.fromkeys(name for run in runs if (name := run.meta.parents.get(parent))))
 
 
 def _say_what_is_missing(lineage: Lineage, chosen: list[Run], runs: list[Run]) -> None:

@@ -71,12 +71,9 @@ class Command:
 
 
 def build_report(home: Home, names: list[str] | None = None, out: Path | None = None) -> dict[str, Any]:
-    """Write the page about some runs.
+    """Write the page about runs given by id, unique prefix or path; about the newest model or policy without names.
 
-    Args:
-        home: Where they are.
-        names: Ids, unique prefixes or paths; the newest model or policy when there are none.
-        out: File to write; without one, ``report.html`` of a new ``report`` run.
+    It goes to the file ``out``; without one, to ``report.html`` of a new ``report`` run.
 
     Returns:
         ``{"page", "run", "models", "policies", "datasets", "evaluations", "missing"}``.
