@@ -55,7 +55,7 @@ class StageResult:
 
 
 class Demo:
-    """Runs the chain, one stage after the other; ``bar`` gives a context manager with each stage's progress callback."""
+    """Runs the chain, stage after stage; ``bar`` gives a context manager with each stage's progress callback."""
 
     def __init__(self, home: Home, config: DemoConfig, bar: Callable[[str], AbstractContextManager[Progress]]) -> None:
         self.home, self.config, self.bar = home, config, bar

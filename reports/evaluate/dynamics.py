@@ -31,7 +31,7 @@ def evaluate_dynamics(ev: Evaluation[DynamicsConfig]) -> None:
     step), ``dynamics_error_by_horizon.png`` and ``dynamics_trajectory.png``.
 
     Raises:
-        RwmError: The dataset does not fit the model, its held-out episodes are too short, or a prediction is not finite.
+        RwmError: The dataset does not fit the model, held-out episodes are too short, or a prediction is not finite.
     """
     rollout, folder = ev.roll_out(), ev.run.path
     predicted = predictions(ev.model, ev.dataset, ev.windows, rollout, ev.config.seed)

@@ -46,7 +46,7 @@ def evaluate_noise(ev: Evaluation[NoiseConfig]) -> None:
     ``noise_error_by_step.png``.
 
     Raises:
-        RwmError: The dataset does not fit the model, its held-out episodes are too short, or a prediction is not finite.
+        RwmError: The dataset does not fit the model, held-out episodes are too short, or a prediction is not finite.
     """
     scales = tuple(sorted({0.0, *ev.config.scales}))
     shape = (*ev.windows.rows.shape[:2], ev.model.config.state_dim + ev.model.config.action_dim)

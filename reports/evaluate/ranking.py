@@ -63,7 +63,7 @@ def ause(score: np.ndarray, error: np.ndarray, error_code: np.ndarray | None = N
 
     None where all errors, or all scores, are equal. The area lies between the sparsification curve of the score and
     the oracle's, which sorts by the error itself; errors are divided by their overall mean. A random order's curve is
-    1 throughout, so the second number is 0 for a perfect order, 1 for an uninformative and above 1 for a misleading one.
+    1 throughout, so the second number is 0 for a perfect order, 1 for an uninformative, above 1 for a misleading one.
     """
     error = np.asarray(error, np.float64).ravel()
     if error.max() <= error.min() or score.max() <= score.min():
