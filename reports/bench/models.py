@@ -23,11 +23,17 @@ from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig
 
 VARIANTS: dict[str, dict[str, object]] = {
-    "gru": {}, "gru, teacher forcing": {"loss": {"teacher_forcing": True}},
-    "gru, sequence term": {"loss": {"sequence_weight": 1.0}}, "lstm": {"base": "lstm"}, "mlp": {"base": "mlp"},
-    "transformer": {"base": "transformer"}, "rssm": {"base": "rssm"}, "gru, nll": {"loss": {"kind": "nll"}},
-    "gru, priors": {"prior_scale": 1.0}, "gru, independent": {"shared_base": False},
-}  # fmt: skip
+    "gru": {},
+    "gru, teacher forcing": {"loss": {"teacher_forcing": True}},
+    "gru, sequence term": {"loss": {"sequence_weight": 1.0}},
+    "lstm": {"base": "lstm"},
+    "mlp": {"base": "mlp"},
+    "transformer": {"base": "transformer"},
+    "rssm": {"base": "rssm"},
+    "gru, nll": {"loss": {"kind": "nll"}},
+    "gru, priors": {"prior_scale": 1.0},
+    "gru, independent": {"shared_base": False},
+}
 """What each changes about :func:`base_config`."""
 
 

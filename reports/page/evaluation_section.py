@@ -44,14 +44,11 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
         notices.append(Notice(text, f"rwm runs show {run.id}"))
     content = summary.model_dump()
     facts = [f"{name} {content[name]}" for name in FACTS if content.get(name) is not None]
-    groups = {"Numbers": False, "By part": True}
-    tables, parts = (
-        tables_of([s for s in summary.scalars if (s.group is not None) == grouped], caption)
-        for caption, grouped in groups.items()
-    )
-    not_computed, facts_line = [str(text) for text in content.get("not_computed") or []], " · ".join([run.id, *facts])
-    heading = f"run-{run.id}", about.title, about.text, facts_line, summary.units
-    return Section(*heading, pictures, tables, parts, not_computed, notices)
+    whole = tables_of([s for s in summary.scalars if s.group is None], "Numbers")
+    parts = tables_of([s for s in summary.scalars if s.group is not None], "By part")
+    not_computed = [str(text) for text in content.get("not_computed") or []]
+    heading = f"run-{run.id}", about.title, about.text, " · ".join([run.id, *facts]), summary.units
+    return Section(*heading, pictures, whole, parts, not_computed, notices)
 
 
 def tables_of(scalars: list[Scalar], caption: str) -> list[Table]:

@@ -296,6 +296,7 @@ def dump(config: dict[str, object]) -> str:
 
 def earlier_table(lineage: Lineage) -> Table | None:
     """Return the repetitions that are not shown."""
-    earlier = [(e.id, e.meta) for e in lineage.earlier]
-    rows = [(m.config.get("evaluation", ""), i, m.created[:19], f"rwm report {i}") for i, m in earlier]
+    rows = []
+    for run in lineage.earlier:
+        rows.append((run.meta.config.get("evaluation", ""), run.id, run.meta.created[:19], f"rwm report {run.id}"))
     return table("", ("Evaluation", "Run", "Created (UTC)", "See it"), rows) if rows else None
