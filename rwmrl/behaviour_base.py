@@ -65,10 +65,7 @@ class Gaussian(Behaviour):
 class Noisy(Behaviour):
     """A behaviour with another's actions added, for exploration.
 
-    Args:
-        base: The behaviour.
-        noise: Gives the actions that are added.
-        label: Name of the sum; ``{}`` stands for the base's.
+    ``label`` is the name of the sum; ``{}`` in it stands for the base's name.
     """
 
     def __init__(self, base: Behaviour, noise: Behaviour, label: str = "{}") -> None:

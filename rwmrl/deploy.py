@@ -84,33 +84,25 @@ def rsl_rl_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
     optimizer = torch.optim.Adam([std, *actor.parameters(), *critic.parameters()])
     networks = {"actor": actor, "critic": critic}
     weights = {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
-    return {
-        "model_state_dict": {"std": std.detach(), **weights},
-        "optimizer_state_dict": optimizer.state_dict(),
-        "iter": 0,
-        "infos": None,
-    }
+    states = {"model_state_dict": {"std": std.detach(), **weights}, "optimizer_state_dict": optimizer.state_dict()}
+    return {**states, "iter": 0, "infos": None}
 
 
 def description(policy: MlpPolicy, robot: RobotSpec) -> dict[str, Any]:
     """Return the data a controller needs to run a policy on its robot."""
     info, drive = policy.info, robot.drive
     return {
-        "robot": robot.name,
-        "source": info.source,
-        "control_hz": info.control_hz,
+        "robot": robot.name, "source": info.source, "control_hz": info.control_hz,
         "input": {"name": "observation", "shape": ["batch", len(info.observations)], "order": list(info.observations)},
         "output": {"name": "action", "shape": ["batch", len(info.joints)], "order": list(info.joints)},
         "observation_normalizer": "inside the network; give it observations in SI units",
-        "joint_target_rad": "default_joint_pos_rad + action_scale * action",
-        "action_scale": info.action_scale,
+        "joint_target_rad": "default_joint_pos_rad + action_scale * action", "action_scale": info.action_scale,
         "default_joint_pos_rad": dict(zip(robot.joints, robot.default_joint_pos, strict=True)),
         "joint_pos_limits_rad": dict(zip(robot.joints, robot.joint_pos_limits, strict=True)),
-        "stiffness_nm_per_rad": drive.stiffness,
-        "damping_nm_s_per_rad": drive.damping,
+        "stiffness_nm_per_rad": drive.stiffness, "damping_nm_s_per_rad": drive.damping,
         "effort_limit_nm": drive.effort_limit,
         "notes": "joint_pos observations are relative to the default pose; the last action is the network's own output",
-    }
+    }  # fmt: skip
 
 
 def _torchscript(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np.ndarray) -> float:

@@ -17,14 +17,8 @@ def policy_observation(state: Tensor, command: Tensor, last_action: Tensor, sche
     Order: base linear velocity, base angular velocity, projected gravity, command, joint position, joint velocity,
     last action.
 
-    Args:
-        state: ``(E, S)``, physical units.
-        command: ``(E, 3)``.
-        last_action: ``(E, A)``.
-        schema: Column layout of ``state``.
-
-    Returns:
-        ``(E, 12 + 3 J)``: 48 for 12 joints.
+    Takes ``state (E, S)`` in physical units, ``command (E, 3)`` and ``last_action (E, A)``; returns ``(E, 12 + 3 J)``,
+    48 columns for 12 joints.
     """
     base = state[:, : schema.group("projected_gravity").stop]
     joints = state[:, schema.group("joint_pos").start : schema.group("joint_vel").stop]
@@ -57,14 +51,9 @@ def add_noise(observation: Tensor, scale: Tensor, generator: torch.Generator) ->
 def observation_groups(
     rows: Tensor, command: Tensor, schema: Schema, noise: Tensor | None, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Return the five observation groups of a simulator's rows.
+    """Return the five observation groups of ``rows (E, width)`` and ``command (E, 3)``.
 
-    Args:
-        rows: ``(E, width)``.
-        command: ``(E, 3)``.
-        schema: Column layout of ``rows``.
-        noise: Half width of the noise on the ``policy`` group, see :func:`noise_scale`; none when None.
-        generator: The noise is drawn from it.
+    ``noise`` is the half width of the noise on the ``policy`` group, see :func:`noise_scale`; none when None.
     """
     policy = policy_observation(rows[:, schema.state], command, rows[:, schema.action], schema)
     return {

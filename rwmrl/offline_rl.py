@@ -86,9 +86,8 @@ def train_offline_rl(
             losses = learner.update()
             broken = [f"{k} is {v}" for k, v in losses.items() if not math.isfinite(v)]
             if broken:
-                raise RwmError(
-                    f"{config.algo} diverged: {'; '.join(broken)}. The last checkpoint stays.", "another seed"
-                )
+                fault = f"{config.algo} diverged: {'; '.join(broken)}"
+                raise RwmError(f"{fault}. The last checkpoint stays.", "another seed")
             if learner.due(config.log_interval):
                 held_out = learner.score()
                 run.log(learner.done, {f"loss/{k}": v for k, v in losses.items()} | held_out)
@@ -141,10 +140,8 @@ class Learner:
         numbers = {k for k, v in vars(kind()).items() if isinstance(v, bool | int | float)}
         unknown = sorted(set(own) - (numbers - {"batch_size", "gamma"}))
         if unknown:
-            known = f"it has {', '.join(sorted(numbers))}"
-            raise RwmError(
-                f"d3rlpy's {config.algo} has no number {', '.join(unknown)}; {known}.", "--set options.NAME=VALUE"
-            )
+            fault = f"d3rlpy's {config.algo} has no number {', '.join(unknown)}"
+            raise RwmError(f"{fault}; it has {', '.join(sorted(numbers))}.", "--set options.NAME=VALUE")
         network = d3.models.VectorEncoderFactory(hidden_units=list(config.hidden_dims))
         networks = {k: network for k in vars(kind()) if k.endswith("_encoder_factory")}
         scalers = {

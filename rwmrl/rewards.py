@@ -62,13 +62,7 @@ class FeetAirTime:
 class RewardModel:
     """Computes the reward of E environments; remembers previous joint velocity, action and air time.
 
-    Args:
-        robot: Gives weights, default pose, limits and control rate.
-        schema: Column layout of the states.
-        num_envs: E.
-        device: Where the tensors live.
-        weights: Overrides of the robot's weights by term name.
-        air_time_threshold_s: Length of a step that earns nothing.
+    ``weights`` override the robot's by term name; a step as long as ``air_time_threshold_s`` earns nothing.
 
     Attributes:
         episode_sums: Each weighted term times dt, summed over the running episode, ``(E,)``.
@@ -106,12 +100,9 @@ class RewardModel:
         self.diagonal = torch.cdist(-feet, feet).argmin(dim=1)
 
     def reset(self, env_ids: Tensor, state: Tensor, action: Tensor | None = None) -> None:
-        """Start new episodes.
+        """Start new episodes in ``env_ids (n,)``, whose first states are ``state (n, S)``.
 
-        Args:
-            env_ids: Environments, ``(n,)``.
-            state: Their first states, ``(n, S)``.
-            action: The action before them, ``(n, A)``; zero when absent.
+        ``action (n, A)`` is the action before them; zero when None.
         """
         self.joint_vel[env_ids] = state[:, self.schema.group("joint_vel")]
         self.action[env_ids] = 0.0 if action is None else action

@@ -100,10 +100,8 @@ def sweep_policies(
             finished[k] = home.run("policy", run_id)
         progress(len(finished), len(configs), {})
     if failures:
-        raise RwmError(
-            f"{len(failures)} of {len(configs)} policies failed ({'; '.join(failures)}); the others are finished.",
-            "the same command again",
-        )
+        failed = f"{len(failures)} of {len(configs)} policies failed ({'; '.join(failures)})"
+        raise RwmError(f"{failed}; the others are finished.", "the same command again")
     return [finished[k] for k in range(len(configs))]
 
 

@@ -35,11 +35,6 @@ class TransitionBatch:
 class Transitions(Demonstrations):
     """A dataset's transitions; one is the index of its first row, and both its rows are of one episode.
 
-    Args:
-        dataset: Where the rows come from.
-        command: ``recorded``, ``hindsight`` or ``auto``, as for :class:`~rwmrl.cloning.Demonstrations`.
-        device: Where the tensors live.
-
     Attributes:
         reward: Reward of the step that led to each row, ``(R,)``; 0 for rows that no step led to.
 

@@ -71,8 +71,7 @@ class CommandSampler:
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
-        self.config = config
-        self.generator = generator
+        self.config, self.generator = config, generator
         self.command = torch.zeros(num_envs, 3, device=device)
         self.heading = torch.zeros(num_envs, device=device)
         self.standing = torch.zeros(num_envs, dtype=torch.bool, device=device)
@@ -83,12 +82,10 @@ class CommandSampler:
         self._ranges = torch.tensor([config.lin_vel_x, config.lin_vel_y, config.ang_vel_z], device=device)
 
     def reset(self, env_ids: Tensor, pose: Tensor | None = None) -> None:
-        """Draw new commands.
+        """Draw new commands for ``env_ids (n,)``.
 
-        Args:
-            env_ids: Where, ``(n,)``.
-            pose: x, y (m) from the odometry origin and heading (rad) of every base, ``(E, 3)``; needed where headings
-                are commanded or bounds are set.
+        ``pose (E, 3)`` is x, y (m) from the odometry origin and heading (rad) of every base; needed where headings are
+        commanded or bounds are set.
         """
         if len(env_ids) == 0:
             return

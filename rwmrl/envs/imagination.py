@@ -100,38 +100,36 @@ class ImaginationEnv(VecEnv):
     def __init__(
         self, model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec, config: ImaginationConfig | None = None
     ) -> None:
-        c = self.config = config or ImaginationConfig()
+        config = self.config = config or ImaginationConfig()
         _refuse_mismatch(model, dataset, robot)
-        if c.penalty == "calibrated" and model.calibration is None:
+        if config.penalty == "calibrated" and model.calibration is None:
             raise RwmError("The model was never calibrated, so there is no calibrated penalty.", "rwm model calibrate")
         self.model = model.eval().requires_grad_(False)
         self.device = next(model.parameters()).device
-        self.schema, self.num_envs = dataset.schema, c.num_envs
+        self.schema, self.num_envs = dataset.schema, config.num_envs
         self.num_actions, self.control_dt_s = self.schema.dims["action"], robot.control_dt_s
-        self.max_episode_length = c.episode_steps
+        self.max_episode_length = config.episode_steps
         self.generator = torch.Generator(self.device)
         # Noise has its own stream: switching it off, or observing twice, does not change the motion.
         self._noise_generator = torch.Generator(self.device)
         self._store = RowStore(dataset, model.normalizer, self.device)
-        self.starts = RecordedStarts(model, dataset, self._store, c.init_share, self.generator)
+        self.starts = RecordedStarts(model, dataset, self._store, config.init_share, self.generator)
         self.reseed()
-        self._commands = CommandSampler(c.num_envs, c.command, self.control_dt_s, self.generator, self.device)
-        self.rewards = RewardModel(robot, self.schema, c.num_envs, self.device)
-        self._noise_scale = noise_scale(self.schema, self.device) if c.noise else None
+        self._commands = CommandSampler(config.num_envs, config.command, self.control_dt_s, self.generator, self.device)
+        self.rewards = RewardModel(robot, self.schema, config.num_envs, self.device)
+        self._noise_scale = noise_scale(self.schema, self.device) if config.noise else None
         self._velocity_xy = self.schema.group("base_lin_vel").start + torch.arange(2, device=self.device)
-        self.member_ids = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
-        self.episode_length_buf = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
-        # Predictions since the recorded history; episode_length_buf is the trainer's to change.
-        self._age = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
-        self._push_left = torch.zeros(c.num_envs, dtype=torch.int64, device=self.device)
-        self._state = torch.zeros(c.num_envs, self.schema.dims["state"], device=self.device)
-        self._rows = torch.zeros(c.num_envs, self.schema.width, device=self.device)
-        self.halt_above = torch.inf if c.halt_quantile is None else self._conformal_threshold(dataset, c.halt_quantile)
+        # _age counts predictions since the recorded history; episode_length_buf is the trainer's to change.
+        counters = torch.zeros(4, config.num_envs, dtype=torch.int64, device=self.device)
+        self.member_ids, self.episode_length_buf, self._age, self._push_left = (row.clone() for row in counters)
+        self._state = torch.zeros(config.num_envs, self.schema.dims["state"], device=self.device)
+        self._rows = torch.zeros(config.num_envs, self.schema.width, device=self.device)
+        quantile = config.halt_quantile
+        self.halt_above = torch.inf if quantile is None else self._conformal_threshold(dataset, quantile)
         with torch.no_grad():
-            everyone = torch.arange(c.num_envs, device=self.device)
-            start = self.starts.draw(c.num_envs)
+            start = self.starts.draw(config.num_envs)
             self._carry = start.carry
-            self._begin(everyone, start)
+            self._begin(torch.arange(config.num_envs, device=self.device), start)
 
     @property
     def command(self) -> Tensor:
@@ -290,23 +288,20 @@ class ImaginationEnv(VecEnv):
 
 def _refuse_mismatch(model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec) -> None:
     """Raise one error that names every mismatch of model, dataset and robot."""
-    c, schema = model.config, dataset.schema
-    sizes = {"state": c.state_dim, "action": c.action_dim, "extension": c.extension_dim, "contact": c.contact_dim}
-    faults = [
-        f"the dataset has {schema.dims[k]} {k} columns, the model {n}" for k, n in sizes.items() if schema.dims[k] != n
-    ]
+    schema, faults = dataset.schema, []
+    for kind in ("state", "action", "extension", "contact"):
+        own, size = schema.dims[kind], getattr(model.config, f"{kind}_dim")
+        if own != size:
+            faults.append(f"the dataset has {own} {kind} columns, the model {size}")
     if not faults and model.info is not None and model.info.columns != schema.csv_names:
         faults.append("the model's columns have other names than the dataset's")
     if schema.joints != tuple(robot.joints) or schema.legs != tuple(robot.legs):
         faults.append(f"the dataset's joints or legs are not those of '{robot.name}'")
     if abs(dataset.control_hz * robot.control_dt_s - 1) > 1e-3:
-        faults.append(
-            f"the dataset has {dataset.control_hz:g} rows a second, '{robot.name}' {1 / robot.control_dt_s:g}"
-        )
+        rates = f"{dataset.control_hz:g} rows a second, '{robot.name}' {1 / robot.control_dt_s:g}"
+        faults.append(f"the dataset has {rates}")
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         faults.append("the model has parameters that are not finite")
     if faults:
-        raise RwmError(
-            f"Nothing can be imagined with this model on '{dataset.name}': {'; '.join(faults)}.",
-            f"rwm fit {dataset.name}",
-        )
+        mismatch = f"Nothing can be imagined with this model on '{dataset.name}': {'; '.join(faults)}"
+        raise RwmError(f"{mismatch}.", f"rwm fit {dataset.name}")

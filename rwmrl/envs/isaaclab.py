@@ -46,8 +46,7 @@ def make_isaaclab_env(robot: RobotSpec, options: EnvOptions) -> VecEnv:
     launch()
     import gymnasium as gym
 
-    modules = ["isaaclab_tasks", *filter(None, os.environ.get(MODULES_VARIABLE, "").split(","))]
-    for module in modules:
+    for module in ["isaaclab_tasks", *filter(None, os.environ.get(MODULES_VARIABLE, "").split(","))]:
         try:
             import_module(module.strip())
         except ImportError as exc:

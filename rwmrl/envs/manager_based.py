@@ -230,15 +230,12 @@ def _first(data: Any, *names: str) -> Tensor:
 
 def _ids(wanted: Sequence[str], have: Sequence[str], what: str, robot: RobotSpec) -> list[int]:
     """Return where each wanted name is among the simulator's, which may end in ``_joint``."""
-    have = list(have)
     bare = [name.removesuffix("_joint") for name in have]
     names = [name.removesuffix("_joint") for name in wanted]
     missing = [name for name in names if name not in bare]
     if missing:
-        raise RwmError(
-            f"The simulator has no {what} {', '.join(missing)} of robot '{robot.name}'; it has {', '.join(have)}.",
-            "--robot NAME, or the names in robot.yaml",
-        )
+        fault = f"The simulator has no {what} {', '.join(missing)} of robot '{robot.name}'"
+        raise RwmError(f"{fault}; it has {', '.join(have)}.", "--robot NAME, or the names in robot.yaml")
     return [bare.index(name) for name in names]
 
 
@@ -283,10 +280,9 @@ def pick_task(task: str, robot: RobotSpec, backend: str, registered: Sequence[st
             return name
     velocity = [name for name in registered if "velocity" in name.lower()]
     asked = f"None of {', '.join(wanted)} is" if wanted else f"Robot '{robot.name}' names no task of {backend}, none is"
-    raise RwmError(
-        f"{asked} registered with {backend}; velocity tasks: {', '.join(velocity) or 'none'}.",
-        "--task with a registered id, or backend_tasks in robot.yaml",
-    )
+    known = f"velocity tasks: {', '.join(velocity) or 'none'}"
+    advice = "--task with a registered id, or backend_tasks in robot.yaml"
+    raise RwmError(f"{asked} registered with {backend}; {known}.", advice)
 
 
 def configure(cfg: Any, options: EnvOptions) -> None:

@@ -49,10 +49,8 @@ def render_frames(robot: RobotSpec, states: np.ndarray, size: tuple[int, int] = 
             if child.returncode == 0 and drawn.exists():
                 return np.asarray(np.load(drawn))
             failures.append(f"{way}: {(child.stderr.strip() or f'exit code {child.returncode}').splitlines()[-1]}")
-    raise RwmError(
-        f"No picture can be drawn off screen here ({'; '.join(failures)}).",
-        "apt-get install libegl1 libgl1-mesa-dri, or libosmesa6",
-    )
+    reason = f"No picture can be drawn off screen here ({'; '.join(failures)})"
+    raise RwmError(f"{reason}.", "apt-get install libegl1 libgl1-mesa-dri, or libosmesa6")
 
 
 def _draw(folder: str, given: str, drawn: str, width: str, height: str) -> None:

@@ -75,16 +75,13 @@ class RecordedStarts:
         train, episodes = dataset.split("train"), dataset.episodes
         anywhere = window_starts(episodes.start, episodes.length - episodes.terminated, self.history, train)
         if len(anywhere) == 0:
-            raise RwmError(
-                f"No training episode of '{dataset.name}' has the {self.history} rows a start needs.",
-                "a dataset with longer episodes",
-            )
+            missing = f"No training episode of '{dataset.name}' has the {self.history} rows a start needs"
+            raise RwmError(f"{missing}.", "a dataset with longer episodes")
         first = anywhere[np.isin(anywhere, episodes.start[train])]
         self.first, self.anywhere = (torch.from_numpy(starts).to(store.device) for starts in (first, anywhere))
         self._kept: tuple[Tensor, ...] = ()
-        self._states = 0
         self._ahead: Start | None = None
-        self._used = 0
+        self._states = self._used = 0
         self._is_kept = torch.zeros(len(first), dtype=torch.bool, device=store.device)
 
     def draw(self, count: int) -> Start:
