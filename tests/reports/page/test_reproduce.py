@@ -47,7 +47,7 @@ WORKERS = (
 def parse(home, monkeypatch):
     """Return the configuration a command line hands to the function that does the work."""
     some_run = made(home, "model", build(FitConfig, "laptop"), {"dataset": "d"})
-    some_run.meta = some_run.meta.model_copy(update={"id": "m"})
+    some_run.id = "m"
 
     def arrive(*args, **kwargs):
         raise Arrived(next(a for a in (*args, *kwargs.values()) if hasattr(a, "model_dump")))
