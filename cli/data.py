@@ -88,10 +88,9 @@ def convert(
     """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), Isaac Lab's HDF5, any log."""
     from rwmdata.formats.convert import convert as convert_sources
     from rwmdata.formats.logs import infer_mapping
-    from rwmdata.robots import load_robot
 
     if infer:
-        mapping_text = infer_mapping(sources[0], load_robot(robot or "anymal_d"))
+        mapping_text = infer_mapping(sources[0], **call.chosen("robot"))
         if call.json:
             print_json({"mapping": mapping_text})
         else:

@@ -15,7 +15,7 @@ from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.mapping import PER_LEG, Mapping, Source, suffixes
-from rwmdata.robots import RobotSpec
+from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.schema import Schema
 
 GAP = 1.5
@@ -173,20 +173,21 @@ def resample(frame: pl.DataFrame, mapping: Mapping, dt: float, held: set[str], w
     return pl.DataFrame(columns)
 
 
-def infer_mapping(file: Path, robot: RobotSpec) -> str:
-    """Return a proposed mapping file for a log, as YAML with comments on what to check.
+def infer_mapping(file: Path, robot: str = "anymal_d") -> str:
+    """Return a proposed mapping file for a log of a robot, as YAML with comments on what to check.
 
     Raises:
-        RwmError: The file cannot be read.
+        RwmError: The file cannot be read, or the robot is unknown.
     """
+    spec = load_robot(robot)
     frame = read_log(file, [], Mapping(groups={}))
     groups: dict[str, list[str]] = {}
     taken: set[str] = set()
-    for group in Schema.from_robot(robot).groups:
-        if columns := _guess(group, [c for c in frame.columns if c not in taken], robot):
+    for group in Schema.from_robot(spec).groups:
+        if columns := _guess(group, [c for c in frame.columns if c not in taken], spec):
             groups[group] = columns
             taken |= set(columns)
-    missing = [group for group in Schema.from_robot(robot).groups if group not in groups]
+    missing = [group for group in Schema.from_robot(spec).groups if group not in groups]
     times = [c for c in frame.columns if _words(c) & {"time", "t", "stamp", "timestamp"} and c not in taken]
     lines = [
         f"# Proposed from the column names of {file.name}. Look at every line: units, signs, whether joint positions",

@@ -146,7 +146,7 @@ def test_faults_name_file_row_and_column_and_leave_nothing(home, log, tmp_path):
 
 def test_a_proposed_mapping_finds_the_columns_and_can_be_used(home, robot, log, tmp_path):
     file = as_file(tmp_path / "a.csv", log)
-    text = infer_mapping(file, robot)
+    text = infer_mapping(file, robot.name)
     found = yaml.safe_load(text)
     assert found["groups"]["base_lin_vel"] == ["vx", "vy", "vz"]
     assert found["groups"]["projected_gravity"] == ["grav_x", "grav_y", "grav_z"]
