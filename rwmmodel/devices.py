@@ -32,7 +32,8 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise RwmError(f"Device '{name}' is not supported; devices: auto, cpu, cuda, cuda:N.", "--device auto")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise RwmError(f"Device '{name}': torch {torch.__version__} sees {count} CUDA devices here.", "--device cpu")
+        seen = f"torch {torch.__version__} sees {count} CUDA devices here"
+        raise RwmError(f"Device '{name}' was asked for, but {seen}.", "--device cpu")
     return device
 
 

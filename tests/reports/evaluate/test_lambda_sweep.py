@@ -55,7 +55,7 @@ def make_policy(home):
 @pytest.fixture
 def model_run(home):
     run = Run.create(home, "model", {}, {"dataset": "d"}, 0)
-    run.meta = run.meta.model_copy(update={"id": "m"})
+    run.id = "m"
     return run
 
 
@@ -66,7 +66,7 @@ def test_a_sweep_is_the_policies_like_the_newest_but_for_lambda_and_seed(home, m
     wanted = [make_policy(lam, seed, warm_start=f"clone-{seed}") for lam in (0.0, 1.0) for seed in (0, 1)]
     assert {r.id for r in sweep_of(home, model_run.id)} == {r.id for r in wanted}
     with pytest.raises(RwmError, match="no finished policies of several lambdas"):
-        model_run.meta = model_run.meta.model_copy(update={"id": "other"})
+        model_run.id = "other"
         evaluate_lambda_sweep(home, model_run.checkpoint)
 
 
