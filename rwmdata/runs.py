@@ -27,9 +27,14 @@ from rwmdata.locks import exclusive
 from rwmdata.wandb_log import WandbLog
 
 Status = Literal["created", "running", "finished", "failed", "interrupted"]
-KINDS = ("model", "policy", "train", "eval", "report")
-COMMANDS = ("rwm fit", "rwm policy", "rwm train", "rwm eval uncertainty", "rwm report")
-HOW_TO_MAKE = dict(zip(KINDS, COMMANDS, strict=True))
+HOW_TO_MAKE = {
+    "model": "rwm fit",
+    "policy": "rwm policy",
+    "train": "rwm train",
+    "eval": "rwm eval uncertainty",
+    "report": "rwm report",
+}
+KINDS = tuple(HOW_TO_MAKE)
 DIGEST = "#sha256="
 """Between a file and the digest of its content, where lineage names a file and not a run."""
 LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
