@@ -63,7 +63,7 @@ class RowStore:
         self.schema, self.device = dataset.schema, device
         size = 4 * dataset.rows * self.schema.width
         self.mapped = rows == "mapped" or (rows == "auto" and size > MEMORY_SHARE * available_memory())
-        self._mean, self._std = self._full_width(normalizer)
+        self._mean, self._std = full_width(normalizer, self.schema)
         self.rows = torch.from_numpy(dataset.mapped_matrix() if self.mapped else dataset.matrix())
         if not self.mapped:
             for part in self.rows.split(CACHED_ROWS):
@@ -72,12 +72,6 @@ class RowStore:
                 self.rows = self.rows.to(device)
         self._mean, self._std = self._mean.to(self.rows.device), self._std.to(self.rows.device)
         self._buffer = torch.empty(0, device=self.rows.device)
-
-    def _full_width(self, normalizer: Normalizer) -> tuple[Tensor, Tensor]:
-        mean, std = torch.zeros(self.schema.width), torch.ones(self.schema.width)
-        mean[self.schema.state], std[self.schema.state] = normalizer.state_mean.cpu(), normalizer.state_std.cpu()
-        mean[self.schema.action], std[self.schema.action] = normalizer.action_mean.cpu(), normalizer.action_std.cpu()
-        return mean, std
 
     def _normalize(self, rows: Tensor) -> None:
         rows.sub_(self._mean).div_(self._std)
@@ -108,3 +102,11 @@ class RowStore:
         if self.mapped:
             self._normalize(rows)
         return Windows.split(rows.to(self.device), self.schema)
+
+
+def full_width(normalizer: Normalizer, schema: Schema) -> tuple[Tensor, Tensor]:
+    """Return mean and std of every column of a row, ``(width,)``, on the CPU: 0 and 1 beside state and action."""
+    mean, std = torch.zeros(schema.width), torch.ones(schema.width)
+    mean[schema.state], std[schema.state] = normalizer.state_mean.cpu(), normalizer.state_std.cpu()
+    mean[schema.action], std[schema.action] = normalizer.action_mean.cpu(), normalizer.action_std.cpu()
+    return mean, std

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwmdata.atomic import write_json
 from rwmdata.catalog import Dataset
@@ -27,16 +24,15 @@ from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.distributed import Ranks
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
 from rwmmodel.fit_config import FitConfig
-from rwmmodel.loss import LossTerms, draw_bootstrap, draw_noise, ensemble_loss
+from rwmmodel.loss import LossTerms
 from rwmmodel.normalizer import Normalizer
+from rwmmodel.updates import NotFiniteError, Updates
 from rwmmodel.validation import Validator
 
 SHOWN = ("val/total", "val/rel_l1_h32")
 """Held-out metrics that the progress bar shows."""
 BAD_BATCH_FILE = "bad_batch.json"
 LOSS_HINT = "a lower --lr, and rwm data validate"
-AVERAGED = "averaged."
-"""Prefix of the averaged weights' keys in the state file."""
 
 
 def fit_model(
@@ -126,23 +122,19 @@ class _Fit:
         info = ModelInfo(dataset.robot, schema.csv_names, dataset.control_hz, dataset.name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = DynamicsEnsemble(config.ensemble(dataset), normalizer, info)
+            self.model = DynamicsEnsemble(config.ensemble(dataset.schema), normalizer, info)
         self.store = RowStore(dataset, normalizer, self.device, config.rows)
         self.model.to(self.device).precision = config.precision
         if config.bounded:
             low, high = self.store.state_range(split_starts(dataset, "train", 1))
             self.model.state_low.copy_(low)
             self.model.state_high.copy_(high)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        averaging = get_ema_multi_avg_fn(config.ema)
-        self.averaged = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True) if config.ema else None
-        self.validator = Validator(dataset, self.store, config)
+        self.updates = Updates(self.model, config, config.seed, ranks)
+        self.validator = Validator.of_dataset(dataset, self.store, config)
         self.state = FitState()
         self.newest: dict[str, float] = {}
         self.saved = 0
         """Update of the newest saved state."""
-        self.whole = True
-        """False while an update is changing the weights: such a state must not be saved."""
 
     def _sampler(self, dataset: Dataset, forecast: int) -> WindowSampler:
         """Return the sampler of training windows with a forecast horizon."""
@@ -161,7 +153,7 @@ class _Fit:
         try:
             stopped = self._loop(run, progress)
         except KeyboardInterrupt:
-            if self.whole and self.ranks.main:
+            if self.updates.whole and self.ranks.main:
                 self._save(run)
             raise
         state = self.state
@@ -198,55 +190,19 @@ class _Fit:
         """
         config, state = self.config, self.state
         began = time.perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr_at(state.step)
         starts = self.samplers[config.forecast_at(state.step)].draw(state.step, config.batch)
-        terms = self._backward(starts)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
-        if not bool(torch.isfinite(terms.total + norm)):
-            update, loss, file = state.step + 1, terms.total.item(), run.path / BAD_BATCH_FILE
+        try:
+            terms = self.updates.make(self.store, starts, config.forecast_at(state.step), config.lr_at(state.step))
+        except NotFiniteError as exc:
+            update, file = state.step + 1, run.path / BAD_BATCH_FILE
             saved = f"the last good state is update {self.saved}" if self.saved else "no state was saved yet"
             if self.ranks.main:
-                write_json(file, {"update": update, "loss": str(loss), "window_starts": starts.tolist()})
-            text = f"At update {update} the loss is {loss}, the gradient norm {norm.item()}; {saved}."
-            raise RwmError(f"{text} The windows are listed in {file}.", LOSS_HINT)
-        self.whole = False
-        self.optimizer.step()
-        if self.averaged:
-            self.averaged.update_parameters(self.model)
-        state.step += 1
-        self.whole = True
+                write_json(file, {"update": update, "loss": str(exc.loss), "window_starts": starts.tolist()})
+            text = f"At update {update} {exc}; {saved}. The windows are listed in {file}."
+            raise RwmError(text, LOSS_HINT) from exc
+        state.step = self.updates.count
         state.seconds += time.perf_counter() - began
         return terms
-
-    def _backward(self, starts: np.ndarray) -> LossTerms:
-        """Compute the gradient of the loss of the windows at ``starts (Bt,)``; return the loss terms, detached.
-
-        All processes draw the same noise and weights; each processes its own parts of the batch.
-        """
-        config, batch = self.config, len(starts)
-        generator = torch.Generator(self.device).manual_seed(_seed_of(config.seed, self.state.step))
-        forecast = config.forecast_at(self.state.step)
-        noise = draw_noise(generator, forecast, config.members, batch, self.model.config.state_dim)
-        weights = draw_bootstrap(generator, config.members, batch)
-        self.optimizer.zero_grad()
-        parts = np.array_split(np.arange(batch), config.accumulate * self.ranks.world)
-        own_terms = []
-        for part in parts[self.ranks.rank :: self.ranks.world]:
-            windows, where = self.store.windows(starts[part], config.history + forecast), slice(part[0], part[-1] + 1)
-            with self._drawing_from(_seed_of(config.seed, self.state.step, int(part[0]))):
-                part_terms = ensemble_loss(self.model, windows, config.loss, noise[:, :, :, where], weights[:, where])
-            (part_terms.total * (len(part) / batch)).backward()
-            own_terms.append(part_terms.stacked() * (len(part) / batch))
-        own = sum(own_terms[1:], own_terms[0])
-        return LossTerms(*self.ranks.sum_gradients(self.model.parameters(), own).unbind())
-
-    @contextmanager
-    def _drawing_from(self, seed: int) -> Iterator[None]:
-        """Make a base's own draws (latents of rssm) a function of the seed, without touching torch's global stream."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
 
     def _validate(self, run: Run) -> None:
         """Score the model and save it if it is the best so far.
@@ -255,7 +211,7 @@ class _Fit:
             RwmError: The held-out loss is not finite.
         """
         state = self.state
-        kept = cast(DynamicsEnsemble, self.averaged.module) if self.averaged else self.model
+        kept = self.updates.kept
         self.newest = self.ranks.share(self.validator(kept) if self.ranks.main else {})
         loss = self.newest["val/total"]
         if self.ranks.main:
@@ -270,24 +226,14 @@ class _Fit:
             state.stale, state.validated = state.stale + 1, state.step
 
     def _save(self, run: Run) -> None:
-        averaged = self.averaged.state_dict() if self.averaged else {}
-        weights = self.model.state_dict() | {AVERAGED + key: value for key, value in averaged.items()}
-        save_fit_state(run.state_file, self.state, weights, self.optimizer.state_dict())
+        self.state.step = self.updates.count  # an interrupt may have come in between
+        save_fit_state(run.state_file, self.state, self.updates.weights(), self.updates.optimizer.state_dict())
         self.saved = self.state.step
 
     def _restore(self, run: Run) -> None:
         if run.state_file.exists():
             self.state, weights, optimizer = load_fit_state(run.state_file, self.device)
-            averaged = {k.removeprefix(AVERAGED): weights.pop(k) for k in [*weights] if k.startswith(AVERAGED)}
-            self.model.load_state_dict(weights)
-            if self.averaged:
-                self.averaged.load_state_dict(averaged)
-            self.optimizer.load_state_dict(optimizer)
+            self.updates.restore(self.state.step, weights, optimizer)
             self.saved = self.state.step
         if self.ranks.main:
             run.truncate_metrics(self.state.step)
-
-
-def _seed_of(*numbers: int) -> int:
-    """Return the generator seed of an update, or of one part of its batch."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

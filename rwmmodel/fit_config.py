@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from rwmdata.catalog import Dataset
+from rwmdata.schema import Schema
 from rwmmodel.data import Rows
 from rwmmodel.devices import Precision
 from rwmmodel.ensemble import Architecture, EnsembleConfig
@@ -40,48 +40,64 @@ LAST_LR = 0.01
 LATE_SHARE = 0.5
 
 
-class FitConfig(Architecture):
+class UpdateConfig(Architecture):
+    """An architecture and how it is updated, whatever the windows come from."""
+
+    forecast: int = Field(8, ge=1)
+    """Forecast horizon N, rows."""
+    loss: LossConfig = LossConfig()
+    normalizer: Literal["auto", "reference", "fitted"] = "auto"
+    """The robot's own constants, the data's statistics, or (``auto``) the constants where the robot has them."""
+    batch: int = Field(256, ge=1)
+    """Windows per update."""
+    accumulate: int = Field(1, ge=1)
+    """Parts of a batch, processed one after the other: the same gradient in less memory."""
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then validated and saved; 0 for none."""
+    precision: Precision = "float32"
+    """``bfloat16`` speeds up the bases' matrix products where the hardware has it, ``tf32`` all of them on CUDA."""
+    val_windows: int = Field(256, ge=1)
+
+    @property
+    def last_forecast(self) -> int:
+        """Forecast horizon of the last updates; validation always uses it."""
+        return self.forecast
+
+    def ensemble(self, schema: Schema) -> EnsembleConfig:
+        """Return the architecture for a layout of columns."""
+        chosen = {name: getattr(self, name) for name in Architecture.model_fields}
+        dims = {f"{part}_dim": size for part, size in schema.dims.items() if part != "termination"}
+        return EnsembleConfig(**chosen, **dims)
+
+
+class FitConfig(UpdateConfig):
     """A fit: an architecture and how it is trained; ``rwm fit`` starts from a preset."""
 
     presets: ClassVar = PRESETS
     default_preset: ClassVar = "laptop"
 
-    forecast: int = Field(8, ge=1)
-    """Forecast horizon N, rows."""
     late_forecast: int | None = Field(None, ge=1)
     """N in the last ``LATE_SHARE`` of the updates; a longer one keeps long rollouts stable. None keeps ``forecast``."""
-    loss: LossConfig = LossConfig()
-    normalizer: Literal["auto", "reference", "fitted"] = "auto"
-    """The robot's own constants, the dataset's statistics, or (``auto``) the constants where the robot has them."""
-    batch: int = Field(256, ge=1)
-    """Windows per update."""
     balance: bool = False
     """Draw windows of every behaviour equally often, with replacement; else every window once an epoch."""
     fall_share: float = Field(0.0, ge=0, lt=1)
     """Share of the drawn windows that end in a recorded fall, drawn with replacement, where the data has falls. With 0
     falls are hardly ever seen: the last row of an episode lies in a single window, any other in up to M + N."""
     updates: int = Field(200, ge=1)
-    accumulate: int = Field(1, ge=1)
-    """Parts of a batch, processed one after the other: the same gradient in less memory."""
-    lr: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` decays the learning rate to ``LAST_LR`` of itself over the updates."""
-    ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of an exponential moving average of the weights, which is then validated and saved; 0 for none."""
-    weight_decay: float = Field(0.0, ge=0)
-    grad_clip: float = Field(1.0, gt=0)
-    """Largest gradient norm."""
     seed: int = Field(0, ge=0)
     device: str = "auto"
     rows: Rows = "auto"
     """Where the rows are held: in memory, in a memory-mapped file, or in memory if they fit."""
-    precision: Precision = "float32"
-    """``bfloat16`` speeds up the bases' matrix products where the hardware has it, ``tf32`` all of them on CUDA."""
     log_interval: int = Field(10, ge=1)
     """Updates between logged training losses."""
     val_interval: int = Field(50, ge=1)
     """Updates between validations."""
-    val_windows: int = Field(256, ge=1)
     checkpoint_interval: int = Field(50, ge=1)
     """Updates between saved states."""
     patience: int | None = Field(None, ge=1)
@@ -104,9 +120,3 @@ class FitConfig(Architecture):
     def forecast_at(self, update: int) -> int:
         """Return the forecast horizon of an update; updates count from 0."""
         return self.last_forecast if update >= (1 - LATE_SHARE) * self.updates else self.forecast
-
-    def ensemble(self, dataset: Dataset) -> EnsembleConfig:
-        """Return the architecture for a dataset's columns."""
-        chosen = {name: getattr(self, name) for name in Architecture.model_fields}
-        dims = {f"{part}_dim": size for part, size in dataset.schema.dims.items() if part != "termination"}
-        return EnsembleConfig(**chosen, **dims)

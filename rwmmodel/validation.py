@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from rwmdata.catalog import Dataset
 from rwmdata.windows import WindowSampler, ending_in_fall, split_starts
-from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble
-from rwmmodel.fit_config import FitConfig
+from rwmmodel.fit_config import FitConfig, UpdateConfig
 from rwmmodel.loss import draw_noise, ensemble_loss
+from rwmmodel.updates import WindowStore
 
 HORIZONS = (1, 8, 32, 100, 368)
 
 
 class Validator:
-    """A fixed sample of windows from the val split, scored with fixed noise: equal weights give equal numbers.
+    """A fixed sample of held-out windows, scored with fixed noise: equal weights give equal numbers.
 
     Args:
-        dataset: The dataset.
-        store: Its normalised rows.
-        config: Gives the loss, horizons, batch and seed.
-
-    Raises:
-        RwmError: The val split has no window.
+        store: The normalised rows.
+        config: Gives the loss, batch and number of windows.
+        held_out: Gives the first rows of all held-out windows of a number of rows, ``(n,)``.
+        horizons: Horizons of the autoregressive error, control steps.
+        falls: First rows of the windows of M + N rows that end with a recorded fall, ``(n,)``.
+        seed: Seed of the sample and of the noise.
     """
 
-    def __init__(self, dataset: Dataset, store: RowStore, config: FitConfig) -> None:
-        self.config, self.store = config, store
+    def __init__(
+        self,
+        store: WindowStore,
+        config: UpdateConfig,
+        held_out: Callable[[int], np.ndarray],
+        horizons: tuple[int, ...],
+        falls: np.ndarray,
+        seed: int,
+    ) -> None:
+        self.config, self.store, self.horizons, self.falls, self.seed = config, store, horizons, falls, seed
         self.window = config.history + config.last_forecast
-        starts = split_starts(dataset, "val", self.window)
-        self.starts = _sample(starts, config)
-        self.falls = starts[ending_in_fall(dataset, starts, self.window)]
-        longest = int(dataset.episodes.length[dataset.split("val")].max())
-        self.horizons = tuple(h for h in HORIZONS if config.history + h <= longest)
+        self.starts = self._sample(held_out(self.window))
         self.rollout_window = config.history + max(self.horizons)
-        self.rollout_starts = _sample(split_starts(dataset, "val", self.rollout_window), config)
+        self.rollout_starts = self._sample(held_out(self.rollout_window))
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset, store: WindowStore, config: FitConfig) -> Validator:
+        """Return that of a dataset's val split, with every horizon that its episodes allow.
+
+        Raises:
+            RwmError: The val split has no window.
+        """
+        window = config.history + config.last_forecast
+        starts = split_starts(dataset, "val", window)
+        falls = starts[ending_in_fall(dataset, starts, window)]
+        longest = int(dataset.episodes.length[dataset.split("val")].max())
+        horizons = tuple(h for h in HORIZONS if config.history + h <= longest)
+        return cls(store, config, lambda length: split_starts(dataset, "val", length), horizons, falls, config.seed)
+
+    def _sample(self, starts: np.ndarray) -> np.ndarray:
+        return WindowSampler(starts, self.seed).draw(0, min(self.config.val_windows, len(starts)))
 
     @torch.no_grad()
     def __call__(self, model: DynamicsEnsemble) -> dict[str, float]:
@@ -49,13 +73,13 @@ class Validator:
             and, where the split has falls, ``val/termination_recall``.
         """
         model.eval()
-        metrics = self._loss(model) | self._rel_l1(model) | self._auxiliary(model)
+        metrics = self._loss(model) | self.rel_l1(partial(roll_mean, model), "val/rel_l1") | self._auxiliary(model)
         model.train()
         return metrics
 
     def _loss(self, model: DynamicsEnsemble) -> dict[str, float]:
         config = self.config
-        generator = torch.Generator(self.store.rows.device).manual_seed(config.seed)
+        generator = torch.Generator(self.store.device).manual_seed(self.seed)
         sums: dict[str, float] = {}
         for starts in _chunks(self.starts, config.batch):
             noise = draw_noise(generator, config.last_forecast, config.members, len(starts), model.config.state_dim)
@@ -85,18 +109,24 @@ class Validator:
             counts += torch.stack([cell.sum() for cell in cells]).cpu()
         return counts.tolist()
 
-    def _rel_l1(self, model: DynamicsEnsemble) -> dict[str, float]:
-        """Return sum |predicted - recorded| / sum |recorded| over windows, dims and steps 1..h, normalised space."""
+    @torch.no_grad()
+    def rel_l1(self, predict: Callable[[Tensor, Tensor], Tensor], name: str) -> dict[str, float]:
+        """Return sum |predicted - recorded| / sum |recorded| over windows, dims and steps 1..h, normalised space.
+
+        Args:
+            predict: Takes windows ``(E, M + K, S)`` and their actions, gives the states of the last K rows.
+            name: Of the numbers: ``<name>_h<h>``.
+        """
         steps = max(self.horizons)
         error, size = torch.zeros(steps), torch.zeros(steps)
         for starts in _chunks(self.rollout_starts, self.config.batch):
             windows = self.store.windows(starts, self.rollout_window)
-            predicted = roll_mean(model, windows.states, windows.actions)
+            predicted = predict(windows.states, windows.actions)
             recorded = windows.states[:, -steps:]
             error += (predicted - recorded).abs().sum(dim=(0, 2)).cpu()
             size += recorded.abs().sum(dim=(0, 2)).cpu()
         ratio = error.cumsum(0) / size.cumsum(0)
-        return {f"val/rel_l1_h{h}": float(ratio[h - 1]) for h in self.horizons}
+        return {f"{name}_h{h}": float(ratio[h - 1]) for h in self.horizons}
 
 
 def forecast_logits(model: DynamicsEnsemble, states: Tensor, actions: Tensor, forecast: int) -> dict[str, Tensor]:
@@ -137,10 +167,6 @@ def roll_mean(model: DynamicsEnsemble, states: Tensor, actions: Tensor) -> Tenso
         state = prediction.state
         predicted.append(state)
     return torch.stack(predicted, dim=1)
-
-
-def _sample(starts: np.ndarray, config: FitConfig) -> np.ndarray:
-    return WindowSampler(starts, config.seed).draw(0, min(config.val_windows, len(starts)))
 
 
 def _chunks(starts: np.ndarray, size: int) -> list[np.ndarray]:

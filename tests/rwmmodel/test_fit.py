@@ -19,6 +19,7 @@ from rwmdata.runs import Run
 from rwmdata.windows import ending_in_fall
 from rwmdata.writer import DatasetWriter
 from rwmmodel import fit as fit_module
+from rwmmodel import updates as updates_module
 from rwmmodel.checkpoint import load_model
 from rwmmodel.data import RowStore
 from rwmmodel.distributed import Ranks
@@ -167,7 +168,7 @@ def test_a_half_made_update_is_not_saved(home, linear_dataset, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit_and_keeps_the_last_state(home, linear_dataset, monkeypatch):
-    real = fit_module.ensemble_loss
+    real = updates_module.ensemble_loss
     calls = []
 
     def spoiled(*args):
@@ -175,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit_and_keeps_the_last_state(home, 
         terms = real(*args)
         return terms if len(calls) < 5 else type(terms)(*[terms.total * math.nan] * len(fields(terms)))
 
-    monkeypatch.setattr(fit_module, "ensemble_loss", spoiled)
+    monkeypatch.setattr(updates_module, "ensemble_loss", spoiled)
     with pytest.raises(RwmError, match=r"At update 5 the loss is nan.*last good state is update 3"):
         fit_model(home, linear_dataset, tiny())
     run = home.runs("model")[0]

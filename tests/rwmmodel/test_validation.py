@@ -42,7 +42,7 @@ def test_contacts_and_falls_are_counted(dataset, monkeypatch, contact, fall, f1,
 
     monkeypatch.setattr(validation, "forecast_logits", constant)
     store = RowStore(dataset, Normalizer(12, 1), torch.device("cpu"))
-    found = Validator(dataset, store, CONFIG)(DynamicsEnsemble(CONFIG.ensemble(dataset)))
+    found = Validator.of_dataset(dataset, store, CONFIG)(DynamicsEnsemble(CONFIG.ensemble(dataset.schema)))
     assert found["val/contact_f1"] == pytest.approx(f1)
     assert found["val/termination_recall"] == recall
     assert found["val/false_falls"] == recall  # told everywhere or nowhere
@@ -59,10 +59,10 @@ def test_all_falls_are_told_of_where_few_windows_are_looked_at(dataset, monkeypa
     monkeypatch.setattr(validation, "forecast_logits", falling)
     store = RowStore(dataset, Normalizer(12, 1), torch.device("cpu"))
     config = CONFIG.model_copy(update={"history": 2, "forecast": 1, "val_windows": 1})
-    scorer = Validator(dataset, store, config)
+    scorer = Validator.of_dataset(dataset, store, config)
     episodes = dataset.split("val")
     assert sorted(scorer.falls) == [5 * k + 2 for k in episodes] and len(scorer.starts) == 1
-    assert scorer(DynamicsEnsemble(config.ensemble(dataset)))["val/termination_recall"] == 1.0
+    assert scorer(DynamicsEnsemble(config.ensemble(dataset.schema)))["val/termination_recall"] == 1.0
     assert told[-1] == len(episodes)
 
 
