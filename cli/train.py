@@ -1,4 +1,4 @@
-"""``rwm train``: model-free PPO in the simulator."""
+"""``rwm train``: policies trained in a simulator, alone or together with a model."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from typing import Annotated
 
 import typer
 
-from cli.common import BackendOption, Call, RobotOption, SeedOption, SettingsOption
+from cli.common import BackendOption, Call, DeviceOption, RobotOption, SeedOption, SettingsOption
 from rwmdata.config import read_settings
 
 
 def train(
     call: Call,
-    task: Annotated[str | None, typer.Option(help="Init-v0: plain PPO in the simulator.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Init-v0: plain PPO; Pretrain-v0: a model is fitted on the replay at the same time."),
+    ] = None,
     robot: RobotOption = None,
     backend: BackendOption = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="Of Pretrain-v0: smoke, laptop or reference (the authors').")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(help="PPO iterations.")] = None,
     num_envs: Annotated[int | None, typer.Option(help="Robots simulated side by side.")] = None,
     symmetry: Annotated[
@@ -31,15 +37,27 @@ def train(
         float | None, typer.Option("--entropy", help="Weight of the entropy bonus; 0 lets exploration die down.")
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option(help="Begin with the networks of this train run or policy file.")
+        str | None,
+        typer.Option(
+            "--warm-start", "--policy", help="Begin with the networks of this train run, policy file or shipped policy."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model run or file that Pretrain-v0 goes on from.")] = None,
+    members: Annotated[int | None, typer.Option(help="Members of the model (Pretrain-v0): 1, or 5 for RWM-U.")] = None,
+    export: Annotated[
+        str | None, typer.Option(help="Write the replay to a dataset of this name (Pretrain-v0).")
     ] = None,
     settings: SettingsOption = None,
     seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Train a policy by PPO in the simulator."""
-    from rwmrl.simulator_training import TrainConfig, train_in_simulator
+    """Train a policy by PPO in the simulator, alone (Init-v0) or with a model fitted on its replay (Pretrain-v0)."""
+    from rwmrl.online_config import configuration_of
+    from rwmrl.simulator_training import train_in_simulator
+    from rwmrl.train_config import TrainConfig
 
+    kind = configuration_of(task) if task else TrainConfig
     weights = read_settings(rewards or [], "--reward action_rate_l2=-0.02")
-    config = call.config(TrainConfig, "rewards", over={"rewards": weights})
+    config = call.config(kind, "rewards", over={"rewards": weights})
     run = call.work("train", train_in_simulator, call.home, config)
     call.show_run(run, f"rwm runs show {run.id}")

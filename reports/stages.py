@@ -10,7 +10,7 @@ import numpy as np
 from rwmdata.errors import RwmError
 from rwmdata.runs import DIGEST, Run
 from rwmrl.ppo import series
-from rwmrl.simulator_training import TrainConfig
+from rwmrl.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

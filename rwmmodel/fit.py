@@ -190,9 +190,10 @@ class _Fit:
         """
         config, state = self.config, self.state
         began = time.perf_counter()
-        starts = self.samplers[config.forecast_at(state.step)].draw(state.step, config.batch)
+        forecast = config.forecast_at(state.step)
+        starts = self.samplers[forecast].draw(state.step, config.batch)
         try:
-            terms = self.updates.make(self.store, starts, config.forecast_at(state.step), config.lr_at(state.step))
+            terms = self.updates.make(self.store, starts, forecast, config.lr_at(state.step, config.updates))
         except NotFiniteError as exc:
             update, file = state.step + 1, run.path / BAD_BATCH_FILE
             saved = f"the last good state is update {self.saved}" if self.saved else "no state was saved yet"

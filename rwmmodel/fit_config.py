@@ -53,6 +53,8 @@ class UpdateConfig(Architecture):
     accumulate: int = Field(1, ge=1)
     """Parts of a batch, processed one after the other: the same gradient in less memory."""
     lr: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """``cosine`` decays the learning rate to ``LAST_LR`` of itself over the updates."""
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
@@ -61,6 +63,16 @@ class UpdateConfig(Architecture):
     precision: Precision = "float32"
     """``bfloat16`` speeds up the bases' matrix products where the hardware has it, ``tf32`` all of them on CUDA."""
     val_windows: int = Field(256, ge=1)
+    fall_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the drawn windows that end in a recorded fall, drawn with replacement, where the data has falls. With 0
+    falls are hardly ever seen: the last row of an episode lies in a single window, any other in up to M + N."""
+
+    def lr_at(self, update: int, updates: int) -> float:
+        """Return the learning rate of one of ``updates`` updates; they count from 0."""
+        if self.schedule == "constant":
+            return self.lr
+        share = 0.5 * (1 + math.cos(math.pi * min(update / updates, 1.0)))
+        return self.lr * (LAST_LR + (1 - LAST_LR) * share)
 
     @property
     def last_forecast(self) -> int:
@@ -84,12 +96,7 @@ class FitConfig(UpdateConfig):
     """N in the last ``LATE_SHARE`` of the updates; a longer one keeps long rollouts stable. None keeps ``forecast``."""
     balance: bool = False
     """Draw windows of every behaviour equally often, with replacement; else every window once an epoch."""
-    fall_share: float = Field(0.0, ge=0, lt=1)
-    """Share of the drawn windows that end in a recorded fall, drawn with replacement, where the data has falls. With 0
-    falls are hardly ever seen: the last row of an episode lies in a single window, any other in up to M + N."""
     updates: int = Field(200, ge=1)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """``cosine`` decays the learning rate to ``LAST_LR`` of itself over the updates."""
     seed: int = Field(0, ge=0)
     device: str = "auto"
     rows: Rows = "auto"
@@ -104,13 +111,6 @@ class FitConfig(UpdateConfig):
     """Stop after this many validations without a new best loss; None never stops early."""
     wandb: str | None = None
     """Weights & Biases project that the metrics are logged to as well."""
-
-    def lr_at(self, update: int) -> float:
-        """Return the learning rate of an update; updates count from 0."""
-        if self.schedule == "constant":
-            return self.lr
-        share = 0.5 * (1 + math.cos(math.pi * min(update / self.updates, 1.0)))
-        return self.lr * (LAST_LR + (1 - LAST_LR) * share)
 
     @property
     def last_forecast(self) -> int:

@@ -30,7 +30,8 @@ from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.base import EnvOptions, Step, VecEnv
 from rwmrl.interleave import interleave
-from rwmrl.play import Played, play
+from rwmrl.play import play
+from rwmrl.snapshots import Snapshot
 from rwmrl.tasks import TaskConfig, get_task
 
 ROWS_PER_ENV = 800
@@ -167,14 +168,14 @@ class Collector:
         """Yield the episodes that ended in each step, the cut ones last."""
         behaviour, recorder = self.behaviour, self.recorder
         steps = play(self.env, behaviour)
-        recorder.start(np.arange(self.env.num_envs), behaviour.names())
+        recorder.start(behaviour.names())
         while not recorder.full:
             played = next(steps)
-            recorder.add(played)
+            recorder.add(played.command, played.step)
             done = played.step.done.nonzero().squeeze(-1).cpu()
             if len(done):
                 behaviour.reset(done)
-                recorder.turn_over(played.step, _host(done), behaviour.names())
+                recorder.turn_over(played.step, behaviour.names())
             yield recorder.take()
         recorder.finish()
         yield recorder.take()
@@ -183,22 +184,28 @@ class Collector:
 class Recorder:
     """Buffers the rows of running episodes and collects complete ones.
 
+    Args:
+        env: The environment.
+        limit: Rows to record.
+        robots: Those that are recorded, ``(K,)``; all when None.
+
     Attributes:
         rows: Rows recorded so far, those of running episodes included.
         limit: Rows to record.
         dropped: Episodes left out because their simulation became unstable.
     """
 
-    def __init__(self, env: VecEnv, limit: int) -> None:
+    def __init__(self, env: VecEnv, limit: int, robots: np.ndarray | None = None) -> None:
         self.rows, self.limit, self.dropped = 0, limit, 0
         self._env = env
+        self._robots = np.arange(env.num_envs) if robots is None else robots
         self._finished: list[Episode] = []
-        longest = min(env.max_episode_length + 1, limit)
-        self._buffers = [np.empty((env.num_envs, longest, n), np.float32) for n in (env.schema.width, 3, 1)]
-        self._length = np.zeros(env.num_envs, np.int64)
-        self._names = [""] * env.num_envs
-        self._everyone = np.arange(env.num_envs)
-        self._parameters: list[dict[str, float]] = [{} for _ in range(env.num_envs)]
+        count, longest = len(self._robots), min(env.max_episode_length + 1, limit)
+        self._buffers = [np.empty((count, longest, n), np.float32) for n in (env.schema.width, 3, 1)]
+        self._length = np.zeros(count, np.int64)
+        self._names = [""] * count
+        self._everyone = np.arange(count)
+        self._parameters: list[dict[str, float]] = [{} for _ in range(count)]
 
     def take(self) -> list[Episode]:
         """Return the episodes collected since the last call."""
@@ -210,38 +217,44 @@ class Recorder:
         """Whether enough rows have been recorded."""
         return self.rows >= self.limit
 
-    def start(self, env_ids: np.ndarray, names: list[str]) -> None:
-        """Start episodes in ``env_ids (n,)`` with the row of their initial state, as many as ``limit`` still allows."""
-        env_ids = env_ids[: self.limit - self.rows]
-        rows = _host(self._env.current_rows())[env_ids]
-        self._length[env_ids] = 0
-        self._put(env_ids, rows, _host(self._env.command)[env_ids], np.zeros(len(env_ids), np.float32))
+    def start(self, names: list[str], which: np.ndarray | None = None) -> None:
+        """Start episodes with the row of their initial state, as many as ``limit`` still allows.
+
+        ``names`` are those of all robots' behaviours, ``which (n,)`` counts the recorded robots; all when None.
+        """
+        which = (self._everyone if which is None else which)[: self.limit - self.rows]
+        robots = self._robots[which]
+        self._length[which] = 0
+        rows, command = _host(self._env.current_rows())[robots], _host(self._env.command)[robots]
+        self._put(which, rows, command, np.zeros(len(which), np.float32))
         drawn = {key: values.tolist() for key, values in self._env.episode_parameters().items()}
-        for i in env_ids:
-            self._names[i] = names[i]
-            self._parameters[i] = {key: values[i] for key, values in drawn.items()}
+        for i, robot in zip(which, robots, strict=True):
+            self._names[i] = names[robot]
+            self._parameters[i] = {key: values[robot] for key, values in drawn.items()}
 
-    def add(self, played: Played) -> None:
-        """Record the rows of one step."""
-        step = played.step
-        self._put(self._everyone, _host(step.transition), _host(played.command), _host(step.reward))
+    def add(self, command: torch.Tensor, step: Step) -> None:
+        """Record the rows of one step that was made under ``command (E, 3)``."""
+        rows, commands, reward = (_host(x)[self._robots] for x in (step.transition, command, step.reward))
+        self._put(self._everyone, rows, commands, reward)
 
-    def turn_over(self, step: Step, done: np.ndarray, names: list[str]) -> None:
-        """Collect the episodes in ``done (n,)`` that ended with ``step`` and start the next ones.
+    def turn_over(self, step: Step, names: list[str]) -> None:
+        """Collect the episodes that ended with ``step`` and start the next ones.
 
         Once full, running episodes are left to :meth:`finish`.
         """
         unstable = step.log.get("unstable")
         if isinstance(unstable, torch.Tensor):
-            env_ids = _host(unstable.nonzero().squeeze(-1))
-            self.dropped += len(env_ids)
-            self.rows -= int(self._length[env_ids].sum())
-            self._length[env_ids] = 0
+            which = np.flatnonzero(_host(unstable)[self._robots])
+            self.dropped += len(which)
+            self.rows -= int(self._length[which].sum())
+            self._length[which] = 0
         if self.full:
             return
+        done = np.flatnonzero(_host(step.done)[self._robots])
         for i in done.tolist():
             self._collect(i)
-        self.start(done, names)
+        if len(done):
+            self.start(names, done)
 
     def finish(self) -> None:
         """Collect the running episodes, cut so that exactly ``limit`` rows have been recorded."""
@@ -252,21 +265,35 @@ class Recorder:
             self._collect(i)
         self.rows = self.limit
 
-    def _put(self, env_ids: np.ndarray, rows: np.ndarray, command: np.ndarray, reward: np.ndarray) -> None:
-        at = self._length[env_ids]
+    def _put(self, which: np.ndarray, rows: np.ndarray, command: np.ndarray, reward: np.ndarray) -> None:
+        at = self._length[which]
         for buffer, values in zip(self._buffers, (rows, command, reward[:, None]), strict=True):
-            buffer[env_ids, at] = values
-        self._length[env_ids] += 1
-        self.rows += len(env_ids)
+            buffer[which, at] = values
+        self._length[which] += 1
+        self.rows += len(which)
 
-    def _collect(self, env_id: int) -> None:
-        length = self._length[env_id]
+    def state(self) -> Snapshot:
+        """Return the running episodes and the counts, for :meth:`restore`; collected episodes are to be taken first."""
+        longest = int(self._length.max(initial=0))
+        buffers = [torch.from_numpy(b[:, :longest].copy()) for b in self._buffers]
+        counts = {"rows": self.rows, "dropped": self.dropped, "length": self._length.tolist()}
+        return {**counts, "buffers": buffers, "names": [*self._names], "parameters": [*self._parameters]}
+
+    def restore(self, state: Snapshot) -> None:
+        """Take back what :meth:`state` returned."""
+        self.rows, self.dropped, self._length[:] = state["rows"], state["dropped"], state["length"]
+        for own, saved in zip(self._buffers, state["buffers"], strict=True):
+            own[:, : saved.shape[1]] = saved.cpu().numpy()
+        self._names, self._parameters = [*state["names"]], [*state["parameters"]]
+
+    def _collect(self, i: int) -> None:
+        length = self._length[i]
         if length == 0:
             return
-        rows, command, reward = (buffer[env_id, :length].copy() for buffer in self._buffers)
-        about = self._names[env_id], self._parameters[env_id]
+        rows, command, reward = (buffer[i, :length].copy() for buffer in self._buffers)
+        about = self._names[i], self._parameters[i]
         self._finished.append(Episode(rows, is_truncated(rows), command, reward[:, 0], *about))
-        self._length[env_id] = 0
+        self._length[i] = 0
 
 
 def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend: str, envs: int) -> Provenance:

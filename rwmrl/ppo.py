@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
 from rwmrl.ppo_config import PPOConfig
+from rwmrl.snapshots import Snapshot
 from rwmrl.symmetry import Mirror
 
 with optional_import("PPO needs the package rsl-rl-lib 5.4 or newer", extra="rl", advice=", or rwm doctor"):
@@ -117,6 +118,8 @@ class RunLogger(Logger):
         super().__init__(log_dir=str(run.path / "tensorboard"), **options)
         self.run, self.progress, self.shown = run, progress, shown
         self.git_status_repos: list[str] = []
+        self.beside: dict[str, float] = {}
+        """What is logged of what is trained beside the policy."""
 
     def init_logging_writer(self) -> None:
         """Open TensorBoard's file."""
@@ -143,7 +146,10 @@ class RunLogger(Logger):
         seconds = numbers["collect_time"] + numbers["learn_time"]
         metrics["perf/steps_per_second"] = self.cfg["num_steps_per_env"] * self.num_envs * self.gpu_world_size / seconds
         metrics["perf/collect_s"], metrics["perf/learn_s"] = numbers["collect_time"], numbers["learn_time"]
+        metrics |= self.beside
         super().log(it, start_it, total_it, **numbers)
+        for key, value in self.beside.items():
+            self.writer.add_scalar(key, value, it)
         self.run.log(it + 1, metrics)
         if broken:
             raise _diverged("; ".join(broken))
@@ -162,6 +168,22 @@ def _reduce(key: str, values: list[float | Tensor]) -> float:
     return float(joined.sum() if key.endswith("_count") else joined.mean())
 
 
+class Companion(Protocol):
+    """What is trained beside the policy, after every update of it."""
+
+    def learn(self, iteration: int) -> dict[str, float]:
+        """Learn from what was collected in iteration ``iteration``; return what is to be logged."""
+
+    def save(self, run: Run, completed: int) -> None:
+        """Write its files, before the state that a resumed training goes on from."""
+
+    def state(self) -> Snapshot:
+        """Return its part of that state."""
+
+    def restore(self, run: Run, state: Snapshot) -> None:
+        """Go on from a whole state."""
+
+
 class Runner(OnPolicyRunner):
     """rsl_rl's runner with checkpoints of tensors and numbers only, read without unpickling code.
 
@@ -175,6 +197,7 @@ class Runner(OnPolicyRunner):
         shown: Names of metrics.
         ranks: Processes that train this policy together, each with environments of its own; the first one alone
             writes. Their group is joined already.
+        companion: What is trained beside the policy.
 
     Attributes:
         completed: Iterations in the newest checkpoint.
@@ -190,7 +213,9 @@ class Runner(OnPolicyRunner):
         progress: Progress = silent,
         shown: tuple[str, ...] = ("episode/return", "episode/length"),
         ranks: Ranks = Ranks(),
+        companion: Companion | None = None,
     ) -> None:
+        self.companion = companion
         self.run, self.ppo, self.robot, self.seed, self.ranks = run, config, robot, seed, ranks
         self.completed = 0
         torch.manual_seed(seed)
@@ -200,6 +225,8 @@ class Runner(OnPolicyRunner):
         training = {"cfg": self.cfg, "env_cfg": self.env.cfg, "num_envs": self.env.num_envs, "device": self.device}
         group = {name: getattr(self, name) for name in ("is_distributed", "gpu_world_size", "gpu_global_rank")}
         self.logger = RunLogger(run, progress, shown, **training, **group)
+        if companion:
+            self.alg.update = partial(self._update_both, self.alg.update, companion)
 
     def train(self, iterations: int) -> None:
         """Train until ``iterations`` are done in all, from the last checkpoint if the run has one.
@@ -224,6 +251,12 @@ class Runner(OnPolicyRunner):
             if all(torch.isfinite(p).all() for network in networks for p in network.parameters()):
                 raise
             raise _diverged("the networks are not finite") from exc
+
+    def _update_both(self, update: Callable[[], dict[str, float]], companion: Companion) -> dict[str, float]:
+        """Update the policy, then what is trained beside it; return the policy's losses."""
+        losses = update()
+        self.logger.beside = companion.learn(self.env.env.steps_done // self.ppo.num_steps - 1)
+        return losses
 
     def _learn_until(self, iterations: int) -> None:
         if self.completed < iterations:
@@ -257,8 +290,11 @@ class Runner(OnPolicyRunner):
         policy = self.policy()
         save_policy(policy, self.run.stage_file(self.completed))
         save_policy(policy, self.run.policy_file)
+        if self.companion:
+            self.companion.save(self.run, self.completed)
+        beside = self.companion.state() if self.companion else {}
         # Last: a resumed run must not start ahead of the policies on disk.
-        save_state(self.run.state_file, {**self.alg.save(), "completed": self.completed})
+        save_state(self.run.state_file, {**self.alg.save(), **beside, "completed": self.completed})
 
     def policy(self) -> MlpPolicy:
         """Return the current mean policy, its normaliser included."""
@@ -324,6 +360,8 @@ class Runner(OnPolicyRunner):
         try:
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])
+            if self.companion:
+                self.companion.restore(self.run, state)
         except Exception as exc:
             raise unreadable(path, exc) from exc
 

@@ -1,83 +1,99 @@
-"""Model-free training: plain PPO in a simulator (task Init-v0)."""
+"""Training in a simulator: plain PPO (task Init-v0), or with a model beside it (Pretrain-v0)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
-from rwmdata.robots import load_robot
-from rwmdata.runs import Run
+from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.runs import Checkpoint, Run
 from rwmmodel.distributed import Ranks
 from rwmrl.backends import make_env
+from rwmrl.behaviours import shipped_policies
 from rwmrl.envs.base import EnvOptions
+from rwmrl.online_config import PretrainConfig, configuration_of
+from rwmrl.online_training import OnlineTraining
 from rwmrl.ppo import Runner, series
-from rwmrl.ppo_config import PPOConfig
+from rwmrl.train_config import TrainConfig
 
 SHOWN = ("episode/return", "episode/length", "reward/track_lin_vel_xy_exp", "reward/track_ang_vel_z_exp")
 """Metrics in the progress bar; every reward term is in the metrics and in TensorBoard."""
-
-
-class TrainConfig(Frozen):
-    """Options of :func:`train_in_simulator`."""
-
-    task: str = "Init-v0"
-    robot: str = "anymal_d"
-    backend: str = "auto"
-    num_envs: int = Field(4096, ge=1)
-    iterations: int = Field(300, ge=1)
-    ppo: PPOConfig = PPOConfig(checkpoint_interval=10)
-    """Checkpoints are close together because the stages of a run are worth replaying. ``init_std`` is set from the
-    next field."""
-    exploration_rad: float = Field(0.25, gt=0)
-    """Standard deviation of the joint targets that training starts with, rad: the same motion for every action scale.
-    With twice as much, noise alone makes every step's reward negative; falling then pays, and PPO learns that first.
-    With half as much, a standing robot does not discover that it could walk."""
-    rewards: dict[str, float] = {}
-    """Weights of reward terms, over those the robot has for the task."""
-    warm_start: str | None = None
-    """Train run whose networks this one begins with, or a policy file, which gives the actor alone."""
-    seed: int = 0
+SHOWN_ONLINE = ("episode/return", "episode/length", "model/total", "val/rel_l1_h100")
+FROM_NOTHING = "Init-v0"
+"""Task whose reward weights a policy is trained with that begins with no other's networks."""
 
 
 def train_in_simulator(
     home: Home, config: TrainConfig | None = None, progress: Progress = silent, resume: Run | None = None
 ) -> Run:
-    """Train a policy by PPO in a simulator.
+    """Train a policy by PPO in a simulator; with a :class:`PretrainConfig`, fit a model on its replay too.
 
     Raises:
-        RwmError: Unknown task, robot or backend, rsl-rl-lib is missing, or torchrun started several processes.
+        RwmError: Unknown task, robot or backend, a configuration of another task, rsl-rl-lib is missing, or torchrun
+            started several processes.
         KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
     """
     if Ranks.from_environment().world > 1:
         raise RwmError("Training in a simulator is the work of one process.", "rwm train, without torchrun")
-    config = resume.configuration(TrainConfig) if resume else config or TrainConfig()
+    if resume:
+        config = resume.configuration(PretrainConfig if "fit" in resume.meta.config else TrainConfig)
+    config = config or TrainConfig()
+    if resume is None and type(config) is not (wanted := configuration_of(config.task)):
+        raise RwmError(f"Task {config.task} takes a {wanted.__name__}, not a {type(config).__name__}.")
     robot = load_robot(config.robot)
-    weights = {config.task: robot.task_reward_weights.get(config.task, {}) | config.rewards}
-    robot = robot.model_copy(update={"task_reward_weights": robot.task_reward_weights | weights})
-    env = make_env(config.backend, robot, EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed))
-    ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
-    source = home.policy(config.warm_start, ("train",)) if config.warm_start else None
-    parents = {"policy": source.id if source else None}
-    run = resume or Run.create(home, "train", config.model_dump(mode="json"), parents, config.seed)
+    source = policy_to_begin_with(home, robot, config.warm_start)
+    robot = robot.model_copy(update={"task_reward_weights": {config.task: reward_weights(config, robot)}})
+    real = make_env(config.backend, robot, EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed))
     try:
+        online = OnlineTraining(home, config, robot, real) if isinstance(config, PretrainConfig) else None
+        ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
+        parents = {"policy": source.id if source else None}
+        if isinstance(config, PretrainConfig):
+            parents["model"] = home.model(config.model).id if config.model else None
+        run = resume or Run.create(home, "train", config.model_dump(mode="json"), parents, config.seed)
         with run.running():
-            runner = Runner(env, ppo, run, robot, config.seed, progress, SHOWN)
+            env, shown = (online.env, SHOWN_ONLINE) if online else (real, SHOWN)
+            runner = Runner(env, ppo, run, robot, config.seed, progress, shown, companion=online)
             if source:
                 runner.warm_start(source)
             runner.train(config.iterations)
-            run.finish(_summary(run, config))
+            dataset = online.finish(run) if online else None
+            run.finish(_summary(run, config) | ({"exported": dataset.name} if dataset else {}))
     finally:
-        env.close()
+        real.close()
     return run
+
+
+def reward_weights(config: TrainConfig, robot: RobotSpec) -> dict[str, float]:
+    """Return what differs from the robot's reward weights in a training.
+
+    A model is fitted beside a policy that begins with nothing or with another's networks: in the former case the
+    weights are those of a first policy.
+    """
+    first = isinstance(config, PretrainConfig) and config.warm_start is None
+    return robot.task_reward_weights.get(FROM_NOTHING if first else config.task, {}) | config.rewards
+
+
+def policy_to_begin_with(home: Home, robot: RobotSpec, name: str | None) -> Checkpoint | None:
+    """Return the policy of that name: a train run, a policy file, or one that comes with the robot.
+
+    Raises:
+        RwmError: There is none.
+    """
+    if name is None:
+        return None
+    shipped: Path | None = shipped_policies(robot).get(name)
+    return Checkpoint.of_file(shipped) if shipped else home.policy(name, ("train",))
 
 
 def _summary(run: Run, config: TrainConfig) -> dict[str, Any]:
     last = {name: values[-1] for name, values in series(run).items()}
+    held_out = {
+        k.replace("val/", "held_out_"): v for k, v in last.items() if k.startswith(("val/rel_l1_h", "val/hold"))
+    }
     return {
         "robot": config.robot,
         "task": config.task,
@@ -85,5 +101,6 @@ def _summary(run: Run, config: TrainConfig) -> dict[str, Any]:
         "steps": config.iterations * config.num_envs * config.ppo.num_steps,
         "episode_return": last.get("episode/return"),
         "episode_length": last.get("episode/length"),
+        **held_out,
         "steps_per_second": last["perf/steps_per_second"],
     }

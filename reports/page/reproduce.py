@@ -91,7 +91,7 @@ def policy_words(run: Run) -> list[str]:
 def train_words(run: Run) -> list[str]:
     """Return the words of ``rwm train``."""
     from reports.stages import command_of
-    from rwmrl.simulator_training import TrainConfig
+    from rwmrl.train_config import TrainConfig
 
     config = run.configuration(TrainConfig)
     return [config.warm_start or word if word == "RUN" else word for word in shlex.split(command_of(config))]

@@ -237,8 +237,8 @@ def test_averaged_weights_are_the_running_mean_and_survive_a_resume(home, linear
 
 def test_the_learning_rate_falls_along_a_cosine():
     config = FitConfig(lr=2.0, updates=100)
-    assert [config.lr_at(k) for k in (0, 50, 100)] == pytest.approx([2.0, 1.01, 0.02])
-    assert FitConfig(lr=2.0, schedule="constant").lr_at(150) == 2.0
+    assert [config.lr_at(k, 100) for k in (0, 50, 100)] == pytest.approx([2.0, 1.01, 0.02])
+    assert FitConfig(lr=2.0, schedule="constant").lr_at(150, 100) == 2.0
 
 
 def test_a_finished_fit_is_not_resumed(fitted, linear_dataset, home):

@@ -7,7 +7,8 @@ from rwmdata.errors import RwmError
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import series
 from rwmrl.ppo_config import PPOConfig
-from rwmrl.simulator_training import TrainConfig, train_in_simulator
+from rwmrl.simulator_training import train_in_simulator
+from rwmrl.train_config import TrainConfig
 
 TINY = TrainConfig(
     num_envs=4, iterations=2, ppo=PPOConfig(num_steps=4, hidden_dims=(8,), mini_batches=1, epochs=1), seed=3

@@ -10,8 +10,9 @@ from rwmdata.robots import load_robot
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.observations import observation_names
 from rwmrl.ppo_config import PPOConfig
-from rwmrl.simulator_training import TrainConfig, train_in_simulator
+from rwmrl.simulator_training import train_in_simulator
 from rwmrl.symmetry import Mirror
+from rwmrl.train_config import TrainConfig
 
 CPU = torch.device("cpu")
 

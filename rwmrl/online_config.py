@@ -1,0 +1,81 @@
+"""Configurations of online training, and their presets; readable without the package that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from rwmdata.errors import RwmError
+from rwmmodel.fit_config import UpdateConfig
+from rwmrl.train_config import TrainConfig
+
+_LAPTOP_UPDATES: Mapping[str, object] = {
+    "fit.batch": 64, "fit.lr": 4e-3, "fit.schedule": "cosine", "fit.loss.sequence_weight": 1.0, "fit.bounded": True,
+}  # fmt: skip
+PRETRAIN_PRESETS: Mapping[str, Mapping[str, object]] = {
+    "smoke": {
+        "num_envs": 32, "iterations": 4, "ppo.checkpoint_interval": 2, "fit.hidden": 16, "fit.head_hidden": 16,
+        "fit.members": 2, "fit.batch": 16, "fit.mini_batches": 2, "fit.val_interval": 2, "fit.history": 8,
+        "fit.forecast": 4,
+    },
+    # Sized for an hour on two cores.
+    "laptop": {"num_envs": 1024, "iterations": 500, "fit.mini_batches": 5, **_LAPTOP_UPDATES},
+    # The authors' code: one member, 2000 iterations.
+    "reference": {
+        "num_envs": 4096, "iterations": 2000, "ppo.checkpoint_interval": 50, "fit.members": 1, "fit.batch": 5000,
+        "fit.schedule": "constant",
+    },
+}  # fmt: skip
+
+
+class ReplayFitConfig(UpdateConfig):
+    """How the model is fitted on the replay."""
+
+    members: int = Field(5, ge=1)
+    mini_batches: int = Field(20, ge=1)
+    """Updates of the model after every iteration of PPO."""
+    replay_steps: int = Field(1000, ge=2)
+    """Newest rows kept of every robot."""
+    held_out: int = Field(16, ge=2)
+    """One robot of so many is held out: the model is scored on its rows and never sees them."""
+    val_interval: int = Field(25, ge=1)
+    """Iterations between scores on the held-out replay."""
+    noise_scales: tuple[float, ...] = (0.1, 0.4)
+    """Noise under which it is scored too: standard deviations, normalised units, on states and actions it is fed."""
+
+
+class PretrainConfig(TrainConfig):
+    """Options of task Pretrain-v0: a policy trained by PPO in the simulator and a model fitted on its replay."""
+
+    presets: ClassVar = PRETRAIN_PRESETS
+    default_preset: ClassVar = "laptop"
+
+    task: str = "Pretrain-v0"
+    fit: ReplayFitConfig = ReplayFitConfig()
+    model: str | None = None
+    """Model that the fit goes on from, a run or a file; a new one when None."""
+    export: str | None = None
+    """Name of the dataset that the replay is written to."""
+    export_transitions: int = Field(1_000_000, ge=1)
+    """Rows of that dataset: those of as many robots as it takes, from the first iteration to the last."""
+    device: str = "auto"
+    """Device of the model; the policy is trained where the simulator is."""
+
+
+TASKS: Mapping[str, type[TrainConfig]] = {"Pretrain-v0": PretrainConfig}
+"""Configuration classes of the tasks that train more than a policy."""
+
+
+def configuration_of(task: str) -> type[TrainConfig]:
+    """Return the class of a training's configuration.
+
+    Raises:
+        RwmError: Nothing is trained in the task.
+    """
+    if task == "Visualize-v0":
+        raise RwmError(
+            "Visualize-v0 is for looking at a robot and its imagined twin, not for training.", "rwm visualize"
+        )
+    return TASKS.get(task, TrainConfig)

@@ -1,0 +1,237 @@
+"""The model's side of online training: an ensemble that is fitted on the replay while the policy trains."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rwmdata.errors import RwmError
+from rwmdata.robots import RobotSpec
+from rwmdata.schema import Schema
+from rwmdata.windows import weights_with_share
+from rwmmodel.checkpoint import load_model, save_model
+from rwmmodel.ensemble import Architecture, DynamicsEnsemble, ModelInfo
+from rwmmodel.normalizer import Normalizer
+from rwmmodel.updates import NotFiniteError, Updates, seed_of
+from rwmmodel.validation import HORIZONS, Validator, roll_mean
+from rwmrl.online_config import ReplayFitConfig
+from rwmrl.replay import Replay
+from rwmrl.snapshots import Snapshot
+
+MIN_STD = 1e-6
+"""A column that varies less is not scaled by a fitted normaliser."""
+OUTSIDE = 1e-4
+"""Share of the replay's rows that may lie beyond either bound of a bounded model's states."""
+RANGE_ROWS = 50_000
+
+
+class OnlineModel:
+    """An ensemble, its updates on a replay, and its scores on the replay's held-out robots.
+
+    Which windows an update sees is a function of (seed, number of the update, content of the replay).
+
+    Args:
+        replay: Where windows come from.
+        config: Architecture and updates.
+        robot: Gives the reference normaliser.
+        iterations: Iterations of the whole training, over which the learning rate decays.
+        seed: Seed of weights and draws.
+        device: Where the model is.
+        source: Model file to go on from; its architecture and normaliser stand over the configuration's.
+    """
+
+    def __init__(
+        self,
+        replay: Replay,
+        config: ReplayFitConfig,
+        robot: RobotSpec,
+        iterations: int,
+        seed: int,
+        device: torch.device,
+        source: Path | None = None,
+    ) -> None:
+        self.replay, self.robot, self.iterations, self.seed, self.device = replay, robot, iterations, seed, device
+        self._loaded = load_model(source, device) if source else None
+        if self._loaded is not None:
+            _refuse_other(self._loaded, replay.schema, robot, source)
+            sizes = {name: getattr(self._loaded.config, name) for name in Architecture.model_fields}
+            config = config.model_copy(update=sizes)
+        self.config = config
+        self._updates: Updates | None = None
+
+    @property
+    def model(self) -> DynamicsEnsemble:
+        """The model that is scored and saved.
+
+        Raises:
+            RwmError: The replay has not yet held a window, so there is none.
+        """
+        if self._updates is None:
+            raise RwmError("The replay has no window yet to fit a model on.", "a shorter history or forecast")
+        return self._updates.kept
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a model yet."""
+        return self._updates is not None
+
+    def _begin(self) -> Updates:
+        """Make the model; its normaliser, where it is fitted, is that of the replay's content now."""
+        schema, config = self.replay.schema, self.config
+        model = self._loaded
+        if model is None:
+            normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *self._statistics())
+            hz = round(1 / self.robot.control_dt_s, 6)
+            info = ModelInfo(self.robot.name, schema.csv_names, hz, "the replay of an online training")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                model = DynamicsEnsemble(config.ensemble(schema), normalizer, info)
+        model = model.to(self.device).train().requires_grad_(True)
+        model.precision = config.precision
+        self.replay.normalizer = model.normalizer
+        return Updates(model, config, self.seed)
+
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std of state and action, the robot's own or the replay's."""
+        schema, kind, spec = self.replay.schema, self.config.normalizer, self.robot.normalizer
+        if kind != "fitted" and spec.std:
+            return schema.normalizer(spec)
+        if kind == "reference":
+            raise RwmError(f"Robot '{self.robot.name}' has no reference normaliser.", "--set fit.normalizer=fitted")
+        mean = np.zeros(schema.action.stop, np.float32)
+        std = np.ones(schema.action.stop, np.float32)
+        states = self._some_states()
+        mean[schema.state] = states.mean(dim=0).cpu().numpy()
+        spread = states.std(dim=0).cpu().numpy()
+        std[schema.state] = np.where(spread > MIN_STD, spread, 1.0)
+        return mean, std
+
+    def _some_states(self) -> Tensor:
+        """Return states of many rows of the replay, ``(n, S)``, physical units."""
+        starts = self.replay.starts(1)
+        return self.replay.gather(starts[:: max(1, len(starts) // RANGE_ROWS)], 1)[:, 0, self.replay.schema.state]
+
+    def learn(self, iteration: int) -> dict[str, float]:
+        """Make an iteration's updates, and score the model where that is due; return what is to be logged.
+
+        Nothing is done as long as the replay has fewer windows than a batch.
+
+        Raises:
+            RwmError: A loss is not finite.
+        """
+        config, began = self.config, time.perf_counter()
+        length = config.history + config.forecast
+        starts = self.replay.starts(length)
+        if len(starts) < config.batch:
+            return {}
+        if self._updates is None:
+            self._updates = self._begin()
+        updates = self._updates
+        last = iteration + 1 == self.iterations
+        due = (iteration + 1) % config.val_interval == 0 or last
+        if config.bounded and (due or updates.count == 0):
+            self._widen_bounds()
+        weights = self._weights(starts, length)
+        total = self.iterations * config.mini_batches
+        sums: dict[str, float] = {}
+        for _ in range(config.mini_batches):
+            draw = np.random.default_rng(seed_of(self.seed, updates.count, 1))
+            chosen = starts[draw.choice(len(starts), config.batch, p=weights)]
+            try:
+                terms = updates.make(self.replay, chosen, config.forecast, config.lr_at(updates.count, total))
+            except NotFiniteError as exc:
+                raise RwmError(f"At update {updates.count + 1} of the model {exc}.", "--set fit.lr=1e-3") from exc
+            for name, value in terms.numbers("model/").items():
+                sums[name] = sums.get(name, 0.0) + value / config.mini_batches
+        sums |= {"perf/model_s": time.perf_counter() - began, "replay/rows": float(self.replay.count)}
+        return sums | (self.score() if due else {})
+
+    def _weights(self, starts: np.ndarray, length: int) -> np.ndarray | None:
+        """Return how likely each window is drawn; None for all alike."""
+        if not self.config.fall_share:
+            return None
+        falls = self.replay.ending_in_fall(starts, length)
+        if not 0 < falls.sum() < len(falls):
+            return None
+        return weights_with_share(np.ones(len(starts)), falls, self.config.fall_share)
+
+    def _widen_bounds(self) -> None:
+        """Let the bounds of the states include what the replay holds now."""
+        model = self._updates.model if self._updates else self.model
+        states = model.normalizer.state(self._some_states().to(self.device)).sort(dim=0).values
+        cut = round(OUTSIDE * (len(states) - 1))
+        low, high = states[cut], states[len(states) - 1 - cut]
+        known = torch.isfinite(model.state_low)
+        model.state_low.copy_(torch.where(known, torch.minimum(model.state_low, low), low))
+        model.state_high.copy_(torch.where(known, torch.maximum(model.state_high, high), high))
+
+    def score(self) -> dict[str, float]:
+        """Return the model's scores on the held-out robots' rows, empty while these have no window.
+
+        ``val/...`` as in a fit, with the horizons that the replay has windows for; ``val/hold_last_h<h>`` repeats the
+        last recorded state; ``val/rel_l1_noise<scale>_h<h>`` is under noise on what the model is fed.
+        """
+        config, model = self.config, self.model
+        horizons = tuple(h for h in HORIZONS if len(self.replay.starts(config.history + h, held_out=True)))
+        window = config.history + config.forecast
+        starts = self.replay.starts(window, held_out=True)
+        if not len(starts) or not horizons:
+            return {}
+        falls = starts[self.replay.ending_in_fall(starts, window)]
+        held_out = partial(self.replay.starts, held_out=True)
+        validator = Validator(self.replay, config, held_out, horizons, falls[: config.val_windows], self.seed)
+        scores = validator(model)
+        model.eval()
+        scores |= validator.rel_l1(partial(hold_last, config.history), "val/hold_last")
+        for scale in config.noise_scales:
+            scores |= validator.rel_l1(partial(_under_noise, model, scale, self.seed), f"val/rel_l1_noise{scale:g}")
+        model.train()
+        return scores
+
+    def save(self, path: Path) -> None:
+        """Write the model to a file, if there is one yet."""
+        if self._updates is not None:
+            save_model(self.model, path)
+
+    def state(self) -> Snapshot:
+        """Return weights, optimiser and count of updates; without a model yet, nothing."""
+        if self._updates is None:
+            return {}
+        weights, optimizer = self._updates.weights(), self._updates.optimizer.state_dict()
+        return {"model": weights, "model_optimizer": optimizer, "model_updates": self._updates.count}
+
+    def restore(self, state: Snapshot) -> None:
+        """Go on from what :meth:`state` returned.
+
+        Raises:
+            RuntimeError: The weights are of another architecture.
+        """
+        if "model" in state:
+            self._updates = self._begin()
+            self._updates.restore(state["model_updates"], state["model"], state["model_optimizer"])
+            self.replay.normalizer = self._updates.model.normalizer
+
+
+def hold_last(history: int, states: Tensor, actions: Tensor) -> Tensor:
+    """Predict that nothing changes after the history: states ``(E, K, S)`` for windows ``(E, M + K, S)``."""
+    return states[:, history - 1 : history].expand(-1, states.shape[1] - history, -1)
+
+
+def _under_noise(model: DynamicsEnsemble, scale: float, seed: int, states: Tensor, actions: Tensor) -> Tensor:
+    """Predict with the ensemble mean under normal noise on the history's states and on all actions."""
+    generator = torch.Generator(states.device).manual_seed(seed)
+    noise = partial(torch.randn, generator=generator, device=states.device)
+    return roll_mean(model, states + scale * noise(states.shape), actions + scale * noise(actions.shape))
+
+
+def _refuse_other(model: DynamicsEnsemble, schema: Schema, robot: RobotSpec, file: Path | None) -> None:
+    own = [getattr(model.config, f"{part}_dim") for part in ("state", "action", "extension", "contact")]
+    wanted = [schema.dims[part] for part in ("state", "action", "extension", "contact")]
+    if own != wanted or (model.info is not None and model.info.robot != robot.name):
+        what = model.info.robot if model.info else f"{own[0]} state columns"
+        raise RwmError(f"{file} is a model of {what}, not of '{robot.name}'.", "--model RUN of that robot")

@@ -1,0 +1,146 @@
+"""What online training adds to training in a simulator: a model fitted on the replay, and the replay as a dataset."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from rwmdata.atomic import remove_folder
+from rwmdata.catalog import Dataset
+from rwmdata.episodes import read_episodes
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.manifest import Provenance
+from rwmdata.robots import RobotSpec
+from rwmdata.runs import Run, versions
+from rwmdata.writer import DatasetWriter, new_dataset_path
+from rwmmodel.devices import require_precision, resolve_device, use_precision
+from rwmrl.backends import resolve_backend
+from rwmrl.envs.base import VecEnv
+from rwmrl.envs.online import OnlineEnv
+from rwmrl.export import Recorder
+from rwmrl.online_config import PretrainConfig
+from rwmrl.online_model import OnlineModel
+from rwmrl.replay import Replay
+from rwmrl.snapshots import Snapshot
+from rwmrl.tasks import get_task
+
+STAGES = 10
+"""Parts of a training that exported episodes are labelled by."""
+
+
+class OnlineTraining:
+    """Model, replay and export of an online training, as what is trained beside a policy.
+
+    Args:
+        home: Where the dataset goes.
+        config: The training.
+        robot: The robot.
+        real: The simulated robots.
+
+    Attributes:
+        env: The environment the policy is trained in.
+        model: The model's side.
+
+    Raises:
+        RwmError: The name of the export is taken, or model and robot or device and precision do not fit.
+    """
+
+    def __init__(self, home: Home, config: PretrainConfig, robot: RobotSpec, real: VecEnv) -> None:
+        self.home, self.config, self.robot = home, config, robot
+        if config.export:
+            new_dataset_path(home.data_dir, config.export)
+        device = resolve_device(config.device)
+        require_precision(config.fit.precision, device)
+        use_precision(config.fit.precision, device)
+        fit, source = config.fit, home.model(config.model).file if config.model else None
+        replay = Replay(real.num_envs, fit.replay_steps, real.schema, real.device, fit.held_out)
+        if fit.history + fit.forecast > min(fit.replay_steps, real.max_episode_length + 1):
+            rows = min(fit.replay_steps, real.max_episode_length + 1)
+            window = f"{fit.history + fit.forecast} rows (history + forecast)"
+            raise RwmError(f"A window of {window} does not fit into {rows} rows of replay.", "--set fit.history=8")
+        self.model = OnlineModel(replay, fit, robot, config.iterations, config.seed, device, source)
+        self.recorder = Recorder(real, config.export_transitions, self._recorded(real)) if config.export else None
+        self.env = OnlineEnv(real, replay, self.recorder, self._stage)
+
+    def _recorded(self, real: VecEnv) -> np.ndarray:
+        """Return the robots whose rows are exported, spread evenly: as many as fill the dataset in all iterations."""
+        steps = self.config.iterations * self.config.ppo.num_steps
+        count = min(math.ceil(self.config.export_transitions / steps), real.num_envs)
+        return np.arange(count) * real.num_envs // count
+
+    def _stage(self, steps: int) -> str:
+        """Return the name of the policy that acts after so many steps: the iteration its part of the training began."""
+        iterations = self.config.iterations
+        part = min(steps // self.config.ppo.num_steps * STAGES // iterations, STAGES - 1)
+        return f"iteration-{part * iterations // STAGES:06d}"
+
+    def learn(self, iteration: int) -> dict[str, float]:
+        """Update the model after iteration ``iteration`` of the policy; return what is to be logged."""
+        return self.model.learn(iteration)
+
+    def save(self, run: Run, completed: int) -> None:
+        """Write the model and the episodes that ended since the last checkpoint."""
+        self.model.save(run.model_file)
+        self._write_part(run, completed)
+
+    def state(self) -> Snapshot:
+        """Return what a resumed training needs beside the environment's state."""
+        return self.model.state()
+
+    def restore(self, run: Run, state: Snapshot) -> None:
+        """Go on from what :meth:`state` returned; episodes written after that checkpoint are made again."""
+        for part in _parts(run):
+            if int(part.name.rpartition("-")[2]) > state["completed"]:
+                remove_folder(part)
+        self.model.restore(state)
+
+    def finish(self, run: Run) -> Dataset | None:
+        """Write the exported episodes as one dataset, where one was asked for."""
+        name, recorder = self.config.export, self.recorder
+        if not name or not recorder:
+            return None
+        recorder.finish()
+        self._write_part(run, self.config.iterations + 1)
+        parts = [Dataset.open(part) for part in _parts(run)]
+        dropped, real = recorder.dropped, self.env.real
+        origin = self._provenance(run) | {"dropped_unstable_episodes": dropped}
+        about = self.robot.name, real.schema, round(1 / self.robot.control_dt_s, 6), origin, self.config.seed
+        left = self.config.export_transitions
+        with DatasetWriter(self.home.data_dir, name, *about) as writer:
+            for episode in (e for part in parts for e in read_episodes(part)):
+                if left > 0:
+                    writer.append(episode)
+                    left -= len(episode.rows)
+            dataset = writer.commit()
+        shutil.rmtree(run.path / "replay")
+        return dataset
+
+    def _write_part(self, run: Run, completed: int) -> None:
+        episodes = self.recorder.take() if self.recorder else []
+        if not episodes:
+            return
+        name, hz = f"part-{completed:06d}", round(1 / self.robot.control_dt_s, 6)
+        schema, origin = self.env.schema, self._provenance(run)
+        with DatasetWriter(run.path / "replay", name, self.robot.name, schema, hz, origin) as writer:
+            for episode in episodes:
+                writer.append(episode)
+            writer.commit()
+
+    def _provenance(self, run: Run) -> Provenance:
+        config, backend = self.config, resolve_backend(self.config.backend)
+        task = get_task(config.task, backend)
+        return {
+            "source": "simulation", "backend": backend, "task": config.task, "policy": f"train {run.id}",
+            "seed": config.seed, "num_envs": config.num_envs, "control_dt_s": self.robot.control_dt_s,
+            "randomization": self.robot.randomization.model_dump(mode="json") if task.randomize else None,
+            "config": config.model_dump(mode="json"), "task_config": task.model_dump(mode="json"),
+            "versions": versions(),
+        }  # fmt: skip
+
+
+def _parts(run: Run) -> list[Path]:
+    return sorted((run.path / "replay").glob("part-*"))
