@@ -12,7 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
-from cli import bench, data_edit, demo, doctor, evaluate, fit, model, policy, report, runs, sql, train
+from cli import bench, data_edit, demo, doctor, evaluate, fit, model, policy, report, runs, sql, train, visualize
 from cli.common import command, err
 from rwmdata.errors import RwmError
 
@@ -36,6 +36,9 @@ command(app, "policy", "rwmrl.policy_config:PolicyConfig")(policy.policy)
 app.add_typer(policy.sweep_app, name="sweep")
 command(app, "export-policy")(policy.export_policy)
 command(app, "train", "rwmrl.simulator_training:TrainConfig")(train.train)
+command(app, "visualize", "reports.visualize.view:SimulatedViewConfig", "reports.visualize.view:RecordedViewConfig")(
+    visualize.visualize
+)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(runs.app, name="runs")
 command(app, "sql")(sql.sql)

@@ -18,6 +18,7 @@ _NAMES = {
     "evaluate.uncertainty": "UncertaintyConfig evaluate_uncertainty",
     "page.compare": "build_comparison",
     "page.report": "build_report",
+    "visualize.view": "RecordedViewConfig SimulatedViewConfig visualize_episode visualize_policy",
     "references": "ReferenceConfig build_references",
 }
 _WHERE = {name: f"reports.{module}" for module, names in _NAMES.items() for name in names.split()}

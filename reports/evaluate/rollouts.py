@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +47,8 @@ class Rollout:
 
     ``predicted`` and ``recorded`` are ``(W, steps, S)``, ``last`` the last recorded state of the history ``(W, S)``,
     ``epistemic`` and ``aleatoric`` ``(W, steps)``; ``epistemic_std`` and ``total_std``, by column, ``(W, steps, S)``:
-    the standard deviation of the members' means, and the same with their mean predicted variance added.
+    the standard deviation of the members' means, and the same with their mean predicted variance added. ``contact``
+    ``(W, steps, C)`` and ``termination`` ``(W, steps)`` are probabilities; None where they were not asked for.
     """
 
     predicted: np.ndarray
@@ -57,6 +58,8 @@ class Rollout:
     aleatoric: np.ndarray
     epistemic_std: np.ndarray
     total_std: np.ndarray
+    contact: np.ndarray | None = None
+    termination: np.ndarray | None = None
 
     @property
     def error(self) -> np.ndarray:
@@ -139,12 +142,14 @@ def roll_out(
     seed: int = 0,
     progress: Progress = silent,
     disturb: Disturbance | None = None,
+    aux: bool = False,
 ) -> Rollout:
     """Predict each window autoregressively: from its history, then from the recorded actions only.
 
     To predict row ``t + 1`` the model is fed its own state ``t`` and the action of row ``t + 1`` (the one that led
     there). In mode ``mean`` the ensemble mean is fed back; in ``sampled_member`` each window follows one member,
-    drawn once. ``disturb`` changes what the model is fed; errors are still taken to the undisturbed record.
+    drawn once. ``disturb`` changes what the model is fed; errors are still taken to the undisturbed record. ``aux``
+    asks for contacts and terminations too.
 
     Raises:
         RwmError: A prediction or its uncertainty is not finite (window and step are named).
@@ -159,20 +164,29 @@ def roll_out(
             draw = np.random.default_rng(seed).integers(model.config.members, size=len(rows))
             members = torch.from_numpy(draw).to(device)
         fed_states, actions = disturb(states, actions) if disturb else (states, actions)
-        carry = model.warm_up(fed_states[:, : history - 1], actions[:, 1:history])
+        carry = model.warm_up(fed_states[:, : history - 1], actions[:, 1:history], aux)
         state, steps = fed_states[:, history - 1], rows.shape[1] - history
         parts: list[tuple[Tensor, ...]] = []
+        ends: list[tuple[Tensor, ...]] = []
         for k in range(steps):
-            prediction, carry = model.step(state, actions[:, history + k], carry, members, aux=False)
+            prediction, carry = model.step(state, actions[:, history + k], carry, members, aux)
             state = prediction.state
             assert prediction.member_std is not None and prediction.aleatoric is not None
             spread = prediction.member_mean.var(dim=0) if len(prediction.member_mean) > 1 else torch.zeros_like(state)
             total = spread + prediction.member_std.square().mean(dim=0)
             parts.append((state, prediction.epistemic, prediction.aleatoric, spread.sqrt(), total.sqrt()))
+            if prediction.contact is not None and prediction.termination is not None:
+                ends.append((prediction.contact.sigmoid(), prediction.termination.sigmoid().squeeze(-1)))
             progress(k + 1, steps, {})
-    predicted, *uncertainty = (torch.stack(p, dim=1).float().cpu().numpy() for p in zip(*parts, strict=True))
+    predicted, *uncertainty = map(_over_steps, zip(*parts, strict=True))
     _refuse_non_finite((predicted, *uncertainty), windows)
-    return Rollout(predicted, states[:, history:].cpu().numpy(), states[:, history - 1].cpu().numpy(), *uncertainty)
+    recorded, last = states[:, history:].cpu().numpy(), states[:, history - 1].cpu().numpy()
+    return Rollout(predicted, recorded, last, *uncertainty, *map(_over_steps, zip(*ends, strict=True)))
+
+
+def _over_steps(values: Sequence[Tensor]) -> np.ndarray:
+    """Return values of every step, ``(W, ...)`` each, as ``(W, steps, ...)``."""
+    return torch.stack(tuple(values), dim=1).float().cpu().numpy()
 
 
 def stale_actions(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from rwmmodel.fit_config import FitConfig
 COMMON = ("seed", "device")
 EVALUATION_OPTIONS = (
     "windows",
+    "episode",
     "robots",
     "settle",
     "steps",
@@ -28,6 +29,8 @@ EVALUATION_OPTIONS = (
     "calibrated",
     "reference_alignment",
     "film",
+    "resync",
+    "overlay",
     "seed",
     "device",
 )
@@ -100,13 +103,17 @@ def train_words(run: Run) -> list[str]:
 def evaluation_words(run: Run) -> list[str]:
     """Return the words of ``rwm eval ...``; what only Python can set is left out."""
     config, parents = run.meta.config, run.meta.parents
-    words = ["rwm", "eval", config["evaluation"]]
+    words = ["rwm", *(["visualize"] if config["evaluation"] == "visualize" else ["eval", config["evaluation"]])]
     if "policy" in config:
         words += ["--policy", str(parents.get("policy") or config["policy"])]
     elif config["evaluation"] != "lambda-sweep":
         words += _named(parents.get("dataset"))
-    if config["evaluation"] != "policy":
+    if config["evaluation"] == "visualize" and parents["model"] is None:
+        words += ["--no-twin"]
+    elif config["evaluation"] != "policy":
         words += ["--model", str(parents["model"])]
+    if config["evaluation"] == "visualize" and config.get("backend", "auto") != "auto":
+        words += ["--backend", config["backend"]]
     for key in EVALUATION_OPTIONS:
         value = config.get(key)
         if value is not None and value is not False and (key, value) != ("device", "auto"):

@@ -110,6 +110,11 @@ def _light(spec: mujoco.MjSpec) -> None:
     sky, gradient = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
     blue, white = [0.75, 0.85, 0.95], [1, 1, 1]
     spec.add_texture(name="sky", type=sky, builtin=gradient, rgb1=blue, rgb2=white, width=64, height=64)
+    checks = {"type": mujoco.mjtTexture.mjTEXTURE_2D, "builtin": mujoco.mjtBuiltin.mjBUILTIN_CHECKER}
+    spec.add_texture(name="checks", rgb1=[0.52, 0.54, 0.52], rgb2=[0.44, 0.46, 0.44], width=128, height=128, **checks)
+    material = spec.add_material(name="checks", texrepeat=[2, 2], texuniform=True)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "checks"
+    spec.geom(GROUND).material, spec.geom(GROUND).rgba = "checks", [1, 1, 1, 1]
     spec.visual.headlight.ambient = spec.visual.headlight.diffuse = [0.5, 0.5, 0.5]
 
 

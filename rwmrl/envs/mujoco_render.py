@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +19,8 @@ from rwmdata.robots import RobotSpec, load_robot
 HEADLESS = ("egl", "osmesa")
 """MuJoCo's ways to draw without a screen, in the order tried; ``MUJOCO_GL`` overrides them."""
 TIMEOUT_S = 300
+TWIN_RGB, TWIN_OPACITY = (0.05, 0.5, 0.85), 0.6
+"""Colour of a second robot."""
 
 
 def render_frames(robot: RobotSpec, states: np.ndarray, size: tuple[int, int] = (320, 240)) -> np.ndarray:
@@ -32,12 +37,58 @@ def render_frames(robot: RobotSpec, states: np.ndarray, size: tuple[int, int] = 
     Raises:
         RwmError: Off-screen rendering does not work here; names the packages it needs.
     """
+    return _in_child(robot, "single", size, states=states)
+
+
+@dataclass(frozen=True)
+class View:
+    """How robots are looked at: from the right of the world's x axis, the camera moving along without turning."""
+
+    azimuth: float = 115.0
+    """Degrees; 90 looks along the world's y axis."""
+    elevation: float = -22.0
+    distance: float = 4.2
+    """In heights of the base above the ground."""
+
+
+VIEW = View()
+
+
+def render_pair(
+    robot: RobotSpec,
+    real: np.ndarray,
+    twin: np.ndarray,
+    lookat: np.ndarray,
+    size: tuple[int, int] = (480, 300),
+    view: View = VIEW,
+) -> np.ndarray:
+    """Draw a robot in its own colours and a second one in translucent blue.
+
+    Args:
+        robot: The robot, with an MJCF.
+        real: Generalised positions ``(n, nq)`` of the first; a row that is not finite is not drawn.
+        twin: Likewise of the second.
+        lookat: Points the camera looks at, world frame, m, ``(n, 3)``.
+        size: Width and height, pixels.
+        view: Where the camera stands.
+
+    Returns:
+        ``(n, height, width, 3)`` uint8.
+
+    Raises:
+        RwmError: Off-screen rendering does not work here; names the packages it needs.
+    """
+    camera = np.array([view.azimuth, view.elevation, view.distance * robot.base_height_m])
+    return _in_child(robot, "pair", size, real=real, twin=twin, lookat=lookat, camera=camera)
+
+
+def _in_child(robot: RobotSpec, kind: str, size: tuple[int, int], **given: np.ndarray) -> np.ndarray:
     ways = [os.environ["MUJOCO_GL"]] if "MUJOCO_GL" in os.environ else list(HEADLESS)
     failures = []
     with tempfile.TemporaryDirectory() as folder:
-        given, drawn = Path(folder, "states.npy"), Path(folder, "frames.npy")
-        np.save(given, states)
-        command = [sys.executable, "-m", __name__, str(robot.folder), str(given), str(drawn), *map(str, size)]
+        inputs, drawn = Path(folder, "given.npz"), Path(folder, "frames.npy")
+        np.savez(inputs, **given)  # type: ignore[arg-type]
+        command = [sys.executable, "-m", __name__, kind, str(robot.folder), str(inputs), str(drawn), *map(str, size)]
         for way in ways:
             try:
                 child = subprocess.run(
@@ -53,26 +104,60 @@ def render_frames(robot: RobotSpec, states: np.ndarray, size: tuple[int, int] = 
     raise RwmError(f"{reason}.", "apt-get install libegl1 libgl1-mesa-dri, or libosmesa6")
 
 
-def _draw(folder: str, given: str, drawn: str, width: str, height: str) -> None:
+def _draw(kind: str, folder: str, given: str, drawn: str, width: str, height: str) -> None:
     import mujoco
 
     from rwmrl.envs.mujoco_model import load_model
 
     robot = load_robot(folder)
     model = load_model(robot, visual=True)
+    make = {"single": _single_frames, "pair": _pair_frames}[kind]
+    with np.load(given) as arrays, mujoco.Renderer(model, int(height), int(width)) as renderer:
+        np.save(drawn, np.stack(list(make(robot, model, renderer, dict(arrays)))))
+
+
+def _single_frames(robot: RobotSpec, model: Any, renderer: Any, given: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    import mujoco
+
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
     camera.distance, camera.elevation = 2.5 * robot.base_height_m, -10.0
-    frames = []
-    with mujoco.Renderer(model, int(height), int(width)) as renderer:
-        for state in np.load(given):
-            mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
+    for state in given["states"]:
+        mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
+        mujoco.mj_forward(model, data)
+        camera.lookat[:] = (*data.body(robot.base_body).xpos[:2], 0.5 * robot.base_height_m)
+        forward = data.body(robot.base_body).xmat.reshape(3, 3)[:2, 0]
+        camera.azimuth = 90.0 + np.degrees(np.arctan2(forward[1], forward[0]))
+        renderer.update_scene(data, camera)
+        yield renderer.render()
+
+
+def _pair_frames(robot: RobotSpec, model: Any, renderer: Any, given: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    import mujoco
+
+    camera, option, perturb = mujoco.MjvCamera(), mujoco.MjvOption(), mujoco.MjvPerturb()
+    camera.azimuth, camera.elevation, camera.distance = given["camera"]
+    datas, ground = (mujoco.MjData(model), mujoco.MjData(model)), mujoco.mjtCatBit.mjCAT_STATIC.value
+    moving = mujoco.mjtCatBit.mjCAT_DYNAMIC.value
+    for real, twin, lookat in zip(given["real"], given["twin"], given["lookat"], strict=True):
+        # Shadows fall near the origin only; the ground's pattern repeats every metre.
+        whole = np.floor(lookat[:2])
+        camera.lookat[:] = (*(lookat[:2] - whole), lookat[2])
+        datas[0].qpos[:] = model.qpos0
+        mujoco.mj_forward(model, datas[0])
+        mujoco.mjv_updateScene(model, datas[0], option, perturb, camera, ground, renderer.scene)
+        for data, qpos in zip(datas, (real, twin), strict=True):
+            if not np.isfinite(qpos).all():
+                continue
+            data.qpos[:] = qpos
+            data.qpos[:2] -= whole
             mujoco.mj_forward(model, data)
-            camera.lookat[:] = (*data.body(robot.base_body).xpos[:2], 0.5 * robot.base_height_m)
-            forward = data.body(robot.base_body).xmat.reshape(3, 3)[:2, 0]
-            camera.azimuth = 90.0 + np.degrees(np.arctan2(forward[1], forward[0]))
-            renderer.update_scene(data, camera)
-            frames.append(renderer.render())
-    np.save(drawn, np.stack(frames))
+            first = renderer.scene.ngeom
+            mujoco.mjv_addGeoms(model, data, option, perturb, moving, renderer.scene)
+            for k in range(first, renderer.scene.ngeom) if data is datas[1] else ():
+                geom = renderer.scene.geoms[k]
+                shade = 0.6 + 0.4 * float(np.mean(geom.rgba[:3]))
+                geom.rgba[:] = (*(shade * np.array(TWIN_RGB)), TWIN_OPACITY)
+        yield renderer.render()
 
 
 if __name__ == "__main__":
