@@ -130,10 +130,21 @@ class Home:
     def model(self, name: str | None = None) -> Checkpoint:
         """Return the model named by its run (see :meth:`run`) or by its file; without a name, the newest fit's.
 
+        The run is a fit, or a training that keeps a model beside its policy.
+
         Raises:
             RwmError: There is none, the name fits several, or the file is not the one that lineage recorded.
         """
-        return (self._of_file(name) if name else None) or self._of_run(self.run("model", name))
+        if name is None:
+            return self._of_run(self.run("model"))
+        if checkpoint := self._of_file(name):
+            return checkpoint
+        if (Path(name) / "run.json").is_file():
+            kept = Run.open(Path(name)).model_checkpoint
+            return self._of_run(kept.run, kept) if kept and kept.run else self._of_run(self.run("model", name))
+        trained = [r for r in self.runs("train") if r.model_checkpoint]
+        chosen = self.run("model", name, [*self.runs("model"), *trained])
+        return self._of_run(chosen, chosen.model_checkpoint)
 
     def policy(self, name: str | None = None, kinds: tuple[str, ...] = POLICY_KINDS) -> Checkpoint:
         """Return the policy named by its run or by its file; without a name, that of the newest policy run.
@@ -173,12 +184,15 @@ class Home:
             raise RwmError(f"{file} has changed since: its SHA-256 no longer begins with {digest}.", "a new run")
         folder = file.parent.parent
         is_run = self._holds(folder) and (folder / "run.json").is_file()
-        own = Run.open(folder).checkpoint if is_run else checkpoint
-        return own if own.file == file else checkpoint
+        if not is_run:
+            return checkpoint
+        run = Run.open(folder)
+        return next((own for own in (run.checkpoint, run.model_checkpoint) if own and own.file == file), checkpoint)
 
-    def _of_run(self, run: Run) -> Checkpoint:
+    def _of_run(self, run: Run, kept: Checkpoint | None = None) -> Checkpoint:
         """Return what a run keeps; lineage names runs of this home by their id, and files of another by their path."""
-        return run.checkpoint if self._holds(run.path) else Checkpoint.of_file(run.checkpoint.file)
+        kept = kept or run.checkpoint
+        return kept if self._holds(run.path) else Checkpoint.of_file(kept.file)
 
     def _holds(self, folder: Path) -> bool:
         return folder.resolve().parent.parent == self.runs_dir.resolve()

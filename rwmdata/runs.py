@@ -129,6 +129,12 @@ class Run:
         return Checkpoint(self.model_file if self.kind == "model" else self.policy_file, self.id, self)
 
     @property
+    def model_checkpoint(self) -> Checkpoint | None:
+        """The model that a fit, or a training with a model beside the policy, keeps; None where there is none."""
+        held = self.kind == "model" or (self.kind == "train" and self.model_file.is_file())
+        return Checkpoint(self.model_file, self.id, self) if held else None
+
+    @property
     def state_file(self) -> Path:
         """What a resumed run continues from: newest weights, optimizer and counters."""
         return self.checkpoints / "state.pt"
