@@ -104,6 +104,11 @@ class Carry:
     state: BaseCarry
     auxiliary: BaseCarry | None
 
+    @property
+    def parts(self) -> BaseCarry:
+        """All tensors of both bases, the state base's first."""
+        return self.state + (self.auxiliary or ())
+
     def emptied(self) -> Carry:
         """Return a carry of zeros of the same shapes: a recurrent base before its first input."""
         auxiliary = None if self.auxiliary is None else tuple(map(torch.zeros_like, self.auxiliary))

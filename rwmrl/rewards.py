@@ -13,6 +13,7 @@ from torch import Tensor
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
+from rwmrl.snapshots import Snapshot, copies, like, put_back
 
 TRACKING_VARIANCE = 0.25
 """Denominator of both tracking exponentials, (m/s)^2 and (rad/s)^2."""
@@ -109,6 +110,17 @@ class RewardModel:
         self.air_time.reset(env_ids)
         for total in self.episode_sums.values():
             total[env_ids] = 0.0
+
+    def state(self) -> Snapshot:
+        """Return what is remembered of the step before and summed over the running episodes."""
+        sums = {name: total.clone() for name, total in self.episode_sums.items()}
+        return {**copies(self, ("joint_vel", "action")), **copies(self.air_time, ("air_time",)), "episode_sums": sums}
+
+    def restore(self, state: Snapshot) -> None:
+        """Go on from a :meth:`state` of a model with the same terms."""
+        put_back(self, ("joint_vel", "action"), state)
+        put_back(self.air_time, ("air_time",), state)
+        self.episode_sums = {name: like(own, state["episode_sums"][name]) for name, own in self.episode_sums.items()}
 
     def compute(
         self, state: Tensor, contact: Tensor, action: Tensor, command: Tensor

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rwmdata.config import Frozen
+from rwmrl.snapshots import Snapshot, copies, put_back
 
 MIN_BOUNDS_M = 2.0
 REJECTIONS = 10
@@ -19,6 +20,8 @@ HOME_RADIUS = 0.25
 """Driving back ends this close to the centre, as a share of the smaller half side."""
 EDGE_M = 0.5
 """Closer than this to a side the robot is driven back whatever its command: it needs room to turn."""
+REMEMBERED = ("command", "heading", "standing", "homing", "steps_left")
+"""Attributes of a sampler that steps change."""
 
 
 class CommandConfig(Frozen):
@@ -111,6 +114,14 @@ class CommandSampler:
             due &= ~(self.homing & (away.amax(dim=1) > HOME_RADIUS))
         self.reset(due.nonzero().squeeze(-1), pose)
         self._apply(pose)
+
+    def state(self) -> Snapshot:
+        """Return what all commands are and how long they are held; the generator is its owner's to save."""
+        return copies(self, REMEMBERED)
+
+    def restore(self, state: Snapshot) -> None:
+        """Go on from a :meth:`state`."""
+        put_back(self, REMEMBERED, state)
 
     def _draw(self, env_ids: Tensor) -> None:
         count, low, high = len(env_ids), *self._steps

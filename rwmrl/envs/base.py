@@ -13,6 +13,7 @@ from torch import Tensor
 from rwmdata.config import Frozen
 from rwmdata.schema import Schema
 from rwmrl.observations import observation_groups
+from rwmrl.snapshots import Snapshot
 
 CONTACT_FORCE_N = 1.0
 """A body touches the ground where the net force on it exceeds this."""
@@ -117,6 +118,25 @@ class VecEnv(ABC):
     def episode_parameters(self) -> dict[str, Tensor]:
         """Return the values domain randomisation gave each environment's current episode, each ``(E,)``."""
         return {}
+
+    def state(self) -> Snapshot | None:
+        """Return all that the coming steps depend on beside their actions, in copies that later steps leave alone.
+
+        None where a simulator cannot tell; a resumed training then begins with new episodes. An environment made of
+        others has a state if all of them have.
+        """
+        return None
+
+    def restore(self, state: Snapshot) -> None:
+        """Go on from a :meth:`state` of an environment made alike: the same actions give the same steps, bit for bit.
+
+        On a GPU they are the same but for what its arithmetic leaves open. The next step's noise is restored too, so
+        the observations that were current then are to be kept by whoever acts.
+
+        Raises:
+            KeyError, ValueError: The state is of another environment.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no state to restore.")
 
     def close(self) -> None:  # noqa: B027
         """Release threads and processes; most environments hold none."""

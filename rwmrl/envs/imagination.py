@@ -16,15 +16,18 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmdata.windows import split_starts
 from rwmmodel.data import RowStore
-from rwmmodel.ensemble import DynamicsEnsemble, Prediction
+from rwmmodel.ensemble import Carry, DynamicsEnsemble, Prediction
 from rwmrl.envs.base import SOUND_LIMIT, Observations, Step, VecEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start
 from rwmrl.observations import noise_scale
 from rwmrl.rewards import RewardModel
+from rwmrl.snapshots import Snapshot, copies, like, put_back, rewind
 from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
 HALT_WINDOWS = 4096
 """Most recorded windows used to find the halting threshold."""
+REMEMBERED = ("member_ids", "episode_length_buf", "_age", "_push_left", "_state", "_rows")
+"""Tensors of the environment itself that steps change."""
 
 
 class ImaginationConfig(Frozen):
@@ -147,6 +150,31 @@ class ImaginationEnv(VecEnv):
         self.generator.manual_seed(self.config.seed)
         self._noise_generator.manual_seed(self.config.seed + 1)
         self.starts.begin_anew()
+
+    def state(self) -> Snapshot:
+        """Return the imagined states, the model's memory of them, commands, pushes to come and random streams."""
+        return {
+            "carry": [part.clone() for part in self._carry.parts],
+            "commands": self._commands.state(),
+            "rewards": self.rewards.state(),
+            "starts": self.starts.state(),
+            "streams": {"motion": self.generator.get_state(), "noise": self._noise_generator.get_state()},
+            "steps_done": self.steps_done,
+            **copies(self, REMEMBERED),
+        }
+
+    @torch.no_grad()
+    def restore(self, state: Snapshot) -> None:
+        """Go on from a :meth:`state` of an imagination with the same model and dataset."""
+        parts = tuple(like(own, saved) for own, saved in zip(self._carry.parts, state["carry"], strict=True))
+        self._carry = Carry(parts[: len(self._carry.state)], parts[len(self._carry.state) :])
+        self._commands.restore(state["commands"])
+        self.rewards.restore(state["rewards"])
+        self.starts.restore(state["starts"])
+        self.steps_done = state["steps_done"]
+        put_back(self, REMEMBERED, state)
+        rewind(self.generator, state["streams"]["motion"])  # After the starts, which draw from it.
+        rewind(self._noise_generator, state["streams"]["noise"])
 
     @torch.no_grad()
     def reset(self) -> Observations:

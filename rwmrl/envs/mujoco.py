@@ -16,6 +16,7 @@ from rwmrl.envs.base import CONTACT_FORCE_N, SOUND_LIMIT, EnvOptions, Observatio
 from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.observations import noise_scale
 from rwmrl.rewards import AIR_TIME_THRESHOLD_S, RewardModel
+from rwmrl.snapshots import Snapshot, copies, put_back, rewind
 from rwmrl.velocity_commands import CommandConfig, CommandSampler
 
 TRUNK_PARAMETERS = ("base_mass_offset_kg", "base_com_offset_x_m", "base_com_offset_y_m", "base_com_offset_z_m")
@@ -24,6 +25,8 @@ PUSH_VELOCITY = 0.5
 """A push changes the base's x and y velocity (world frame) by up to this, m/s."""
 BOUNDED_RESAMPLE_S = (1.0, 3.0)
 """How long a command is held within bounds: in ten seconds nearly every one would leave."""
+REMEMBERED = ("episode_length_buf", "_push_steps_left", "_rows")
+"""Tensors of the environment itself that steps change."""
 
 
 class MujocoEnvConfig(Frozen):
@@ -108,6 +111,21 @@ class MujocoEnv(VecEnv):
     def close(self) -> None:
         """Stop the physics threads."""
         self.physics.close()
+
+    def state(self) -> Snapshot:
+        """Return the robots' states, commands, pushes to come and random streams."""
+        streams = {"motion": self._generator.get_state(), "noise": self._noise_generator.get_state()}
+        parts = {"commands": self._commands.state(), "rewards": self._rewards.state()}
+        return {"physics": self.physics.snapshot(), "streams": streams, **parts, **copies(self, REMEMBERED)}
+
+    def restore(self, state: Snapshot) -> None:
+        """Go on from a :meth:`state`; the randomised models are those of the seed."""
+        self.physics.restore(state["physics"])
+        self._commands.restore(state["commands"])
+        self._rewards.restore(state["rewards"])
+        put_back(self, REMEMBERED, state)
+        rewind(self._generator, state["streams"]["motion"])
+        rewind(self._noise_generator, state["streams"]["noise"])
 
     def reset(self) -> Observations:
         """Start a new episode in every environment."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mujoco
 import numpy as np
+import torch
 from mujoco.rollout import Rollout
 
 from rwmdata.machine import available_threads
 from rwmdata.robots import RobotSpec
 from rwmrl.envs.mujoco_model import layout_of, load_model, randomized_models, trunk_offset
+from rwmrl.snapshots import Snapshot, like
 
 GROUND_CLEARANCE_M = 0.002
 """Gap left under the lowest foot of a robot that is placed."""
@@ -59,6 +61,15 @@ class BatchPhysics:
     def close(self) -> None:
         """Stop the threads."""
         self._rollout.close()
+
+    def snapshot(self) -> Snapshot:
+        """Return ``state`` and ``sensors``: a control step depends on nothing else."""
+        return {"state": torch.from_numpy(self.state.copy()), "sensors": torch.from_numpy(self.sensors.copy())}
+
+    def restore(self, saved: Snapshot) -> None:
+        """Go on from a :meth:`snapshot` of the same robots."""
+        self.state = like(torch.from_numpy(self.state), saved["state"]).numpy()
+        self.sensors = like(torch.from_numpy(self.sensors), saved["sensors"]).numpy()
 
     def step(self, target: np.ndarray) -> np.ndarray:
         """Run one control step towards joint targets ``(E, J)``, rad.

@@ -13,9 +13,12 @@ from rwmdata.errors import RwmError
 from rwmdata.windows import window_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import Carry, DynamicsEnsemble
+from rwmrl.snapshots import Snapshot, rewind
 
 AHEAD = 256
 """Starts read at once, ahead of use: a pass over a few histories takes nearly as long."""
+BLOCK = 256
+"""Episode beginnings read at once, always the same together: how many are in a pass changes the last bits."""
 KEPT_BYTES = 512 * 2**20
 """Most memory for the model's kept states of episode beginnings."""
 
@@ -50,7 +53,8 @@ class RecordedStarts:
     """Draws windows of the train split and lets the model read them, many in one batched pass.
 
     The model is frozen, so windows can be read ahead of use. Most episodes begin where a recorded one did: the model's
-    memory of such a window is computed when it is first drawn, and kept.
+    memory of such a window is computed when one of its block is first drawn, and kept. So what a start is depends on
+    the generator alone, bit for bit, and not on what was drawn before.
 
     Args:
         model: Reads the histories.
@@ -79,16 +83,25 @@ class RecordedStarts:
             raise RwmError(f"{missing}.", "a dataset with longer episodes")
         first = anywhere[np.isin(anywhere, episodes.start[train])]
         self.first, self.anywhere = (torch.from_numpy(starts).to(store.device) for starts in (first, anywhere))
-        self._kept: tuple[Tensor, ...] = ()
         self._ahead: Start | None = None
-        self._states = self._used = 0
-        self._is_kept = torch.zeros(len(first), dtype=torch.bool, device=store.device)
+        self._before, self._used = generator.get_state(), 0
+        self._kept, self._states = self._room()
+        self._missing = set(range(0, len(self._kept[0]), BLOCK))
+
+    @torch.no_grad()
+    def _room(self) -> tuple[tuple[Tensor, ...], int]:
+        """Return where memories of beginnings are kept, as many as fit, and how many of its tensors are states'."""
+        dims, pairs = self.store.schema.dims, torch.zeros(1, self.history - 1, 1, device=self.store.device)
+        memory = self.model.warm_up(pairs.expand(-1, -1, dims["state"]), pairs.expand(-1, -1, dims["action"]))
+        count = min(len(self.first), KEPT_BYTES // sum(part.nbytes for part in memory.parts))
+        return tuple(part.new_empty(count, *part.shape[1:]) for part in memory.parts), len(memory.state)
 
     def draw(self, count: int) -> Start:
         """Draw ``count`` starts."""
         if count > AHEAD // 4:
             return self._draw(count)
         if self._ahead is None or self._used + count > AHEAD:
+            self._before = self.generator.get_state()
             self._ahead, self._used = self._draw(AHEAD), 0
         self._used += count
         return self._ahead.part(self._used - count, self._used)
@@ -97,6 +110,18 @@ class RecordedStarts:
         """Discard the starts drawn ahead: the next ones depend on the generator alone."""
         self._ahead = None
 
+    def state(self) -> Snapshot:
+        """Return from where starts were drawn ahead and how many are used; the generator is its owner's to save."""
+        return {"ahead": None if self._ahead is None else self._before.clone(), "used": self._used}
+
+    def restore(self, state: Snapshot) -> None:
+        """Go on from a :meth:`state`; this draws from the generator, which its owner restores afterwards."""
+        self._ahead, self._used = None, state["used"]
+        if state["ahead"] is not None:
+            rewind(self.generator, state["ahead"])
+            self._before = self.generator.get_state()
+            self._ahead = self._draw(AHEAD)
+
     def _draw(self, count: int) -> Start:
         from_init = torch.rand(count, generator=self.generator, device=self.store.device) < self.init_share
         draws = [
@@ -104,37 +129,34 @@ class RecordedStarts:
             for starts in (self.first, self.anywhere)
         ]
         index = torch.where(from_init, self.first[draws[0]], self.anywhere[draws[1]])
+        beginning = draws[0].masked_fill(~from_init | (draws[0] >= len(self._kept[0])), -1)
+        self._keep(beginning)  # Before the windows are gathered: they are a view into the store's buffer.
         windows = self.store.windows(index.cpu().numpy(), self.history)
-        carry = self._read(windows.states, windows.actions, draws[0].masked_fill(~from_init, -1))
+        carry = self._read(windows.states, windows.actions, beginning)
         state, action, contact = (w[:, -1].clone() for w in (windows.states, windows.actions, windows.contact))
         return Start(index, state, action, contact, carry)
 
     def _read(self, states: Tensor, actions: Tensor, beginning: Tensor) -> Carry:
-        """Return the memory of windows ``(n, M, ...)``; ``beginning (n,)`` is the index in ``first``, or -1."""
-        known = (beginning >= 0) & self._is_kept[beginning]
-        unknown = (~known).nonzero().squeeze(-1)
+        """Return the memory of windows ``(n, M, ...)``; ``beginning (n,)`` is the index among those kept, or -1."""
+        unknown = (beginning < 0).nonzero().squeeze(-1)
         if len(unknown) == len(beginning):
-            carry = self.model.warm_up(states[:, :-1], actions[:, 1:])
-            self._keep(carry, beginning)
-            return carry
+            return self.model.warm_up(states[:, :-1], actions[:, 1:])
         # Kept memories stand in for all at first, and are replaced where they do not apply.
-        at = beginning.clamp(0, len(self._kept[0]) - 1)
-        parts = tuple(kept[at] for kept in self._kept)
+        parts = tuple(kept[beginning.clamp(min=0)] for kept in self._kept)
         carry = Carry(parts[: self._states], parts[self._states :])
         if len(unknown):
-            fresh = self.model.warm_up(states[unknown, :-1], actions[unknown, 1:])
-            self._keep(fresh, beginning[unknown])
-            carry = carry.replace(unknown, fresh)
+            carry = carry.replace(unknown, self.model.warm_up(states[unknown, :-1], actions[unknown, 1:]))
         return carry
 
-    def _keep(self, carry: Carry, beginning: Tensor) -> None:
-        parts = (*carry.state, *(carry.auxiliary or ()))
-        if not self._kept:
-            self._states = len(carry.state)
-            size = sum(part[0].nbytes for part in parts)
-            room = min(len(self.first), KEPT_BYTES // size)
-            self._kept = tuple(part.new_empty(room, *part.shape[1:]) for part in parts)
-        of_first = ((beginning >= 0) & (beginning < len(self._kept[0]))).nonzero().squeeze(-1)
-        for kept, part in zip(self._kept, parts, strict=True):
-            kept[beginning[of_first]] = part[of_first]
-        self._is_kept[beginning[of_first]] = True
+    def _keep(self, beginning: Tensor) -> None:
+        """Read the blocks that ``beginning (n,)`` is in, -1 apart, unless they are kept already."""
+        if not self._missing:
+            return
+        blocks = {BLOCK * block for block in (beginning[beginning >= 0] // BLOCK).unique().tolist()}
+        for block in sorted(blocks & self._missing):
+            part = slice(block, min(block + BLOCK, len(self._kept[0])))
+            windows = self.store.windows(self.first[part].cpu().numpy(), self.history)
+            memory = self.model.warm_up(windows.states[:, :-1], windows.actions[:, 1:])
+            for kept, new in zip(self._kept, memory.parts, strict=True):
+                kept[part] = new
+        self._missing -= blocks
