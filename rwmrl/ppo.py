@@ -23,7 +23,7 @@ from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
 from rwmrl.ppo_config import PPOConfig
-from rwmrl.snapshots import Snapshot
+from rwmrl.snapshots import Snapshot, copies, put_back
 from rwmrl.symmetry import Mirror
 
 with optional_import("PPO needs the package rsl-rl-lib 5.4 or newer", extra="rl", advice=", or rwm doctor"):
@@ -31,6 +31,8 @@ with optional_import("PPO needs the package rsl-rl-lib 5.4 or newer", extra="rl"
     from rsl_rl.utils.logger import Logger
     from tensordict import TensorDict
 
+RUNNING = ("cur_reward_sum", "cur_episode_length")
+"""Tensors of rsl_rl's logger about the running episodes."""
 WARM_COUNT = 1_000_000
 """Observations that the normaliser of a warm start counts for: new ones move it slowly."""
 
@@ -74,7 +76,14 @@ def with_mirror_image(
 
 
 class RslVecEnv:
-    """One of our environments in the form rsl_rl expects."""
+    """One of our environments in the form rsl_rl expects.
+
+    Attributes:
+        current: Observations of the last step, if any, which :meth:`get_observations` repeats: new ones would be of
+            the same state with other noise.
+    """
+
+    current: TensorDict | None = None
 
     def __init__(self, env: VecEnv) -> None:
         self.env = env
@@ -96,7 +105,7 @@ class RslVecEnv:
 
     def get_observations(self) -> TensorDict:
         """Return the policy's observations."""
-        return self._pack(self.env.get_observations())
+        return self._pack(self.env.get_observations()) if self.current is None else self.current
 
     def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, object]]:
         """Step; time-outs are passed on so that their value is bootstrapped: they are not falls."""
@@ -104,7 +113,18 @@ class RslVecEnv:
         with torch.inference_mode(False), torch.no_grad():
             step = self.env.step(actions.clone())
         extras = {"time_outs": step.truncated.float(), "log": step.log}
-        return self._pack(step.observations), step.reward, step.done.long(), extras
+        self.current = self._pack(step.observations)
+        return self.current, step.reward, step.done.long(), extras
+
+    def state(self) -> Snapshot | None:
+        """Return the environment's state with the current observations, if it can tell."""
+        state = self.env.state()
+        return None if state is None else {"env": state, "observations": self.get_observations()["policy"].clone()}
+
+    def restore(self, state: Snapshot) -> None:
+        """Go on from a :meth:`state`."""
+        self.env.restore(state["env"])
+        self.current = self._pack({"policy": state["observations"]})
 
 
 class RunLogger(Logger):
@@ -125,6 +145,17 @@ class RunLogger(Logger):
         """Open TensorBoard's file."""
         if not self.disable_logs:
             super().init_logging_writer()
+
+    def state(self) -> Snapshot:
+        """Return returns and lengths of the last episodes, and those of the running ones so far."""
+        return {"returns": list(self.rewbuffer), "lengths": list(self.lenbuffer), **copies(self, RUNNING)}
+
+    def restore(self, state: Snapshot) -> None:
+        """Go on from a :meth:`state`."""
+        for buffer, saved in ((self.rewbuffer, state["returns"]), (self.lenbuffer, state["lengths"])):
+            buffer.clear()
+            buffer.extend(saved)
+        put_back(self, RUNNING, state)
 
     def log(self, it: int, start_it: int, total_it: int, **numbers: Any) -> None:
         """Log one iteration; its text is printed.
@@ -187,6 +218,10 @@ class Companion(Protocol):
 class Runner(OnPolicyRunner):
     """rsl_rl's runner with checkpoints of tensors and numbers only, read without unpickling code.
 
+    An interrupted training goes on as if it had not been, bit for bit on the CPU: checkpoints hold the environments'
+    state, the random stream and the running episodes too. Where the environments cannot tell their state, were on
+    another kind of device, or several processes train together, new episodes begin at a resume.
+
     Args:
         env: The environment.
         config: PPO settings.
@@ -218,6 +253,7 @@ class Runner(OnPolicyRunner):
         self.companion = companion
         self.run, self.ppo, self.robot, self.seed, self.ranks = run, config, robot, seed, ranks
         self.completed = 0
+        self._begin_anew = True
         torch.manual_seed(seed)
         with quiet(run.path):
             mirror = Mirror(robot, env.device) if config.symmetry else None
@@ -231,15 +267,20 @@ class Runner(OnPolicyRunner):
     def train(self, iterations: int) -> None:
         """Train until ``iterations`` are done in all, from the last checkpoint if the run has one.
 
+        The environments are expected as they are at the start of a training; a checkpoint replaces their state.
+
         Raises:
             RwmError: The checkpoint cannot be read, or PPO diverged; the last checkpoint stays.
         """
+        self._begin_anew = True
+        self.env.current = None
         self._restore()
         if self.ranks.main:
             self.run.truncate_metrics(self.completed)
         if self.completed >= iterations:
             return
-        torch.manual_seed(self.ranks.seed(self.seed + self.completed))
+        if self._begin_anew:
+            torch.manual_seed(self.ranks.seed(self.seed + self.completed))
         self.env.env.steps_done = self.completed * self.ppo.num_steps
         try:
             if self.completed < self.ppo.critic_first:
@@ -262,8 +303,9 @@ class Runner(OnPolicyRunner):
         if self.completed < iterations:
             self.current_learning_iteration = self.completed
             # Random ages at the start: otherwise all environments would time out in the same step, again and again.
+            random_ages, self._begin_anew = self._begin_anew, False
             with quiet(self.run.path):
-                self.learn(iterations - self.completed, init_at_random_ep_len=True)
+                self.learn(iterations - self.completed, init_at_random_ep_len=random_ages)
             self.completed = iterations
 
     def _configure_multi_gpu(self) -> None:
@@ -294,7 +336,27 @@ class Runner(OnPolicyRunner):
             self.companion.save(self.run, self.completed)
         beside = self.companion.state() if self.companion else {}
         # Last: a resumed run must not start ahead of the policies on disk.
-        save_state(self.run.state_file, {**self.alg.save(), **beside, "completed": self.completed})
+        state = {**self.alg.save(), **beside, "completed": self.completed, "moment": self._moment()}
+        save_state(self.run.state_file, state)
+
+    def _moment(self) -> Snapshot | None:
+        """Return what the next iteration depends on beside the networks, if all of it can be told."""
+        env = self.env.state() if self.ranks.world == 1 else None
+        if env is None:
+            return None
+        device, random = torch.device(self.device), {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(device)
+        return {"device": device.type, "environments": env, "random": random, "logger": self.logger.state()}
+
+    def _return_to(self, moment: Snapshot) -> None:
+        """Put back what :meth:`_moment` returned."""
+        self.env.restore(moment["environments"])
+        self.logger.restore(moment["logger"])
+        torch.set_rng_state(moment["random"]["cpu"].cpu())
+        if "cuda" in moment["random"]:
+            torch.cuda.set_rng_state(moment["random"]["cuda"].cpu(), torch.device(self.device))
+        self._begin_anew = False
 
     def policy(self) -> MlpPolicy:
         """Return the current mean policy, its normaliser included."""
@@ -360,6 +422,10 @@ class Runner(OnPolicyRunner):
         try:
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])
+            moment = state.get("moment")
+            known = moment and self.ranks.world == 1 and moment["device"] == torch.device(self.device).type
+            if known and self.env.env.state() is not None:
+                self._return_to(moment)
             if self.companion:
                 self.companion.restore(self.run, state)
         except Exception as exc:
