@@ -108,7 +108,7 @@ class ObviousStarts(RecordedStarts):
 
     def draw(self, count: int) -> Start:
         """Draw ``count`` starts."""
-        self._is_kept.zero_()
+        self._kept = tuple(kept[:0] for kept in self._kept)
         return self._draw(count)
 
 
