@@ -423,8 +423,8 @@ class Runner(OnPolicyRunner):
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])
             moment = state.get("moment")
-            known = moment and self.ranks.world == 1 and moment["device"] == torch.device(self.device).type
-            if known and self.env.env.state() is not None:
+            known = self.ranks.world == 1 and moment and moment["device"] == torch.device(self.device).type
+            if moment and known and self.env.env.state() is not None:
                 self._return_to(moment)
             if self.companion:
                 self.companion.restore(self.run, state)
