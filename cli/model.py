@@ -15,7 +15,7 @@ app = typer.Typer(help="Look at, import and export dynamics models.", no_args_is
 ModelArgument = Annotated[str | None, typer.Argument(help="Model run or file; the newest when left out.")]
 
 
-@command(app, "import", "rwmmodel.reference_checkpoint:import_reference")
+@command(app, "import", "rwmrl.reference_training:import_training")
 def import_(
     call: Call,
     file: Annotated[
@@ -23,32 +23,48 @@ def import_(
     ],
     robot: Annotated[str | None, typer.Option(help="Whose columns and normaliser it has.")] = None,
     history: Annotated[int | None, typer.Option(min=2, help="History horizon M, rows.")] = None,
+    with_policy: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-policy/--only-model",
+            help="Refuse a checkpoint whose policy does not fit; or leave the policy out. By default one that fits is "
+            "taken over with the optimisers, and another left out.",
+        ),
+    ] = None,
 ) -> None:
-    """Take a model file in as a model run: one of ours, or the authors', which does not say its robot and history."""
-    from rwmdata.runs import Run
-    from rwmmodel.checkpoint import load_model, save_model
+    """Take in a model file of ours, or a checkpoint of the authors' code, which does not say its robot and history.
+
+    A checkpoint that holds a policy as well becomes a train run of both, to fine-tune from; else it is a model run.
+    """
+    from rwmmodel.checkpoint import load_model
     from rwmmodel.described_file import is_safetensors
-    from rwmmodel.reference_checkpoint import import_reference
+    from rwmrl.reference_training import Training, import_training, keep_training
 
     if is_safetensors(file):
         model = load_model(file)
         own = (model.info.robot if model.info else None, model.config.history)
         if (robot or own[0], history or own[1]) != own:
             raise RwmError(f"{file} is a model of {own[0]} with a history of {own[1]}.", "no --robot and no --history")
+        if with_policy:
+            raise RwmError(f"{file} is a model alone; it holds no policy.", "rwm model import, without --with-policy")
+        training = Training(model)
     else:
-        model = import_reference(file, **call.chosen("robot", "history"))
-    config = {"imported": file.name, **model.config.model_dump(mode="json")}
-    run = Run.create(call.home, "model", config, {"dataset": None}, 0)
-    with run.running():
-        save_model(model, run.model_file)
-        run.finish({"parameters": model.parameter_count})
+        training = import_training(file, **call.chosen("robot", "history", "with_policy"))
+    run = keep_training(call.home, training, file.name)
     facts = facts_of(run.model_file)
+    if training.policy:
+        info = training.policy.info
+        sizes = (len(info.observations), *info.hidden_dims, len(info.joints))
+        facts |= {"policy": f"{' x '.join(map(str, sizes))}, {info.activation}"}
     if call.json:
-        print_json({"run": run.id, "path": run.path, **facts})
+        print_json({"run": run.id, "kind": run.kind, "path": run.path, **facts, "notes": training.notes})
         return
-    print_table(f"model {run.id}", ("what", "value"), list(facts.items()))
+    print_table(f"{run.kind} {run.id}", ("what", "value"), list(facts.items()))
+    for note in training.notes:
+        say(f"note: {note}")
     out.print(f"wrote {run.path}", highlight=False)
-    say("next: rwm eval uncertainty")
+    both = f"rwm train --task Finetune-v0 --policy {run.id} --model {run.id}"
+    say(f"next: {both if training.policy else 'rwm eval uncertainty'}")
 
 
 @command(app, "export")
@@ -57,18 +73,35 @@ def export(
     out_file: Annotated[Path, typer.Option("--out", help="File to write.")],
     model: ModelArgument = None,
     form: Annotated[str, typer.Option("--format", help="reference: the authors' checkpoint.")] = "reference",
+    keep_normalizers: Annotated[
+        bool,
+        typer.Option(
+            "--keep-normalizers",
+            help="Of a train run: write the policy's observation normalisers as they are, not folded into its layers.",
+        ),
+    ] = False,
 ) -> None:
-    """Write a model as a checkpoint of the authors' code."""
+    """Write a model as a checkpoint of the authors' code; of a train run also the policy and both optimisers."""
     from rwmmodel.checkpoint import load_model
     from rwmmodel.reference_checkpoint import export_reference
+    from rwmrl.reference_training import export_training, training_of
 
     if form != "reference":
         raise RwmError(f"Unknown format '{form}'.", "--format reference")
-    export_reference(load_model(call.model(model).file), out_file)
-    if call.json:
-        print_json({"file": out_file})
+    file = call.model(model).file
+    notes: tuple[str, ...] = ()
+    if run := training_of(file):
+        notes = export_training(run, out_file, keep_normalizers)
+    elif keep_normalizers:
+        raise RwmError(f"{file} is a model alone; it has no policy with normalisers.", "no --keep-normalizers")
     else:
-        out.print(f"wrote {out_file}", highlight=False)
+        export_reference(load_model(file), out_file)
+    if call.json:
+        print_json({"file": out_file, "notes": notes})
+        return
+    for note in notes:
+        say(f"note: {note}")
+    out.print(f"wrote {out_file}", highlight=False)
 
 
 @command(app, "calibrate", "reports.evaluate.calibration:CalibrationConfig")

@@ -68,9 +68,10 @@ def stages_of(run: Run) -> list[Stage]:
 
 
 def parent(run: Run) -> Run | None:
-    """Return the train run whose networks a run began with; None where it began with a file's, or with none."""
-    before = run.meta.parents.get("policy")
-    return Run.open(run.path.with_name(before)) if before and DIGEST not in before else None
+    """Return the train run whose networks a run began with; None where it began with others, or with imported ones."""
+    name = run.meta.parents.get("policy")
+    before = Run.open(run.path.with_name(name)) if name and DIGEST not in name else None
+    return None if before and "imported" in before.meta.config else before
 
 
 def command_of(config: TrainConfig) -> str:

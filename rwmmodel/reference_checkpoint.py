@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
+from rwmmodel.adam_state import Moments, moments_of, optimizer_state
 from rwmmodel.checkpoint import POLICY_PREFIXES, save_state
 from rwmmodel.described_file import refuse_missing
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
@@ -20,6 +21,8 @@ from rwmmodel.normalizer import Normalizer
 
 WORLD_MODEL = "system_dynamics_state_dict"
 POLICY = "model_state_dict"
+WORLD_MODEL_OPTIMIZER = "system_dynamics_optimizer_state_dict"
+POLICY_OPTIMIZER = "optimizer_state_dict"
 STACKS = {
     "state_head.mean": "state_heads.{}.state_mean_layers",
     "state_head.log_std": "state_heads.{}.state_logstd_layers",
@@ -31,6 +34,12 @@ BOUNDS = {
     "state_head.log_delta": "state_heads.{}.state_log_delta_logstd",
 }
 LAYERS = {"weight_0": "0.weight", "bias_0": "0.bias", "weight_1": "2.weight", "bias_1": "2.bias"}
+PARTS = ("state_base", "state_heads", "auxiliary_base", "auxiliary_heads")
+HEAD_PARTS = (
+    "state_min_logstd", "state_log_delta_logstd", "state_mean_layers", "state_logstd_layers",
+    "extension_layers", "contact_layers", "termination_layers",
+)  # fmt: skip
+"""Parts of the reference's world model and of one head, in the order of its parameters."""
 REFERENCE_BASES = ("gru", "lstm", "mlp")
 """Bases whose tensor names in the reference are known."""
 OURS_ALONE = ("normalizer.", "state_low", "state_high")
@@ -54,7 +63,12 @@ def import_reference(path: Path, robot: str = "anymal_d", history: int = 32) -> 
         RwmError: The file is missing, a Git LFS pointer, a policy, unreadable, or its tensors are not those of a world
             model of this robot.
     """
-    weights = read_world_model(path)
+    return world_model_of(read_checkpoint(path), path, robot, history)
+
+
+def world_model_of(content: Mapping[str, Any], path: Path, robot: str, history: int) -> DynamicsEnsemble:
+    """Return the world model in the ``content`` of a checkpoint, see :func:`import_reference`."""
+    weights = _world_model_weights(content, path)
     try:
         config = config_of(weights, history)
     except (KeyError, ValueError, IndexError) as exc:
@@ -80,8 +94,8 @@ def import_reference(path: Path, robot: str = "anymal_d", history: int = 32) -> 
     return model.eval()
 
 
-def export_reference(model: DynamicsEnsemble, path: Path) -> None:
-    """Write a world model as a reference checkpoint, with empty entries for policy and optimisers.
+def export_reference(model: DynamicsEnsemble, path: Path, beside: Mapping[str, object] | None = None) -> None:
+    """Write a world model as a reference checkpoint, its other entries empty but for those in ``beside``.
 
     Raises:
         RwmError: The reference has no place for the model: members with bases of their own or priors, or another kind
@@ -95,12 +109,12 @@ def export_reference(model: DynamicsEnsemble, path: Path) -> None:
     if config.base not in REFERENCE_BASES:
         raise RwmError(f"The reference's tensor names for a base of kind {config.base} are not known.")
     weights = to_reference({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
-    content: dict[str, object] = {WORLD_MODEL: weights, POLICY: {}, "optimizer_state_dict": {}}
-    save_state(path, content | {"system_dynamics_optimizer_state_dict": {}, "iter": 0, "infos": None})
+    content: dict[str, object] = {POLICY: {}, WORLD_MODEL: weights, POLICY_OPTIMIZER: {}, WORLD_MODEL_OPTIMIZER: {}}
+    save_state(path, {**content, "iter": 0, "infos": None, **(beside or {})})
 
 
-def read_world_model(path: Path) -> dict[str, Tensor]:
-    """Return the world model's tensors by the reference's names; raises as :func:`import_reference` does."""
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint holds, tensors on the CPU; raises as :func:`import_reference` does."""
     refuse_missing(path, "checkpoint", "rwm model import FILE")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -109,6 +123,10 @@ def read_world_model(path: Path) -> dict[str, Tensor]:
         raise RwmError(text, "a checkpoint saved by the reference code") from exc
     if not isinstance(content, Mapping):
         raise RwmError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
+    return content
+
+
+def _world_model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     weights = content.get(WORLD_MODEL, content)
     if isinstance(weights, Mapping) and any(str(k).startswith("state_base.") for k in weights):
         return {str(k): v for k, v in weights.items() if isinstance(v, Tensor)}
@@ -153,19 +171,12 @@ def config_of(weights: Mapping[str, Tensor], history: int) -> EnsembleConfig:
 
 
 def to_reference(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and unstack a state dict of :class:`DynamicsEnsemble`; normaliser and bounds are left out."""
-    theirs: dict[str, Tensor] = {}
-    for name, tensor in ours.items():
-        if name.startswith(OURS_ALONE):
-            continue
-        if ".rnn." in name or "_base.layers." in name:
-            theirs[name.replace(".rnn.", ".memory.rnn.")] = tensor
-            continue
-        for member, part in enumerate(tensor):
-            if name not in BOUNDS:  # A weight is transposed, a bias (1, n) becomes (n,); bounds stay (1, S).
-                part = part.t().contiguous() if "weight" in name else part.flatten()
-            theirs[_reference_name(name, member)] = part
-    return theirs
+    """Rename and unstack a state dict of :class:`DynamicsEnsemble`, in the reference's order of parameters.
+
+    Normaliser and bounds are left out.
+    """
+    theirs = [part for name, tensor in ours.items() for part in _unstacked(name, tensor).items()]
+    return dict(sorted(theirs, key=lambda part: _place(part[0])))
 
 
 def from_reference(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -183,16 +194,89 @@ def from_reference(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) ->
     faults = [f"{what}: {', '.join(k[:3])}{' ...' if len(k) > 3 else ''}" for what, k in faulty.items() if k]
     if faults:
         raise ValueError("; ".join(faults))
-    ours: dict[str, Tensor] = {}
+    ours = dict(like)
     for name, tensor in like.items():
-        if name.startswith(OURS_ALONE):
-            ours[name] = tensor
-        elif ".rnn." in name or "_base.layers." in name:
-            ours[name] = weights[name.replace(".rnn.", ".memory.rnn.")]
-        else:
-            parts = [weights[_reference_name(name, member)] for member in range(len(tensor))]
-            ours[name] = torch.stack([p.t() if "weight" in name else p.reshape(tensor.shape[1:]) for p in parts])
+        if names := list(_unstacked(name, tensor)):
+            ours[name] = _stacked(name, [weights[k] for k in names], tensor.shape)
     return ours
+
+
+def optimizer_to_reference(state: Mapping[str, Any], model: DynamicsEnsemble) -> dict[str, Any]:
+    """Return the state of an Adam optimiser over ``model.parameters()`` as the reference's optimiser has it.
+
+    Adam treats every number by itself, so renaming, unstacking and transposing its moments as the weights is exact.
+
+    Raises:
+        ValueError: It is the state of another optimiser.
+    """
+    parameters = dict(model.named_parameters())
+    theirs: Moments = {}
+    for name, moments in moments_of(state, {k: p.shape for k, p in parameters.items()}).items():
+        for part in _unstacked(name, parameters[name]):
+            theirs[part] = {"step": moments["step"]}
+        for key in moments.keys() - {"step"}:
+            for part, value in _unstacked(name, moments[key]).items():
+                theirs[part][key] = value
+    return optimizer_state(theirs, to_reference(parameters), state)
+
+
+def optimizer_from_reference(
+    state: Mapping[str, Any], order: Mapping[str, Tensor], model: DynamicsEnsemble
+) -> dict[str, Any]:
+    """Return the state of the reference's optimiser as that of an Adam optimiser over ``model.parameters()``.
+
+    Args:
+        state: Its state; one without moments where it is empty.
+        order: The reference's parameters. A state dict lists them in the order of the optimiser.
+        model: The imported model.
+
+    Raises:
+        ValueError: It is the state of another optimiser, or the members were not trained alike.
+    """
+    parameters = dict(model.named_parameters())
+    if not state:
+        return optimizer_state({}, parameters)
+    theirs, ours = moments_of(state, {k: v.shape for k, v in order.items()}), Moments()
+    for name, parameter in parameters.items():
+        parts = [theirs.get(part, {}) for part in _unstacked(name, parameter)]
+        if not any(parts):
+            continue
+        if any(p.keys() != parts[0].keys() or p["step"] != parts[0]["step"] for p in parts):
+            raise ValueError(f"it has made other numbers of steps for other members of {name}")
+        values = {key: _stacked(name, [p[key] for p in parts], parameter.shape) for key in parts[0] if key != "step"}
+        ours[name] = {"step": parts[0]["step"], **values}
+    return optimizer_state(ours, parameters, state)
+
+
+def _unstacked(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Return the reference's tensors, by name, that make up one of ours; none where it has no place for it."""
+    if name.startswith(OURS_ALONE):
+        return {}
+    if _is_of_base(name):
+        return {name.replace(".rnn.", ".memory.rnn."): tensor}
+    if name not in BOUNDS:  # A weight is transposed, a bias (1, n) becomes (n,); bounds stay (1, S).
+        tensor = tensor.transpose(1, 2) if "weight" in name else tensor.flatten(1)
+    return {_reference_name(name, member): part.contiguous() for member, part in enumerate(tensor)}
+
+
+def _stacked(name: str, parts: Sequence[Tensor], shape: torch.Size) -> Tensor:
+    """Return our tensor ``name`` of ``shape``, made of the reference's."""
+    if _is_of_base(name):
+        return parts[0]
+    return torch.stack([part.t() if "weight" in name else part.reshape(shape[1:]) for part in parts])
+
+
+def _is_of_base(name: str) -> bool:
+    return ".rnn." in name or "_base.layers." in name
+
+
+def _place(name: str) -> tuple[int, int, int]:
+    """Return where a parameter of the reference stands: its part, member, and part of a head."""
+    part, rest = name.split(".", 1)
+    if not part.endswith("_heads"):
+        return PARTS.index(part), 0, 0
+    member, head_part = rest.split(".")[:2]
+    return PARTS.index(part), int(member), HEAD_PARTS.index(head_part)
 
 
 def _reference_name(name: str, member: int) -> str:

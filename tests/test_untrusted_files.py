@@ -20,6 +20,7 @@ from rwmrl.behaviours import make_behaviour
 from rwmrl.deploy import export_policy
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import Runner
+from rwmrl.reference_training import import_training
 
 CPU = torch.device("cpu")
 
@@ -64,6 +65,7 @@ READERS = {
     "load_model": ("model.safetensors", load_model),
     "--model FILE": ("model.pt", lambda path: Call(Home(path.parent), True, {}, {}).model(str(path))),
     "rwm model import FILE": ("model_0.pt", lambda path: import_reference(path, history=32)),
+    "rwm model import FILE, policy too": ("model_0.pt", import_training),
     "resumed fit": ("state.pt", lambda path: load_fit_state(path, CPU)),
     "resumed policy": ("state.pt", lambda path: load_state(path, CPU)),
     "--warm-start RUN": ("state.pt", warm_start),

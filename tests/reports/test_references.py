@@ -128,3 +128,10 @@ def test_a_warm_start_counts_on_from_the_run_before(home, train_run):
         == "rwm train --task Init-v0 --robot mine --num-envs 10 --iterations 300, after 31 iterations"
     )
     assert "warm_start" not in stages[0].made()
+
+
+def test_what_an_imported_warm_start_did_before_is_not_counted(home, train_run):
+    imported = Run.create(home, "train", {"imported": "model_40.pt"}, {"policy": None}, 0)
+    train_run.update(parents={"policy": imported.id})
+    assert [s.iteration for s in stages_of(train_run)] == [1, 11, 21, 31]
+    assert "warm_start" not in stages_of(train_run)[-1].made()
