@@ -71,11 +71,11 @@ test-lerobot: .venv-lerobot/ready
 test-d3rlpy: .venv-d3rlpy/ready
 	OMP_NUM_THREADS=1 .venv-d3rlpy/bin/pytest tests/d3rlpy
 
-# The pages of rwm report in a real browser; make test skips these where there is no Chromium.
+# The pages of rwm report and rwm visualize in a real browser; make test skips these where there is no Chromium.
 test-browser: .venv/ready
 	@for name in $$CHROMIUM chromium chromium-browser google-chrome; do command -v $$name && found=yes; done; \
 		test "$$found" || { echo 'no Chromium here: apt-get install chromium, or CHROMIUM=/path/to/it'; exit 1; }
-	$(BIN)/pytest tests/reports/page/test_report_browser.py
+	$(BIN)/pytest tests/reports/page/test_report_browser.py tests/reports/visualize/test_visualize_browser.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

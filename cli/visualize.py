@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import BackendOption, Call, DeviceOption, RobotOption, SeedOption
+from cli.common import BackendOption, Call, DeviceOption, RobotOption, SeedOption, out, print_json
 from cli.evaluate import PolicyOption, show_scalars
 from rwmdata.errors import RwmError
 
 if TYPE_CHECKING:
+    from reports.visualize.scene import Scene
     from rwmdata.catalog import Dataset
     from rwmdata.runs import Checkpoint
+    from rwmmodel.ensemble import DynamicsEnsemble
 
-BESIDE = ("dataset", "model", "no_twin")
+BESIDE = ("dataset", "model", "no_twin", "browser", "port", "host")
 """Parameters that the command reads itself."""
 
 
@@ -41,20 +44,27 @@ def visualize(
         int | None, typer.Option(help="Give the twin the real history again every so many steps; else only once.")
     ] = None,
     overlay: Annotated[bool | None, typer.Option("--overlay", help="Draw the twin in the real robot's place.")] = None,
+    browser: Annotated[bool | None, typer.Option("--browser", help="Show it in the browser; writes no files.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port of the browser view; 8080 when left out.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address it listens on; this machine alone else.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Show a policy in the simulator, or a recorded episode, beside what a model imagines under the same actions.
 
-    Writes an animated picture, a filmstrip, curves and a table.
+    Writes an animated picture, a filmstrip, curves and a table; or serves a page with --browser until Ctrl-C.
     """
     from reports.visualize.view import (
         RecordedViewConfig,
         SimulatedViewConfig,
+        recorded_scene,
+        simulated_scene,
         visualize_episode,
         visualize_policy,
     )
 
+    if not browser and (port is not None or host is not None):
+        raise RwmError("--port and --host are of the browser view.", "rwm visualize --browser")
     if model is not None and no_twin:
         raise RwmError("--no-twin contradicts --model: a model is there to imagine the twin.", "one of the two")
     if dataset is not None or episode is not None:
@@ -63,11 +73,32 @@ def visualize(
         if episode is None:
             call.say(f"episode {recorded.episode}; another one: --episode N")
         checkpoint = None if no_twin else _model_for(call, model, source)
+        if browser:
+            scene, twin_model = call.work("visualize", recorded_scene, source, checkpoint, recorded)
+            _serve(call, scene, twin_model, recorded.resync)
+            return
         show_scalars(call, call.work("visualize", visualize_episode, call.home, source, checkpoint, recorded))
         return
     simulated = call.config(SimulatedViewConfig, *BESIDE, over={"policy": call.policy(policy)})
     checkpoint = None if no_twin else _model_for(call, model, None)
+    if browser:
+        scene, twin_model = call.work("visualize", simulated_scene, checkpoint, simulated)
+        _serve(call, scene, twin_model, simulated.resync)
+        return
     show_scalars(call, call.work("visualize", visualize_policy, call.home, checkpoint, simulated))
+
+
+def _serve(call: Call, scene: Scene, model: DynamicsEnsemble | None, resync: int | None) -> None:
+    """Serve the page of a scene until Ctrl-C."""
+    from reports.visualize.browser import BrowserView
+
+    view = BrowserView(scene, model, resync, **call.chosen("host", "port"))
+    if call.json:
+        print_json({"url": view.url})
+    else:
+        out.print(f"open {view.url} (Ctrl-C ends)", highlight=False)
+    sys.stdout.flush()
+    view.serve()
 
 
 def _model_for(call: Call, name: str | None, dataset: Dataset | None) -> Checkpoint | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -164,6 +165,18 @@ def test_a_recorded_episode_by_command(home, make_dataset, model_run, rwm, schem
         rwm("visualize", "set", "--episode", 1)
     with pytest.raises(RwmError, match="does not read --policy"):
         rwm("visualize", "set", "--policy", "expert")
+    with pytest.raises(RwmError, match="--port and --host are of the browser view"):
+        rwm("visualize", "set", "--port", 9000)
+    served = []
+
+    def serve(*view, **options):
+        served.append((view, options))
+        return SimpleNamespace(url="http://here", serve=lambda: None)
+
+    monkeypatch.setattr("reports.visualize.browser.BrowserView", serve)
+    rwm("visualize", "set", "--browser", "--port", 9000, "--resync", 2)
+    (scene, _, resync), options = served[0]
+    assert resync == 2 and scene.twin.since.max() == 2 and options == {"port": 9000}
     with pytest.raises(RwmError, match="is of robot anymal_d, not of go2"):
         rwm("visualize", "--policy", "scripted", "--robot", "go2")
 
