@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rwmdata.errors import RwmError
 from rwmmodel.fit_config import UpdateConfig
+from rwmrl.envs.imagination import ImaginationConfig
 from rwmrl.train_config import TrainConfig
 
 _LAPTOP_UPDATES: Mapping[str, object] = {
@@ -28,14 +29,28 @@ PRETRAIN_PRESETS: Mapping[str, Mapping[str, object]] = {
         "fit.schedule": "constant",
     },
 }  # fmt: skip
+FINETUNE_PRESETS: Mapping[str, Mapping[str, object]] = {
+    "smoke": {
+        "num_envs": 16, "iterations": 4, "ppo.checkpoint_interval": 2, "ppo.critic_first": 2, "fit.batch": 16,
+        "fit.mini_batches": 2, "fit.val_interval": 2, "imagination.num_envs": 32,
+    },
+    "laptop": {
+        "num_envs": 64, "iterations": 200, "ppo.critic_first": 20, "exploration_rad": 0.15, "fit.mini_batches": 5,
+        "imagination.num_envs": 1024, **_LAPTOP_UPDATES, "fit.lr": 1e-3,
+    },
+    "reference": {
+        "num_envs": 4096, "iterations": 1500, "ppo.checkpoint_interval": 50, "ppo.critic_first": 500,
+        "fit.batch": 5000, "fit.schedule": "constant", "imagination.num_envs": 8192,
+    },
+}  # fmt: skip
 
 
 class ReplayFitConfig(UpdateConfig):
     """How the model is fitted on the replay."""
 
     members: int = Field(5, ge=1)
-    mini_batches: int = Field(20, ge=1)
-    """Updates of the model after every iteration of PPO."""
+    mini_batches: int = Field(20, ge=0)
+    """Updates of the model after every iteration of PPO; 0 leaves it as it is."""
     replay_steps: int = Field(1000, ge=2)
     """Newest rows kept of every robot."""
     held_out: int = Field(16, ge=2)
@@ -64,7 +79,33 @@ class PretrainConfig(TrainConfig):
     """Device of the model; the policy is trained where the simulator is."""
 
 
-TASKS: Mapping[str, type[TrainConfig]] = {"Pretrain-v0": PretrainConfig}
+class FinetuneConfig(PretrainConfig):
+    """Options of task Finetune-v0: PPO on simulated and imagined steps together (arXiv:2501.10100, MBPO-PPO).
+
+    It begins with a policy (``warm_start``) and a model. In the first ``ppo.critic_first`` iterations the policy stays
+    as it is: the replay fills, the model goes on with it, and the critic learns.
+    """
+
+    presets: ClassVar = FINETUNE_PRESETS
+
+    task: str = "Finetune-v0"
+    imagine: bool = True
+    """False trains on the simulated steps alone: what imagination is to be compared with."""
+    imagination: ImaginationConfig = ImaginationConfig(lam=0.0, init_share=0.0, episode_steps=24)
+    """Imagined robots, which start anywhere in the replay. An episode that outlasts an iteration goes on with the
+    model's memory from before its update."""
+
+    @field_validator("imagination")
+    @classmethod
+    def _check_imagination(cls, value: ImaginationConfig) -> ImaginationConfig:
+        if value.init_share:
+            raise ValueError("init_share is for recorded episodes; a replay is started from anywhere")
+        if value.halt_quantile is not None or value.penalty == "calibrated":
+            raise ValueError("a halting threshold and a calibrated penalty need a model that stays as it is")
+        return value
+
+
+TASKS: Mapping[str, type[TrainConfig]] = {"Pretrain-v0": PretrainConfig, "Finetune-v0": FinetuneConfig}
 """Configuration classes of the tasks that train more than a policy."""
 
 
@@ -79,3 +120,10 @@ def configuration_of(task: str) -> type[TrainConfig]:
             "Visualize-v0 is for looking at a robot and its imagined twin, not for training.", "rwm visualize"
         )
     return TASKS.get(task, TrainConfig)
+
+
+def recorded_configuration(options: Mapping[str, object]) -> type[TrainConfig]:
+    """Return the class of the configuration that a train run was recorded with."""
+    if "imagination" in options:
+        return FinetuneConfig
+    return PretrainConfig if "fit" in options else TrainConfig

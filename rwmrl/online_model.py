@@ -62,7 +62,10 @@ class OnlineModel:
             sizes = {name: getattr(self._loaded.config, name) for name in Architecture.model_fields}
             config = config.model_copy(update=sizes)
         self.config = config
+        fitted = config.normalizer == "fitted" or not robot.normalizer.std
         self._updates: Updates | None = None
+        if self._loaded is not None or not fitted:
+            self._updates = self._begin()
 
     @property
     def model(self) -> DynamicsEnsemble:
@@ -81,7 +84,7 @@ class OnlineModel:
         return self._updates is not None
 
     def _begin(self) -> Updates:
-        """Make the model; its normaliser, where it is fitted, is that of the replay's content now."""
+        """Make the model; its normaliser, where it is to be fitted, is that of the replay's content now."""
         schema, config = self.replay.schema, self.config
         model = self._loaded
         if model is None:
@@ -127,7 +130,7 @@ class OnlineModel:
         config, began = self.config, time.perf_counter()
         length = config.history + config.forecast
         starts = self.replay.starts(length)
-        if len(starts) < config.batch:
+        if len(starts) < config.batch or config.mini_batches == 0:
             return {}
         if self._updates is None:
             self._updates = self._begin()
@@ -212,7 +215,7 @@ class OnlineModel:
             RuntimeError: The weights are of another architecture.
         """
         if "model" in state:
-            self._updates = self._begin()
+            self._updates = self._updates or self._begin()
             self._updates.restore(state["model_updates"], state["model"], state["model_optimizer"])
             self.replay.normalizer = self._updates.model.normalizer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from rwmdata.writer import DatasetWriter, new_dataset_path
 from rwmmodel.devices import require_precision, resolve_device, use_precision
 from rwmrl.backends import resolve_backend
 from rwmrl.envs.base import VecEnv
+from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.envs.online import OnlineEnv
 from rwmrl.export import Recorder
-from rwmrl.online_config import PretrainConfig
+from rwmrl.online_config import FinetuneConfig, PretrainConfig
 from rwmrl.online_model import OnlineModel
 from rwmrl.replay import Replay
 from rwmrl.snapshots import Snapshot
@@ -53,6 +55,9 @@ class OnlineTraining:
         self.home, self.config, self.robot = home, config, robot
         if config.export:
             new_dataset_path(home.data_dir, config.export)
+        if isinstance(config, FinetuneConfig) and not (config.warm_start and config.model):
+            missing = "Finetune-v0 begins with a policy and a model"
+            raise RwmError(f"{missing}.", "--policy RUN --model RUN, both of rwm train --task Pretrain-v0")
         device = resolve_device(config.device)
         require_precision(config.fit.precision, device)
         use_precision(config.fit.precision, device)
@@ -78,9 +83,26 @@ class OnlineTraining:
         part = min(steps // self.config.ppo.num_steps * STAGES // iterations, STAGES - 1)
         return f"iteration-{part * iterations // STAGES:06d}"
 
+    def begin(self, iteration: int) -> None:
+        """Let imagination begin where the iterations are over in which the policy stays as it is."""
+        config = self.config
+        if not isinstance(config, FinetuneConfig) or not config.imagine or iteration < config.ppo.critic_first:
+            return
+        if self.env.imagined is None:
+            options = config.imagination.model_copy(update={"seed": config.seed})
+            self.env.imagine(ImaginationEnv(deepcopy(self.model.model), self.env.replay, self.robot, options))
+
     def learn(self, iteration: int) -> dict[str, float]:
         """Update the model after iteration ``iteration`` of the policy; return what is to be logged."""
-        return self.model.learn(iteration)
+        numbers = self.model.learn(iteration)
+        self._imagine_with_the_newest()
+        return numbers
+
+    def _imagine_with_the_newest(self) -> None:
+        """Let imagined robots move as the model predicts now."""
+        if imagined := self.env.imagined:
+            imagined.model.load_state_dict(self.model.model.state_dict())
+            imagined.starts.begin_anew()
 
     def save(self, run: Run, completed: int) -> None:
         """Write the model and the episodes that ended since the last checkpoint."""
@@ -97,6 +119,7 @@ class OnlineTraining:
             if int(part.name.rpartition("-")[2]) > state["completed"]:
                 remove_folder(part)
         self.model.restore(state)
+        self._imagine_with_the_newest()
 
     def finish(self, run: Run) -> Dataset | None:
         """Write the exported episodes as one dataset, where one was asked for."""

@@ -28,6 +28,7 @@ from rwmrl.symmetry import Mirror
 
 with optional_import("PPO needs the package rsl-rl-lib 5.4 or newer", extra="rl", advice=", or rwm doctor"):
     from rsl_rl.runners import OnPolicyRunner
+    from rsl_rl.storage import RolloutStorage
     from rsl_rl.utils.logger import Logger
     from tensordict import TensorDict
 
@@ -157,6 +158,11 @@ class RunLogger(Logger):
             buffer.extend(saved)
         put_back(self, RUNNING, state)
 
+    def process_env_step(self, rewards: Tensor, dones: Tensor, extras: dict, intrinsic: Tensor | None = None) -> None:
+        """Add a step's numbers to the buffers; of returns and lengths only those of simulated robots, if any are."""
+        count = len(self.cur_reward_sum)
+        super().process_env_step(rewards[:count], dones[:count], extras, intrinsic)
+
     def log(self, it: int, start_it: int, total_it: int, **numbers: Any) -> None:
         """Log one iteration; its text is printed.
 
@@ -201,6 +207,9 @@ def _reduce(key: str, values: list[float | Tensor]) -> float:
 
 class Companion(Protocol):
     """What is trained beside the policy, after every update of it."""
+
+    def begin(self, iteration: int) -> None:
+        """Prepare for a part of the training that begins with iteration ``iteration``, or for a state within it."""
 
     def learn(self, iteration: int) -> dict[str, float]:
         """Learn from what was collected in iteration ``iteration``; return what is to be logged."""
@@ -301,12 +310,25 @@ class Runner(OnPolicyRunner):
 
     def _learn_until(self, iterations: int) -> None:
         if self.completed < iterations:
+            self._prepare()
             self.current_learning_iteration = self.completed
             # Random ages at the start: otherwise all environments would time out in the same step, again and again.
             random_ages, self._begin_anew = self._begin_anew, False
             with quiet(self.run.path):
                 self.learn(iterations - self.completed, init_at_random_ep_len=random_ages)
             self.completed = iterations
+
+    def _prepare(self) -> None:
+        """Make room for environments that a companion has added."""
+        if self.companion:
+            self.companion.begin(self.completed)
+        count = self.env.env.num_envs
+        if count == self.env.num_envs:
+            return
+        self.env.num_envs = self.logger.num_envs = count
+        self.env.current = None
+        obs, steps = self.env.get_observations(), self.ppo.num_steps
+        self.alg.storage = RolloutStorage("rl", count, steps, obs, [self.env.num_actions], self.device)
 
     def _configure_multi_gpu(self) -> None:
         """Tell rsl_rl which processes train together; its own group would support NVIDIA GPUs only."""
@@ -423,6 +445,7 @@ class Runner(OnPolicyRunner):
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])
             moment = state.get("moment")
+            self._prepare()
             known = self.ranks.world == 1 and moment and moment["device"] == torch.device(self.device).type
             if moment and known and self.env.env.state() is not None:
                 self._return_to(moment)

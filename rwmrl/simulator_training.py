@@ -1,4 +1,4 @@
-"""Training in a simulator: plain PPO (task Init-v0), or with a model beside it (Pretrain-v0)."""
+"""Training in a simulator: plain PPO (Init-v0), with a model beside it (Pretrain-v0) and through it (Finetune-v0)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rwmmodel.distributed import Ranks
 from rwmrl.backends import make_env
 from rwmrl.behaviours import shipped_policies
 from rwmrl.envs.base import EnvOptions
-from rwmrl.online_config import PretrainConfig, configuration_of
+from rwmrl.online_config import PretrainConfig, configuration_of, recorded_configuration
 from rwmrl.online_training import OnlineTraining
 from rwmrl.ppo import Runner, series
 from rwmrl.train_config import TrainConfig
 
 SHOWN = ("episode/return", "episode/length", "reward/track_lin_vel_xy_exp", "reward/track_ang_vel_z_exp")
 """Metrics in the progress bar; every reward term is in the metrics and in TensorBoard."""
-SHOWN_ONLINE = ("episode/return", "episode/length", "model/total", "val/rel_l1_h100")
+SHOWN_ONLINE = ("imagined/reward", "episode/return", "episode/length", "model/total", "val/rel_l1_h100")
 FROM_NOTHING = "Init-v0"
 """Task whose reward weights a policy is trained with that begins with no other's networks."""
 
@@ -29,7 +29,10 @@ FROM_NOTHING = "Init-v0"
 def train_in_simulator(
     home: Home, config: TrainConfig | None = None, progress: Progress = silent, resume: Run | None = None
 ) -> Run:
-    """Train a policy by PPO in a simulator; with a :class:`PretrainConfig`, fit a model on its replay too.
+    """Train a policy by PPO in a simulator.
+
+    With a :class:`PretrainConfig` a model is fitted on its replay; with a :class:`FinetuneConfig` the policy learns
+    from steps imagined with that model too.
 
     Raises:
         RwmError: Unknown task, robot or backend, a configuration of another task, rsl-rl-lib is missing, or torchrun
@@ -39,7 +42,7 @@ def train_in_simulator(
     if Ranks.from_environment().world > 1:
         raise RwmError("Training in a simulator is the work of one process.", "rwm train, without torchrun")
     if resume:
-        config = resume.configuration(PretrainConfig if "fit" in resume.meta.config else TrainConfig)
+        config = resume.configuration(recorded_configuration(resume.meta.config))
     config = config or TrainConfig()
     if resume is None and type(config) is not (wanted := configuration_of(config.task)):
         raise RwmError(f"Task {config.task} takes a {wanted.__name__}, not a {type(config).__name__}.")
@@ -86,7 +89,7 @@ def policy_to_begin_with(home: Home, robot: RobotSpec, name: str | None) -> Chec
     if name is None:
         return None
     shipped: Path | None = shipped_policies(robot).get(name)
-    return Checkpoint.of_file(shipped) if shipped else home.policy(name, ("train",))
+    return Checkpoint.of_file(shipped) if shipped else home.policy(name)
 
 
 def _summary(run: Run, config: TrainConfig) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def _training(
 ) -> tuple[Runner, Run]:
     """Return a runner that trains in the model, an iteration at a time, and its run."""
     env = ImaginationEnv(model, dataset, robot, ImaginationConfig(num_envs=envs, seed=config.seed))
-    if isinstance(model, ObviousEnsemble):
+    if isinstance(model, ObviousEnsemble) and isinstance(env.starts, RecordedStarts):
         env.starts = ObviousStarts(model, dataset, env.starts.store, env.config.init_share, env.generator)
     run = Run.create(home, "policy", {}, {"dataset": dataset.name}, config.seed)
     return Runner(env, PPOConfig(num_steps=config.steps, checkpoint_interval=1), run, robot, config.seed), run

@@ -18,8 +18,10 @@ from rwmdata.windows import split_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import Carry, DynamicsEnsemble, Prediction
 from rwmrl.envs.base import SOUND_LIMIT, Observations, Step, VecEnv
-from rwmrl.envs.recorded_starts import RecordedStarts, Start
+from rwmrl.envs.recorded_starts import RecordedStarts, Start, Starts
+from rwmrl.envs.replay_starts import ReplayStarts
 from rwmrl.observations import noise_scale
+from rwmrl.replay import Replay
 from rwmrl.rewards import RewardModel
 from rwmrl.snapshots import Snapshot, copies, like, put_back, rewind
 from rwmrl.velocity_commands import CommandConfig, CommandSampler
@@ -91,7 +93,7 @@ class ImaginationEnv(VecEnv):
 
     Args:
         model: The ensemble; it is put in evaluation mode and never trained here.
-        dataset: Source of the starts (its train split).
+        source: Where episodes start: a dataset's train split, or a replay that the model is fitted on.
         robot: Defines the rewards.
         config: Options.
 
@@ -101,22 +103,34 @@ class ImaginationEnv(VecEnv):
     """
 
     def __init__(
-        self, model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec, config: ImaginationConfig | None = None
+        self,
+        model: DynamicsEnsemble,
+        source: Dataset | Replay,
+        robot: RobotSpec,
+        config: ImaginationConfig | None = None,
     ) -> None:
         config = self.config = config or ImaginationConfig()
-        _refuse_mismatch(model, dataset, robot)
+        if isinstance(source, Dataset):
+            _refuse_mismatch(model, source, robot)
         if config.penalty == "calibrated" and model.calibration is None:
             raise RwmError("The model was never calibrated, so there is no calibrated penalty.", "rwm model calibrate")
         self.model = model.eval().requires_grad_(False)
         self.device = next(model.parameters()).device
-        self.schema, self.num_envs = dataset.schema, config.num_envs
+        self.schema, self.num_envs = source.schema, config.num_envs
         self.num_actions, self.control_dt_s = self.schema.dims["action"], robot.control_dt_s
         self.max_episode_length = config.episode_steps
         self.generator = torch.Generator(self.device)
         # Noise has its own stream: switching it off, or observing twice, does not change the motion.
         self._noise_generator = torch.Generator(self.device)
-        self._store = RowStore(dataset, model.normalizer, self.device)
-        self.starts = RecordedStarts(model, dataset, self._store, config.init_share, self.generator)
+        self.halt_above = math.inf
+        self.starts: Starts
+        if isinstance(source, Dataset):
+            store = RowStore(source, model.normalizer, self.device)
+            self.starts = RecordedStarts(model, source, store, config.init_share, self.generator)
+            if config.halt_quantile is not None:
+                self.halt_above = self._conformal_threshold(source, store, config.halt_quantile)
+        else:
+            self.starts = ReplayStarts(model, source, self.generator)
         self.reseed()
         self._commands = CommandSampler(config.num_envs, config.command, self.control_dt_s, self.generator, self.device)
         self.rewards = RewardModel(robot, self.schema, config.num_envs, self.device)
@@ -127,8 +141,6 @@ class ImaginationEnv(VecEnv):
         self.member_ids, self.episode_length_buf, self._age, self._push_left = (row.clone() for row in counters)
         self._state = torch.zeros(config.num_envs, self.schema.dims["state"], device=self.device)
         self._rows = torch.zeros(config.num_envs, self.schema.width, device=self.device)
-        quantile = config.halt_quantile
-        self.halt_above = torch.inf if quantile is None else self._conformal_threshold(dataset, quantile)
         with torch.no_grad():
             start = self.starts.draw(config.num_envs)
             self._carry = start.carry
@@ -257,7 +269,7 @@ class ImaginationEnv(VecEnv):
         return prediction.epistemic
 
     @torch.no_grad()
-    def _conformal_threshold(self, dataset: Dataset, quantile: float) -> float:
+    def _conformal_threshold(self, dataset: Dataset, store: RowStore, quantile: float) -> float:
         """Return the quantile of the uncertainty one step ahead of recorded windows no fit has trained on.
 
         With n windows it is the one of rank ceil((n + 1) quantile), so that a new window passes it with probability
@@ -266,7 +278,7 @@ class ImaginationEnv(VecEnv):
         history = self.model.config.history
         starts = split_starts(dataset, "val", history + 1)
         starts = np.random.default_rng(self.config.seed).permutation(starts)[:HALT_WINDOWS]
-        windows = self._store.windows(starts, history + 1)
+        windows = store.windows(starts, history + 1)
         prediction = self.model(windows.states[:, :history], windows.actions[:, 1:])
         uncertainty = self._uncertainty(prediction, torch.ones(len(starts), dtype=torch.int64, device=self.device))
         rank = min(math.ceil((len(starts) + 1) * quantile), len(starts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,52 +50,22 @@ class Start:
         return Start(index, state, action, contact, carry)
 
 
-class RecordedStarts:
-    """Draws windows of the train split and lets the model read them, many in one batched pass.
-
-    The model is frozen, so windows can be read ahead of use. Most episodes begin where a recorded one did: the model's
-    memory of such a window is computed when one of its block is first drawn, and kept. So what a start is depends on
-    the generator alone, bit for bit, and not on what was drawn before.
+class Starts(ABC):
+    """Draws recorded windows and lets a model read them; few at a time are read ahead of use, many in one pass.
 
     Args:
         model: Reads the histories.
-        dataset: Source of the windows, without those whose last row is a fall: nothing is left to do after it.
-        store: The dataset's rows, normalised for the model.
-        init_share: Share of starts from the beginnings of recorded episodes; the others start anywhere.
         generator: Source of all random draws.
-
-    Attributes:
-        first: First rows of the windows at episode beginnings, ``(n,)``.
-        anywhere: First rows of all windows, ``(m,)``.
-
-    Raises:
-        RwmError: No training episode is as long as the model's history.
     """
 
-    def __init__(
-        self, model: DynamicsEnsemble, dataset: Dataset, store: RowStore, init_share: float, generator: torch.Generator
-    ) -> None:
-        self.model, self.store, self.init_share, self.generator = model, store, init_share, generator
-        self.history = model.config.history
-        train, episodes = dataset.split("train"), dataset.episodes
-        anywhere = window_starts(episodes.start, episodes.length - episodes.terminated, self.history, train)
-        if len(anywhere) == 0:
-            missing = f"No training episode of '{dataset.name}' has the {self.history} rows a start needs"
-            raise RwmError(f"{missing}.", "a dataset with longer episodes")
-        first = anywhere[np.isin(anywhere, episodes.start[train])]
-        self.first, self.anywhere = (torch.from_numpy(starts).to(store.device) for starts in (first, anywhere))
+    def __init__(self, model: DynamicsEnsemble, generator: torch.Generator) -> None:
+        self.model, self.generator, self.history = model, generator, model.config.history
         self._ahead: Start | None = None
         self._before, self._used = generator.get_state(), 0
-        self._kept, self._states = self._room()
-        self._missing = set(range(0, len(self._kept[0]), BLOCK))
 
-    @torch.no_grad()
-    def _room(self) -> tuple[tuple[Tensor, ...], int]:
-        """Return where memories of beginnings are kept, as many as fit, and how many of its tensors are states'."""
-        dims, pairs = self.store.schema.dims, torch.zeros(1, self.history - 1, 1, device=self.store.device)
-        memory = self.model.warm_up(pairs.expand(-1, -1, dims["state"]), pairs.expand(-1, -1, dims["action"]))
-        count = min(len(self.first), KEPT_BYTES // sum(part.nbytes for part in memory.parts))
-        return tuple(part.new_empty(count, *part.shape[1:]) for part in memory.parts), len(memory.state)
+    @abstractmethod
+    def _draw(self, count: int) -> Start:
+        """Draw ``count`` starts, whatever has been drawn before."""
 
     def draw(self, count: int) -> Start:
         """Draw ``count`` starts."""
@@ -121,6 +92,52 @@ class RecordedStarts:
             rewind(self.generator, state["ahead"])
             self._before = self.generator.get_state()
             self._ahead = self._draw(AHEAD)
+
+
+class RecordedStarts(Starts):
+    """Draws windows of the train split.
+
+    The model is frozen. Most episodes begin where a recorded one did: the model's
+    memory of such a window is computed when one of its block is first drawn, and kept. So what a start is depends on
+    the generator alone, bit for bit, and not on what was drawn before.
+
+    Args:
+        model: Reads the histories.
+        dataset: Source of the windows, without those whose last row is a fall: nothing is left to do after it.
+        store: The dataset's rows, normalised for the model.
+        init_share: Share of starts from the beginnings of recorded episodes; the others start anywhere.
+        generator: Source of all random draws.
+
+    Attributes:
+        first: First rows of the windows at episode beginnings, ``(n,)``.
+        anywhere: First rows of all windows, ``(m,)``.
+
+    Raises:
+        RwmError: No training episode is as long as the model's history.
+    """
+
+    def __init__(
+        self, model: DynamicsEnsemble, dataset: Dataset, store: RowStore, init_share: float, generator: torch.Generator
+    ) -> None:
+        super().__init__(model, generator)
+        self.store, self.init_share = store, init_share
+        train, episodes = dataset.split("train"), dataset.episodes
+        anywhere = window_starts(episodes.start, episodes.length - episodes.terminated, self.history, train)
+        if len(anywhere) == 0:
+            missing = f"No training episode of '{dataset.name}' has the {self.history} rows a start needs"
+            raise RwmError(f"{missing}.", "a dataset with longer episodes")
+        first = anywhere[np.isin(anywhere, episodes.start[train])]
+        self.first, self.anywhere = (torch.from_numpy(starts).to(store.device) for starts in (first, anywhere))
+        self._kept, self._states = self._room()
+        self._missing = set(range(0, len(self._kept[0]), BLOCK))
+
+    @torch.no_grad()
+    def _room(self) -> tuple[tuple[Tensor, ...], int]:
+        """Return where memories of beginnings are kept, as many as fit, and how many of its tensors are states'."""
+        dims, pairs = self.store.schema.dims, torch.zeros(1, self.history - 1, 1, device=self.store.device)
+        memory = self.model.warm_up(pairs.expand(-1, -1, dims["state"]), pairs.expand(-1, -1, dims["action"]))
+        count = min(len(self.first), KEPT_BYTES // sum(part.nbytes for part in memory.parts))
+        return tuple(part.new_empty(count, *part.shape[1:]) for part in memory.parts), len(memory.state)
 
     def _draw(self, count: int) -> Start:
         from_init = torch.rand(count, generator=self.generator, device=self.store.device) < self.init_share
