@@ -62,7 +62,7 @@ class OnlineModel:
             sizes = {name: getattr(self._loaded.config, name) for name in Architecture.model_fields}
             config = config.model_copy(update=sizes)
         self.config = config
-        fitted = config.normalizer == "fitted" or not robot.normalizer.std
+        fitted = config.normalizer == "fitted" or (config.normalizer == "auto" and not robot.normalizer.std)
         self._updates: Updates | None = None
         if self._loaded is not None or not fitted:
             self._updates = self._begin()

@@ -69,7 +69,7 @@ class OnlineTraining:
             raise RwmError(f"A window of {window} does not fit into {rows} rows of replay.", "--set fit.history=8")
         self.model = OnlineModel(replay, fit, robot, config.iterations, config.seed, device, source)
         self.recorder = Recorder(real, config.export_transitions, self._recorded(real)) if config.export else None
-        self.env = OnlineEnv(real, replay, self.recorder, self._stage)
+        self.env = OnlineEnv(real, replay, self.recorder, self._stage, self._dream)
 
     def _recorded(self, real: VecEnv) -> np.ndarray:
         """Return the robots whose rows are exported, spread evenly: as many as fill the dataset in all iterations."""
@@ -86,11 +86,13 @@ class OnlineTraining:
     def begin(self, iteration: int) -> None:
         """Let imagination begin where the iterations are over in which the policy stays as it is."""
         config = self.config
-        if not isinstance(config, FinetuneConfig) or not config.imagine or iteration < config.ppo.critic_first:
-            return
-        if self.env.imagined is None:
-            options = config.imagination.model_copy(update={"seed": config.seed})
-            self.env.imagine(ImaginationEnv(deepcopy(self.model.model), self.env.replay, self.robot, options))
+        if isinstance(config, FinetuneConfig) and config.imagine and iteration >= config.ppo.critic_first:
+            self.env.imagine()
+
+    def _dream(self) -> ImaginationEnv:
+        assert isinstance(self.config, FinetuneConfig)
+        options = self.config.imagination.model_copy(update={"seed": self.config.seed})
+        return ImaginationEnv(deepcopy(self.model.model), self.env.replay, self.robot, options)
 
     def learn(self, iteration: int) -> dict[str, float]:
         """Update the model after iteration ``iteration`` of the policy; return what is to be logged."""

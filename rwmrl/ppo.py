@@ -88,9 +88,14 @@ class RslVecEnv:
 
     def __init__(self, env: VecEnv) -> None:
         self.env = env
-        self.num_envs, self.num_actions = env.num_envs, env.num_actions
+        self.num_actions = env.num_actions
         self.max_episode_length, self.device = env.max_episode_length, env.device
         self.cfg: dict[str, object] = {}
+
+    @property
+    def num_envs(self) -> int:
+        """How many environments there are now."""
+        return self.env.num_envs
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -209,7 +214,7 @@ class Companion(Protocol):
     """What is trained beside the policy, after every update of it."""
 
     def begin(self, iteration: int) -> None:
-        """Prepare for a part of the training that begins with iteration ``iteration``, or for a state within it."""
+        """Prepare for a part of the training that begins with iteration ``iteration``."""
 
     def learn(self, iteration: int) -> dict[str, float]:
         """Learn from what was collected in iteration ``iteration``; return what is to be logged."""
@@ -322,11 +327,12 @@ class Runner(OnPolicyRunner):
         """Make room for environments that a companion has added."""
         if self.companion:
             self.companion.begin(self.completed)
-        count = self.env.env.num_envs
-        if count == self.env.num_envs:
+        count = self.env.num_envs
+        if count == self.alg.storage.num_envs:
             return
-        self.env.num_envs = self.logger.num_envs = count
-        self.env.current = None
+        if self.env.current is not None and len(self.env.current) != count:
+            self.env.current = None
+        self.logger.num_envs = count
         obs, steps = self.env.get_observations(), self.ppo.num_steps
         self.alg.storage = RolloutStorage("rl", count, steps, obs, [self.env.num_actions], self.device)
 
@@ -445,7 +451,6 @@ class Runner(OnPolicyRunner):
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])
             moment = state.get("moment")
-            self._prepare()
             known = self.ranks.world == 1 and moment and moment["device"] == torch.device(self.device).type
             if moment and known and self.env.env.state() is not None:
                 self._return_to(moment)

@@ -55,7 +55,7 @@ class BrowserView:
         self.scene, self.model, self.robot, self.step, self._lock = scene, model, 0, 0, threading.RLock()
         self.length = scene.recording.rows.shape[1]
         with redirect_stdout(io.StringIO()):  # Its banner: the command prints the address.
-            self.server = viser.ViserServer(host, port, label=scene.title, verbose=False)
+            self.server: Any = viser.ViserServer(host, port, label=scene.title, verbose=False)
         self.url = f"http://{host}:{port}"
         self._place()
         self.bodies = {"real": self._add_robot("real")}

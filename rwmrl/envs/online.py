@@ -24,13 +24,21 @@ class OnlineEnv(VecEnv):
         replay: Keeps their newest rows.
         recorder: Collects the episodes of some of them.
         stage: Gives the name under which the recorder notes the policy that acts.
+        dream: Makes the imagined robots, from what the replay holds then.
 
     Attributes:
         imagined: The imagined robots; None until :meth:`imagine`.
     """
 
-    def __init__(self, real: VecEnv, replay: Replay, recorder: Recorder | None, stage: Callable[[int], str]) -> None:
-        self.real, self.replay, self.recorder, self.stage = real, replay, recorder, stage
+    def __init__(
+        self,
+        real: VecEnv,
+        replay: Replay,
+        recorder: Recorder | None,
+        stage: Callable[[int], str],
+        dream: Callable[[], ImaginationEnv],
+    ) -> None:
+        self.real, self.replay, self.recorder, self.stage, self.dream = real, replay, recorder, stage, dream
         self.num_actions, self.max_episode_length, self.device = real.num_actions, real.max_episode_length, real.device
         self.num_envs = real.num_envs
         self.control_dt_s, self.schema = real.control_dt_s, real.schema
@@ -44,9 +52,12 @@ class OnlineEnv(VecEnv):
         """How many robots are simulated."""
         return self.real.num_envs
 
-    def imagine(self, imagined: ImaginationEnv) -> None:
-        """Let imagined robots act beside the simulated ones from now on."""
-        self.imagined, self.num_envs = imagined, self.real.num_envs + imagined.num_envs
+    def imagine(self) -> ImaginationEnv:
+        """Let imagined robots act beside the simulated ones from now on; return them."""
+        if self.imagined is None:
+            self.imagined = self.dream()
+            self.num_envs = self.num_simulated + self.imagined.num_envs
+        return self.imagined
 
     @property
     def command(self) -> Tensor:
@@ -122,7 +133,7 @@ class OnlineEnv(VecEnv):
         return real and {"real": real, "imagined": imagined, "replay": self.replay.state(), "recorder": recorded}
 
     def restore(self, state: Snapshot) -> None:
-        """Go on from a :meth:`state`; imagined robots are there already where it has some.
+        """Go on from a :meth:`state`.
 
         Raises:
             KeyError, ValueError: The state is of another environment.
@@ -131,8 +142,8 @@ class OnlineEnv(VecEnv):
         self.replay.restore(state["replay"])
         if self.recorder:
             self.recorder.restore(state["recorder"])
-        if self.imagined:
-            self.imagined.restore(state["imagined"])
+        if state["imagined"]:
+            self.imagine().restore(state["imagined"])
 
     def close(self) -> None:
         """Release threads and processes."""

@@ -1,0 +1,187 @@
+"""A model and a policy learnt together: what runs leave, what resumes, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rwmdata.config import build
+from rwmdata.errors import RwmError
+from rwmdata.robots import load_robot
+from rwmdata.validate import validate
+from rwmmodel.checkpoint import load_model, load_state
+from rwmrl.backends import make_env
+from rwmrl.envs.base import EnvOptions
+from rwmrl.online_config import FinetuneConfig, PretrainConfig
+from rwmrl.online_training import OnlineTraining
+from rwmrl.policy_file import load_policy
+from rwmrl.ppo import series
+from rwmrl.simulator_training import train_in_simulator
+from rwmrl.train_config import TrainConfig
+
+SMALL = {"num_envs": 16, "ppo.num_steps": 12, "ppo.hidden_dims": (8,), "ppo.checkpoint_interval": 1, "fit.held_out": 4}
+
+
+def pretraining(**changes) -> PretrainConfig:
+    return build(PretrainConfig, "smoke", SMALL, changes)
+
+
+@pytest.fixture
+def pretrained(home):
+    return train_in_simulator(home, pretraining(iterations=3))
+
+
+def finetuning(run, **changes) -> FinetuneConfig:
+    begun = {"warm_start": run.id, "model": run.id, "imagination.num_envs": 8, "imagination.episode_steps": 5}
+    return build(FinetuneConfig, "smoke", SMALL, begun, changes)
+
+
+def interrupt_at(k):
+    def progress(done, total, numbers):
+        if done == k:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def content(run):
+    """Return what a run ends with: its files' bytes, the tensors of its state, and its metrics but for times."""
+    state = load_state(run.state_file, torch.device("cpu"))
+    metrics = {k: v for k, v in series(run).items() if not k.startswith("perf/")}
+    return run.policy_file.read_bytes(), run.model_file.read_bytes(), repr(state["model_optimizer"]), metrics
+
+
+def test_pretraining_leaves_a_policy_a_model_and_scores_on_robots_it_never_saw(home):
+    """The authors' code crashes at the end of the first iteration of this task."""
+    run = train_in_simulator(home, pretraining(iterations=4))
+    assert run.meta.status == "finished" and run.meta.summary["steps"] == 4 * 12 * 16
+    assert load_policy(run.policy_file, "anymal_d").info.robot == "anymal_d"
+    model = load_model(home.model(run.id).file)
+    assert model.config.members == 2 and model.info.robot == "anymal_d"
+    metrics = series(run)
+    assert len(metrics["loss/value"]) == 4 and len(metrics["model/total"]) >= 3
+    for name in ("val/rel_l1_h1", "val/rel_l1_h8", "val/hold_last_h8", "val/rel_l1_noise0.1_h8", "val/total"):
+        assert np.isfinite(metrics[name][-1]), name
+    assert metrics["model/total"][-1] < metrics["model/total"][0]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_an_interrupted_pretraining_ends_as_an_undisturbed_one(home, at):
+    config = pretraining(iterations=4, export="mixed", export_transitions=100)
+    undisturbed = train_in_simulator(home, config)
+    first = home.dataset("mixed")
+    other = config.model_copy(update={"export": "again"})
+    with pytest.raises(KeyboardInterrupt):
+        train_in_simulator(home, other, interrupt_at(at))
+    broken = home.runs("train")[0]
+    resumed = train_in_simulator(home, resume=broken)
+    ours, theirs = content(undisturbed), content(resumed)
+    assert ours[3] == theirs[3]
+    assert ours[2] == theirs[2]
+    weights = [load_model(r.model_file).state_dict() for r in (undisturbed, resumed)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    np.testing.assert_array_equal(first.matrix(), home.dataset("again").matrix())
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_an_interrupted_finetuning_ends_as_an_undisturbed_one(home, pretrained, at):
+    config = finetuning(pretrained, iterations=5, **{"ppo.critic_first": 2})
+    undisturbed = train_in_simulator(home, config)
+    with pytest.raises(KeyboardInterrupt):
+        train_in_simulator(home, config, interrupt_at(at))
+    resumed = train_in_simulator(home, resume=home.runs("train")[0])
+    ours, theirs = content(undisturbed), content(resumed)
+    assert ours[3] == theirs[3]
+    assert ours[2] == theirs[2]
+
+
+def test_the_exported_replay_is_a_dataset_of_every_stage(home, schema):
+    config = pretraining(iterations=10, num_envs=8, export="mixed", export_transitions=200)
+    run = train_in_simulator(home, config)
+    dataset = home.dataset("mixed")
+    assert dataset.rows == 200 and not validate(dataset)
+    stages = set(dataset.manifest.episodes.behaviour)
+    assert "iteration-000000" in stages and len(stages) > 1
+    assert dataset.manifest.provenance["policy"] == f"train {run.id}"
+    assert not (run.path / "replay").exists()
+    with pytest.raises(RwmError, match="exists already"):
+        train_in_simulator(home, config)
+    assert len(home.runs("train")) == 1
+
+
+def test_finetuning_waits_with_imagination_and_with_the_policy_until_the_critic_knows_something(home, pretrained):
+    run = train_in_simulator(home, finetuning(pretrained, iterations=4, **{"ppo.critic_first": 2}))
+    first = load_policy(run.stage_file(2))
+    begun = load_policy(pretrained.policy_file)
+    for name, weight in begun.mlp.state_dict().items():
+        assert torch.equal(first.mlp.state_dict()[name], weight)
+    after = load_policy(run.policy_file).mlp.state_dict()
+    assert any(not torch.equal(after[k], v) for k, v in begun.mlp.state_dict().items())
+    imagined = [row["step"] for row in run.metrics() if row["metric"] == "imagined/reward"]
+    assert imagined == [3, 4]
+    assert run.meta.parents == {"policy": pretrained.id, "model": pretrained.id}
+    assert run.meta.summary["steps"] == 4 * 12 * 16  # imagined ones are not counted
+
+
+def test_finetuning_runs_with_five_members_and_a_penalty(home):
+    first = train_in_simulator(home, pretraining(iterations=2, **{"fit.members": 5}))
+    run = train_in_simulator(home, finetuning(first, iterations=3, **{"imagination.lam": 1.0, "ppo.critic_first": 1}))
+    metrics = series(run)
+    assert metrics["imagined/epistemic"][-1] > 0
+    assert metrics["imagined/penalised_reward"][-1] < metrics["imagined/reward"][-1]
+
+
+def test_without_imagination_finetuning_is_ppo_from_the_same_start(home, pretrained):
+    run = train_in_simulator(home, finetuning(pretrained, iterations=3, imagine=False))
+    assert "imagined/reward" not in series(run)
+
+
+def test_a_robot_without_constants_gets_the_statistics_of_its_replay(home):
+    run = train_in_simulator(home, pretraining(robot="go2", iterations=2))
+    normalizer = load_model(run.model_file).normalizer
+    assert not torch.equal(normalizer.state_std, torch.ones_like(normalizer.state_std))
+
+
+def test_both_kinds_of_robots_stand_side_by_side(home, pretrained):
+    robot = load_robot("anymal_d")
+    real = make_env("mujoco", robot, EnvOptions(task="Finetune-v0", num_envs=16, seed=0))
+    online = OnlineTraining(home, finetuning(pretrained, **{"ppo.critic_first": 0}), robot, real)
+    for _ in range(20):
+        online.env.step(torch.zeros(16, 12))
+    online.begin(0)
+    env = online.env
+    assert env.num_envs == 24 and env.command.shape == (24, 3) and env.current_rows().shape == (24, 66)
+    step = env.step(torch.zeros(24, 12))
+    assert step.reward.shape == (24,) and step.observations["policy"].shape == (24, 48)
+    torch.testing.assert_close(step.observations["system_state"][16:], env.imagined.current_rows()[:, :45])
+    env.episode_length_buf = torch.arange(24)
+    assert env.real.episode_length_buf.tolist() == list(range(16))
+    assert env.imagined.episode_length_buf.max() < 5
+    env.close()
+
+
+def test_what_does_not_fit_is_refused_and_leaves_no_run(home, pretrained):
+    begun = len(home.runs("train"))
+    for config, message in (
+        (TrainConfig(task="Pretrain-v0"), "takes a PretrainConfig"),
+        (build(FinetuneConfig, "smoke"), "begins with a policy and a model"),
+        (finetuning(pretrained, robot="go2", warm_start=None), "begins with a policy and a model"),
+        (finetuning(pretrained, robot="go2"), "is a model of anymal_d|policy of|networks"),
+        (pretraining(**{"fit.history": 2000}), "does not fit into"),
+        (pretraining(**{"fit.normalizer": "reference", "robot": "go2"}), "no reference normaliser"),
+    ):
+        with pytest.raises(RwmError, match=message):
+            train_in_simulator(home, config)
+    assert len(home.runs("train")) == begun
+
+
+def test_the_command_says_where_to_look_and_what_to_give(rwm):
+    with pytest.raises(RwmError, match="rwm visualize"):
+        rwm("train", "--task", "Visualize-v0")
+    with pytest.raises(RwmError, match="does not read --export"):
+        rwm("train", "--export", "x")
+    small = ["--preset", "smoke", "--iterations", "2", "--num-envs", "8", "--set", "fit.held_out=4"]
+    assert json.loads(rwm("train", "--task", "Pretrain-v0", *small, "--json"))["task"] == "Pretrain-v0"
