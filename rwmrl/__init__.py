@@ -17,10 +17,12 @@ _NAMES = {
     "export": ("ExportConfig", "export_dataset"),
     "imagination_training": ("train_policy",),
     "offline_rl": ("OfflineRLConfig", "train_offline_rl"),
+    "online_config": ("FinetuneConfig", "PretrainConfig"),
     "policy_config": ("PolicyConfig",),
     "policy_file": ("load_policy", "save_policy"),
-    "simulator_training": ("TrainConfig", "train_in_simulator"),
+    "simulator_training": ("train_in_simulator",),
     "sweep": ("sweep_policies",),
+    "train_config": ("TrainConfig",),
 }
 _WHERE = {name: f"rwmrl.{module}" for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_WHERE)

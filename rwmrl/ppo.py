@@ -362,10 +362,16 @@ class Runner(OnPolicyRunner):
         save_policy(policy, self.run.policy_file)
         if self.companion:
             self.companion.save(self.run, self.completed)
-        beside = self.companion.state() if self.companion else {}
         # Last: a resumed run must not start ahead of the policies on disk.
-        state = {**self.alg.save(), **beside, "completed": self.completed, "moment": self._moment()}
-        save_state(self.run.state_file, state)
+        self._save_state(self._moment())
+
+    def forget(self) -> None:
+        """Leave out of the state file what only a resumed training needs: the environments with all they keep."""
+        self._save_state(None)
+
+    def _save_state(self, moment: Snapshot | None) -> None:
+        beside = self.companion.state() if self.companion else {}
+        save_state(self.run.state_file, {**self.alg.save(), **beside, "completed": self.completed, "moment": moment})
 
     def _moment(self) -> Snapshot | None:
         """Return what the next iteration depends on beside the networks, if all of it can be told."""

@@ -65,6 +65,7 @@ def train_in_simulator(
             runner.train(config.iterations)
             dataset = online.finish(run) if online else None
             run.finish(_summary(run, config) | ({"exported": dataset.name} if dataset else {}))
+            runner.forget()
     finally:
         real.close()
     return run

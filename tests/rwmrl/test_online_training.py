@@ -66,6 +66,7 @@ def test_pretraining_leaves_a_policy_a_model_and_scores_on_robots_it_never_saw(h
     for name in ("val/rel_l1_h1", "val/rel_l1_h8", "val/hold_last_h8", "val/rel_l1_noise0.1_h8", "val/total"):
         assert np.isfinite(metrics[name][-1]), name
     assert metrics["model/total"][-1] < metrics["model/total"][0]
+    assert load_state(run.state_file, torch.device("cpu"))["moment"] is None  # no replay that nobody needs any more
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
