@@ -135,6 +135,32 @@ def lambda_sweep(
         out.print(result.meta.summary["verdict"], highlight=False)
 
 
+@command(app, "learning", "reports.evaluate.learning:LearningConfig")
+def learning(
+    call: Call,
+    runs: Annotated[list[str] | None, typer.Argument(help="Training runs; the newest when left out.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="Label of a run, one for each; the same label is one curve.")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option("--episodes", help="Episodes per stage and scenario.")] = None,
+    stages: Annotated[int | None, typer.Option("--stages", help="Stages of a run that are scored.")] = None,
+    disturbed: Annotated[bool | None, typer.Option("--disturbed", help="Score disturbed episodes too.")] = None,
+    mark: Annotated[
+        float | None, typer.Option("--mark", help="Normalised score whose first passing is reported.")
+    ] = None,
+    seed: SeedOption = None,
+) -> None:
+    """Relate return, falls and the model's error to simulated steps and to training time, and compare trainings."""
+    from reports.evaluate.learning import LearningConfig, evaluate_learning
+
+    names = runs or [call.run("train", None).id]
+    config = call.config(LearningConfig, "label", over={"runs": names, "labels": label or []})
+    result = call.work("stages", evaluate_learning, call.home, config)
+    show_scalars(call, result)
+    if not call.json:
+        out.print(result.meta.summary["verdict"], highlight=False)
+
+
 @command(app, "references", "reports.references:ReferenceConfig")
 def references(
     call: Call,

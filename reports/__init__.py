@@ -12,6 +12,7 @@ _NAMES = {
     "evaluate.closed_loop": "ClosedLoopConfig evaluate_closed_loop",
     "evaluate.dynamics": "DynamicsConfig evaluate_dynamics",
     "evaluate.lambda_sweep": "LambdaSweepConfig evaluate_lambda_sweep",
+    "evaluate.learning": "LearningConfig evaluate_learning",
     "evaluate.noise": "NoiseConfig evaluate_noise",
     "evaluate.policy_score": "PolicyScoreConfig evaluate_policy",
     "evaluate.summary": "finish_evaluation",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from rwmdata.errors import RwmError
 from rwmdata.runs import DIGEST, Run
+from rwmrl.online_config import recorded_configuration
 from rwmrl.ppo import series
 from rwmrl.train_config import TrainConfig
 
@@ -33,11 +34,11 @@ class Stage:
 
     def made(self) -> dict[str, object]:
         """Return how to make it: the command, that of the run before it, and the configuration."""
-        config = self.run.configuration(TrainConfig)
+        config = training_of(self.run)
         made: dict[str, object] = {"how": f"{command_of(config)}, after {self.own_iteration} iterations"}
         before = parent(self.run)
         if before:
-            first = before.configuration(TrainConfig)
+            first = training_of(before)
             made["warm_start"] = f"{command_of(first)}, after {_iteration(before.stage_files()[-1])} iterations"
         return {**made, "config": config.model_dump(mode="json")}
 
@@ -48,23 +49,52 @@ def stages_of(run: Run) -> list[Stage]:
     Raises:
         RwmError: The run is not a train run or has no stages.
     """
+    own = own_stages(run)
+    before = parent(run)
+    earlier = stages_of(before) if before else []
+    if not earlier:
+        return own
+    last = earlier[-1]
+    return earlier + [
+        replace(s, iteration=last.iteration + s.iteration, steps=last.steps + s.steps, minutes=last.minutes + s.minutes)
+        for s in own
+    ]
+
+
+def own_stages(run: Run) -> list[Stage]:
+    """Return the stages of a train run in order, counted from its own start.
+
+    Steps are those of simulated robots; imagined ones do not count.
+
+    Raises:
+        RwmError: The run is not a train run or has no stages.
+    """
     files = run.stage_files()
     if run.kind != "train" or not files:
         raise RwmError(f"Run {run.id} has no training stages.", "rwm train --task Init-v0")
-    before = parent(run)
-    earlier = stages_of(before) if before else []
-    config = run.configuration(TrainConfig)
+    steps, minutes = steps_per_iteration(training_of(run)), minutes_of(run)
+    return [Stage(file, run, k, k, k * steps, float(minutes[k - 1])) for file in files for k in [_iteration(file)]]
+
+
+def training_of(run: Run) -> TrainConfig:
+    """Return the configuration of a train run, of the class it was recorded with.
+
+    Raises:
+        RwmError: The record does not fit.
+    """
+    return run.configuration(recorded_configuration(run.meta.config))
+
+
+def steps_per_iteration(config: TrainConfig) -> int:
+    """Return the simulated control steps of an iteration, all robots together."""
+    return config.num_envs * config.ppo.num_steps
+
+
+def minutes_of(run: Run) -> np.ndarray:
+    """Return the training time until the end of every iteration, minutes ``(iterations,)``."""
     metrics = series(run)
     collect, learn = (np.cumsum([s or 0.0 for s in metrics[f"perf/{part}_s"]]) for part in ("collect", "learn"))
-    seconds = collect + learn
-    last = earlier[-1] if earlier else None
-    iterations, steps, minutes = (last.iteration, last.steps, last.minutes) if last else (0, 0, 0.0)
-    steps_per_iteration, own = config.num_envs * config.ppo.num_steps, []
-    for file in files:
-        k = _iteration(file)
-        counts = k + iterations, k * steps_per_iteration + steps, float(seconds[k - 1]) / 60 + minutes
-        own.append(Stage(file, run, k, *counts))
-    return earlier + own
+    return (collect + learn) / 60
 
 
 def parent(run: Run) -> Run | None:

@@ -112,9 +112,12 @@ def scalars_of(mode: str, intervals: Mapping[str, Interval], horizon: int | None
 
 
 def seeds_interval(values: list[float]) -> Interval:
-    """Return the mean of a few seeds with its 95 % interval by Student's t; one seed has no interval."""
+    """Return the mean of a few seeds with its 95 % interval by Student's t; one seed has no interval.
+
+    More than ten take the quantile of ten: the interval is a little too wide.
+    """
     mean = float(np.mean(values))
     if len(values) == 1:
         return Interval(mean)
-    half = T_95[len(values) - 1] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = T_95[min(len(values), len(T_95)) - 1] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)

@@ -30,10 +30,14 @@ class Panel:
     metrics: tuple[tuple[str, str], ...]
     """Metric, or a pattern that fits several, and its label; ``{}`` stands for the pattern's group."""
     log: bool = False
+    beside: str = ""
+    """What the names of metrics begin with that are dashed, in the colours of those they are compared with."""
 
 
 LENGTH = Panel("episode length", "control steps", (("episode/length", "episode length"),))
 REWARDS = (("imagined/reward", "before the penalty"), ("imagined/penalised_reward", "after the penalty"))
+EPISTEMIC = Panel("epistemic uncertainty, per step", "sum of normalised std", (("imagined/epistemic", "epistemic"),))
+HORIZONS = ((r"val/rel_l1_h(\d+)", "model, {} steps"), (r"val/hold_last_h(\d+)", "last state held, {}"))
 CLONING = (("train/action_mse", "training"), ("val/action_mse", "held out"))
 PANELS = {
     "model": (
@@ -42,11 +46,18 @@ PANELS = {
     ),
     "policy": (
         Panel("reward in imagination", "per step", REWARDS),
-        Panel("epistemic uncertainty, per step", "sum of normalised std", (("imagined/epistemic", "epistemic"),)),
+        EPISTEMIC,
         LENGTH,
         Panel("cloning error", "mean squared", CLONING, log=True),
     ),
-    "train": (Panel("return", "per episode", (("episode/return", "return"),)), LENGTH),
+    "train": (
+        Panel("return", "per episode", (("episode/return", "return"),)),
+        LENGTH,
+        Panel("loss of the model", "loss", (("model/total", "training"), ("val/total", "held out")), log=True),
+        Panel("held-out error of the model", "relative L1", HORIZONS, log=True, beside="val/hold_last"),
+        Panel("reward in imagination", "per step", REWARDS),
+        EPISTEMIC,
+    ),
 }
 STEP = {"model": "update", "policy": "iteration", "train": "iteration"}
 
@@ -97,15 +108,18 @@ def _draw(
     ax: Axes, panel: Panel, lines: list[tuple[str, str]], series: list[Series], names: list[str], step: str
 ) -> None:
     values = []
+    compared = [metric for metric, _ in lines if panel.beside and metric.startswith(panel.beside)]
+    colours = max(len(lines) - len(compared), 1)
     for k, (metric, label) in enumerate(lines):
         for run, name, of_run in zip(series, names, COLOURS, strict=False):
             colour: str | tuple[float, ...] = of_run if len(series) > 1 else COLOURS[k % len(COLOURS)]
             if len(lines) > 2:
-                colour = colormaps["viridis"](0.9 * k / (len(lines) - 1))
+                colour = colormaps["viridis"](0.9 * (k % colours) / max(colours - 1, 1))
             x, y = run[metric]
             values.append(y)
             marker, text = "o" if len(x) < 20 else "", name if len(series) > 1 else label
-            ax.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.8, label=text)
+            line = "--" if metric in compared else "-"
+            ax.plot(x, y, color=colour, linestyle=line, marker=marker, markersize=4, linewidth=1.8, label=text)
     if panel.log and all((y[np.isfinite(y)] > 0).all() for y in values):
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

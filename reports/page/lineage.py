@@ -102,11 +102,7 @@ def evaluations_of(run: Run, runs: list[Run]) -> list[Run]:
 
 def _add(lineage: Lineage, run: Run, runs: list[Run]) -> None:
     """Add a model or a policy, or those an evaluation is of, with the model it came from."""
-    if run.kind == "model":
-        lineage.models.setdefault(run.id, run)
-    elif run.kind in POLICY_KINDS:
-        lineage.policies.setdefault(run.id, run)
-    for kinds, parent in ((("model",), "model"), (POLICY_KINDS, "policy")):
+    for kinds, parent in ((("model", "train"), "model"), (POLICY_KINDS, "policy")):
         name = run.meta.parents.get(parent)
         if not name or (parent == "policy" and run.kind != "eval"):
             continue
@@ -118,6 +114,10 @@ def _add(lineage: Lineage, run: Run, runs: list[Run]) -> None:
         elif parent == "model" or run.meta.config.get("policy") != name:
             text = f"The {parent} {name}, which {run.kind} {run.id} was made from, is not in this home any more."
             lineage.notices.append(Notice(text, f"rwm runs ls --kind {parent}"))
+    if run.kind == "model":
+        lineage.models.setdefault(run.id, run)
+    elif run.kind in POLICY_KINDS:
+        lineage.policies.setdefault(run.id, run)
 
 
 def _add_evaluation(lineage: Lineage, run: Run) -> None:

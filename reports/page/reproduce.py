@@ -31,6 +31,9 @@ EVALUATION_OPTIONS = (
     "film",
     "resync",
     "overlay",
+    "disturbed",
+    "stages",
+    "mark",
     "seed",
     "device",
 )
@@ -104,13 +107,15 @@ def evaluation_words(run: Run) -> list[str]:
     """Return the words of ``rwm eval ...``; what only Python can set is left out."""
     config, parents = run.meta.config, run.meta.parents
     words = ["rwm", *(["visualize"] if config["evaluation"] == "visualize" else ["eval", config["evaluation"]])]
-    if "policy" in config:
+    if config["evaluation"] == "learning":
+        words += [*config["runs"], *(word for label in config["labels"] for word in ("--label", label))]
+    elif "policy" in config:
         words += ["--policy", str(parents.get("policy") or config["policy"])]
     elif config["evaluation"] != "lambda-sweep":
         words += _named(parents.get("dataset"))
     if config["evaluation"] == "visualize" and parents["model"] is None:
         words += ["--no-twin"]
-    elif config["evaluation"] != "policy":
+    elif config["evaluation"] not in ("policy", "learning"):
         words += ["--model", str(parents["model"])]
     if config["evaluation"] == "visualize" and config.get("backend", "auto") != "auto":
         words += ["--backend", config["backend"]]

@@ -10,12 +10,14 @@ import torch
 from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy, normalized, reference_returns
 from reports.evaluate.statistics import Interval
 from reports.references import ReferenceConfig, build_references, describe, normalise, spread
-from reports.stages import stages_of
+from reports.stages import own_stages, stages_of
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour, shipped_policies, untrained_policy
+from rwmrl.online_config import PretrainConfig
 from rwmrl.policy_file import load_policy, save_policy
 
 
@@ -135,3 +137,16 @@ def test_what_an_imported_warm_start_did_before_is_not_counted(home, train_run):
     train_run.update(parents={"policy": imported.id})
     assert [s.iteration for s in stages_of(train_run)] == [1, 11, 21, 31]
     assert "warm_start" not in stages_of(train_run)[-1].made()
+
+
+def test_stages_of_a_training_with_a_model_are_read_too(home, train_run):
+    config = build(PretrainConfig, "smoke", {"robot": "mine", "warm_start": train_run.id}).model_dump(mode="json")
+    run = Run.create(home, "train", config, {"policy": train_run.id, "model": None}, 0)
+    shutil.copy(train_run.stage_file(1), run.stage_file(2))
+    for step in (1, 2):
+        run.log(step, {"perf/collect_s": 4.0, "perf/learn_s": 2.0})
+    (own,) = own_stages(run)
+    assert (own.iteration, own.steps, own.minutes) == (2, 2 * 32 * 24, pytest.approx(0.2))
+    last = stages_of(run)[-1]
+    assert (last.iteration, last.steps, last.minutes) == (33, 7440 + 2 * 32 * 24, pytest.approx(1.75))
+    assert last.made()["how"].startswith("rwm train --task Pretrain-v0 --robot mine --warm-start RUN --num-envs 32")

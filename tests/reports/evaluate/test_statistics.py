@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reports.evaluate.statistics import Interval, pearson, ratio_interval, remove_step_and_trajectory_means
+from reports.evaluate.statistics import (
+    Interval,
+    pearson,
+    ratio_interval,
+    remove_step_and_trajectory_means,
+    seeds_interval,
+)
 from rwmdata.errors import RwmError
 
 
@@ -41,3 +47,10 @@ def test_ratio_interval_holds_the_ratio_and_shrinks_with_more_trajectories():
 def test_a_number_that_is_not_finite_is_refused_by_name():
     with pytest.raises(RwmError, match="The number final_l1 cannot be kept: value: Input should be a finite number"):
         Interval(float("nan")).scalar("final_l1", "mean", 8)
+
+
+def test_seeds_by_hand_and_more_than_ten_of_them():
+    """Standard deviation of 1, 2, 3 is 1; twelve seeds take the quantile of ten."""
+    assert seeds_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5))
+    many = seeds_interval([0.0, 2.0] * 6)
+    assert many.value == 1.0 and many.high == pytest.approx(1 + 2.262 * (12 / 11) ** 0.5 / 12**0.5)

@@ -9,15 +9,19 @@ from html.parser import HTMLParser
 
 import pytest
 import typer
+from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
 from cli.main import app
 from reports.page.compare import build_comparison
+from reports.page.curves import draw_curves
 from reports.page.html import cell, picture, table
 from reports.page.report import build_report
+from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Run
+from rwmrl.online_config import FinetuneConfig, PretrainConfig
 
 
 class Page(HTMLParser):
@@ -225,3 +229,36 @@ def test_a_file_that_is_no_picture_is_none(tmp_path):
 def test_a_column_is_numeric_when_all_that_is_there_is_a_number():
     shown = table("", ("a", "b", "c"), [(None, 1, None), (2.5, "x", None)])
     assert [shown.numeric(k) for k in range(3)] == [True, False, False]
+
+
+def test_a_training_with_a_model_shows_its_curves_and_the_training_the_model_is_from(home, monkeypatch):
+    first = Run.create(home, "train", build(PretrainConfig, "smoke").model_dump(mode="json"), {"model": None}, 0)
+    second = Run.create(home, "train", build(FinetuneConfig, "smoke").model_dump(mode="json"), {"model": first.id}, 0)
+    for run in (first, second):
+        held = {f"val/{name}_h{h}": 0.1 * h for name in ("rel_l1", "hold_last") for h in (1, 100)}
+        for step in (1, 2):
+            run.log(step, {"episode/return": 1.0, "model/total": 3.0, "val/rel_l1_noise0.1_h1": 1.0, **held})
+        run.finish({})
+    drawn = []
+    monkeypatch.setattr("reports.page.curves._draw", lambda ax, panel, lines, *_: drawn.append((panel.title, lines)))
+    found = build_report(home, [second.id])
+    assert {*found["policies"]} == {first.id, second.id}
+    assert not any("not in this home" in notice["text"] for notice in found["missing"])
+    assert dict(drawn)["loss of the model"] == [("model/total", "training")]
+    assert dict(drawn)["held-out error of the model"] == [
+        ("val/rel_l1_h1", "model, 1 steps"), ("val/rel_l1_h100", "model, 100 steps"),
+        ("val/hold_last_h1", "last state held, 1"), ("val/hold_last_h100", "last state held, 100"),
+    ]  # fmt: skip
+
+
+def test_what_a_model_is_compared_with_is_dashed_in_its_colour(home, tmp_path, monkeypatch):
+    run = Run.create(home, "train", {}, {}, 0)
+    for step in (1, 2):
+        run.log(step, {f"val/{name}_h{h}": 0.1 * h for name in ("rel_l1", "hold_last") for h in (1, 100)})
+    drawn = {}
+    monkeypatch.setattr(Axes, "plot", lambda ax, x, y, **style: drawn.update({style["label"]: style}))
+    monkeypatch.setattr(Axes, "legend", lambda ax, **_: None)
+    assert draw_curves(tmp_path / "curves.png", [run])
+    model, held = drawn["model, 100 steps"], drawn["last state held, 100"]
+    assert model["color"] == held["color"] != drawn["model, 1 steps"]["color"]
+    assert (model["linestyle"], held["linestyle"]) == ("-", "--")

@@ -12,6 +12,7 @@ import typer
 
 from cli.main import app
 from reports.evaluate.closed_loop import ClosedLoopConfig
+from reports.evaluate.learning import LearningConfig
 from reports.evaluate.policy_score import PolicyScoreConfig
 from reports.evaluate.uncertainty import UncertaintyConfig
 from reports.page.reproduce import dataset_command, recorded_command, run_command
@@ -39,6 +40,7 @@ WORKERS = (
     "reports.evaluate.uncertainty.evaluate_uncertainty",
     "reports.evaluate.policy_score.evaluate_policy",
     "reports.evaluate.closed_loop.evaluate_closed_loop",
+    "reports.evaluate.learning.evaluate_learning",
     "rwmrl.export.export_dataset",
 )
 
@@ -136,6 +138,10 @@ def test_an_evaluation_comes_back_from_its_command(home, parse):
     assert parse(run_command(run)) == config
     config = PolicyScoreConfig(policy="expert", robot="go2", episodes=5)
     run = made(home, "eval", config, {"policy": "expert"}, evaluation="policy")
+    assert parse(run_command(run)) == config
+    config = LearningConfig(runs=("a", "b"), labels=("one", "the other"), disturbed=True, stages=3, mark=0.8, seed=2)
+    run = made(home, "eval", config, {"policy": None}, evaluation="learning")
+    assert run_command(run).startswith("rwm eval learning a b --label one --label 'the other' --episodes 64")
     assert parse(run_command(run)) == config
 
 
