@@ -108,6 +108,7 @@ def evaluate_learning(home: Home, config: LearningConfig, progress: Progress = s
     with run.running(), TemporaryDirectory() as folder:
         references = reference_returns(robot, "undisturbed")
         missing = [] if references else [f"normalised scores: {robot.name} has no random and expert policy"]
+        missing += _left_out(trainings)
         trainings = [_with_beginning(t, robot, Path(folder), missing) for t in trainings]
         table = pl.DataFrame([*score_rows(trainings, robot, config, progress), *model_rows(trainings)], schema=SCHEMA)
         missing += _errors_not_recorded(trainings, table)
@@ -230,11 +231,21 @@ def model_rows(trainings: Sequence[Training]) -> list[dict[str, object]]:
     return rows
 
 
+def _left_out(trainings: Sequence[Training]) -> list[str]:
+    """Return which runs went on after the last iteration that all runs of their curve have."""
+    last = [(t, own_stages(t.run)[-1].own_iteration) for t in trainings]
+    return [
+        f"iterations {t.stages[-1].own_iteration + 1} to {end} of run {t.run.id}: another run of '{t.label}' has none"
+        for t, end in last
+        if end > t.stages[-1].own_iteration
+    ]
+
+
 def _errors_not_recorded(trainings: Sequence[Training], table: pl.DataFrame) -> list[str]:
     """Return what there is to say of runs with a model whose error at the main horizon was never measured."""
     measured = table.filter(metric="rel_l1", horizon=HORIZONS[-1])["run"].unique().to_list()
     return [
-        f"held-out error at {HORIZONS[-1]} steps of run {t.run.id}: no episode in its replay was so long"
+        f"held-out error at {HORIZONS[-1]} steps of run {t.run.id}: its metrics have none"
         for t in trainings
         if "fit" in t.run.meta.config and t.run.id not in measured
     ]

@@ -131,6 +131,15 @@ def test_a_training_begins_with_its_own_policy_or_an_untrained_one(home, rwm, ow
     assert pl.read_parquet(lost.path / "learning.parquet")["iteration"].min() == 1
 
 
+def test_a_curve_ends_where_its_shortest_run_does_and_that_is_said(home, own_robot, make_run):
+    long, short = make_run(iterations=(1, 3, 5)), make_run(seed=1, iterations=(1, 2, 3))
+    run = evaluate_learning(home, LearningConfig(runs=(long.id, short.id), episodes=2))
+    scores = pl.read_parquet(run.path / "learning.parquet").filter(metric="return")
+    assert scores["iteration"].to_list() == [0, 1, 3] * 2
+    said = f"iterations 4 to 5 of run {long.id}: another run of 'Finetune-v0' has none"
+    assert said in run.meta.summary["not_computed"]
+
+
 def test_what_cannot_be_compared_is_refused_before_anything_is_scored(home, rwm, own_robot, make_run):
     mine, other, empty = make_run(), make_run(robot="go2"), make_run(seed=2)
     for file in empty.stage_files():
