@@ -288,5 +288,11 @@ class Checkpoint:
         return cls(file.resolve(), f"{file.resolve()}{DIGEST}{digest[:16]}")
 
     def parent(self, kind: str) -> str | None:
-        """Return what its run was made from: the dataset's name, or the model's."""
-        return self.run.meta.parents.get(kind) if self.run else None
+        """Return what its run was made from: the dataset's name, or the model's.
+
+        The dataset of an online training is the one that its replay was exported to.
+        """
+        if self.run is None:
+            return None
+        exported = self.run.meta.summary.get("exported") if kind == "dataset" else None
+        return self.run.meta.parents.get(kind) or exported

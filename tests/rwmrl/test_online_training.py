@@ -108,6 +108,7 @@ def test_the_exported_replay_is_a_dataset_of_every_stage(home, schema):
     assert "iteration-000000" in stages and len(stages) > 1
     assert dataset.manifest.provenance["policy"] == f"train {run.id}"
     assert not (run.path / "replay").exists()
+    assert home.model(run.id).parent("dataset") == "mixed"  # what an evaluation of the model takes
     with pytest.raises(RwmError, match="exists already"):
         train_in_simulator(home, config)
     assert len(home.runs("train")) == 1
