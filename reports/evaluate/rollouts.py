@@ -175,7 +175,8 @@ def roll_out(
             spread = prediction.member_mean.var(dim=0) if len(prediction.member_mean) > 1 else torch.zeros_like(state)
             total = spread + prediction.member_std.square().mean(dim=0)
             parts.append((state, prediction.epistemic, prediction.aleatoric, spread.sqrt(), total.sqrt()))
-            if prediction.contact is not None and prediction.termination is not None:
+            if aux:
+                assert prediction.contact is not None and prediction.termination is not None
                 ends.append((prediction.contact.sigmoid(), prediction.termination.sigmoid().squeeze(-1)))
             progress(k + 1, steps, {})
     predicted, *uncertainty = map(_over_steps, zip(*parts, strict=True))

@@ -29,7 +29,7 @@ class SumModel(torch.nn.Module):
         self.config = SimpleNamespace(history=HISTORY, members=1, state_dim=45, action_dim=12)
         self.normalizer = SimpleNamespace(state=lambda x: x, action=lambda x: x)
 
-    def warm_up(self, states, actions):
+    def warm_up(self, states, actions, aux=True):
         return 0
 
     def step(self, state, action, carry, member_ids=None, aux=True):

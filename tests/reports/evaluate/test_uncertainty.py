@@ -45,7 +45,7 @@ class KnownModel(torch.nn.Module):
         self.normalizer = SimpleNamespace(state=lambda x: x, action=lambda x: x)
         self.error, self.broken, self.info = error, broken, None
 
-    def warm_up(self, states, actions):
+    def warm_up(self, states, actions, aux=True):
         assert states.shape[1] == actions.shape[1] == HISTORY - 1
         return 0
 
