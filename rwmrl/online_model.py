@@ -28,6 +28,8 @@ MIN_STD = 1e-6
 OUTSIDE = 1e-4
 """Share of the replay's rows that may lie beyond either bound of a bounded model's states."""
 RANGE_ROWS = 50_000
+NOISY_STEPS = 100
+"""Longest horizon that is scored under noise: one rollout for every scale takes its time."""
 
 
 class OnlineModel:
@@ -187,12 +189,15 @@ class OnlineModel:
             return {}
         falls = starts[self.replay.ending_in_fall(starts, window)]
         held_out = partial(self.replay.starts, held_out=True)
-        validator = Validator(self.replay, config, held_out, horizons, falls[: config.val_windows], self.seed)
+        falls = falls[: config.val_windows]
+        validator = Validator(self.replay, config, held_out, horizons, falls, self.seed)
         scores = validator(model)
         model.eval()
         scores |= validator.rel_l1(partial(hold_last, config.history), "val/hold_last")
+        shorter = tuple(h for h in horizons if h <= NOISY_STEPS)
+        noisy = Validator(self.replay, config, held_out, shorter, falls, self.seed)
         for scale in config.noise_scales:
-            scores |= validator.rel_l1(partial(_under_noise, model, scale, self.seed), f"val/rel_l1_noise{scale:g}")
+            scores |= noisy.rel_l1(partial(_under_noise, model, scale, self.seed), f"val/rel_l1_noise{scale:g}")
         model.train()
         return scores
 
