@@ -74,7 +74,7 @@ class PretrainConfig(TrainConfig):
     export: str | None = None
     """Name of the dataset that the replay is written to."""
     export_transitions: int = Field(1_000_000, ge=1)
-    """Rows of that dataset: those of as many robots as it takes, from the first iteration to the last."""
+    """Most rows of that dataset: those of as many robots as it takes, from the first iteration to the last."""
     device: str = "auto"
     """Device of the model; the policy is trained where the simulator is."""
 
@@ -82,8 +82,8 @@ class PretrainConfig(TrainConfig):
 class FinetuneConfig(PretrainConfig):
     """Options of task Finetune-v0: PPO on simulated and imagined steps together (arXiv:2501.10100, MBPO-PPO).
 
-    It begins with a policy (``warm_start``) and a model. In the first ``ppo.critic_first`` iterations the policy stays
-    as it is: the replay fills, the model goes on with it, and the critic learns.
+    It begins with a policy (``warm_start``) and a model. In the first ``ppo.critic_first`` iterations the policy's
+    weights stay: the replay fills, the model goes on with it, and the critic learns.
     """
 
     presets: ClassVar = FINETUNE_PRESETS

@@ -15,6 +15,7 @@ from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
 from rwmdata.windows import weights_with_share
 from rwmmodel.checkpoint import load_model, save_model
+from rwmmodel.data import OUTSIDE
 from rwmmodel.ensemble import Architecture, DynamicsEnsemble, ModelInfo
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.updates import NotFiniteError, Updates, seed_of
@@ -25,8 +26,6 @@ from rwmrl.snapshots import Snapshot
 
 MIN_STD = 1e-6
 """A column that varies less is not scaled by a fitted normaliser."""
-OUTSIDE = 1e-4
-"""Share of the replay's rows that may lie beyond either bound of a bounded model's states."""
 RANGE_ROWS = 50_000
 NOISY_STEPS = 100
 """Longest horizon that is scored under noise: one rollout for every scale takes its time."""
@@ -79,11 +78,6 @@ class OnlineModel:
         if self._updates is None:
             raise RwmError("The replay has no window yet to fit a model on.", "a shorter history or forecast")
         return self._updates.kept
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a model yet."""
-        return self._updates is not None
 
     def _begin(self) -> Updates:
         """Make the model; its normaliser, where it is to be fitted, is that of the replay's content now."""
@@ -140,7 +134,7 @@ class OnlineModel:
         last = iteration + 1 == self.iterations
         due = (iteration + 1) % config.val_interval == 0 or last
         if config.bounded and (due or updates.count == 0):
-            self._widen_bounds()
+            self._widen_bounds(updates)
         weights = self._weights(starts, length)
         total = self.iterations * config.mini_batches
         sums: dict[str, float] = {}
@@ -165,15 +159,18 @@ class OnlineModel:
             return None
         return weights_with_share(np.ones(len(starts)), falls, self.config.fall_share)
 
-    def _widen_bounds(self) -> None:
-        """Let the bounds of the states include what the replay holds now."""
-        model = self._updates.model if self._updates else self.model
+    def _widen_bounds(self, updates: Updates) -> None:
+        """Let the bounds of the states include what the replay holds now, in the averaged model too."""
+        model = updates.model
         states = model.normalizer.state(self._some_states().to(self.device)).sort(dim=0).values
         cut = round(OUTSIDE * (len(states) - 1))
         low, high = states[cut], states[len(states) - 1 - cut]
         known = torch.isfinite(model.state_low)
-        model.state_low.copy_(torch.where(known, torch.minimum(model.state_low, low), low))
-        model.state_high.copy_(torch.where(known, torch.maximum(model.state_high, high), high))
+        low = torch.where(known, torch.minimum(model.state_low, low), low)
+        high = torch.where(known, torch.maximum(model.state_high, high), high)
+        for bounded in {model, updates.kept}:
+            bounded.state_low.copy_(low)
+            bounded.state_high.copy_(high)
 
     def score(self) -> dict[str, float]:
         """Return the model's scores on the held-out robots' rows, empty while these have no window.

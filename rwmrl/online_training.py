@@ -62,7 +62,10 @@ class OnlineTraining:
         require_precision(config.fit.precision, device)
         use_precision(config.fit.precision, device)
         fit, source = config.fit, home.model(config.model).file if config.model else None
-        replay = Replay(real.num_envs, fit.replay_steps, real.schema, real.device, fit.held_out)
+        replay = Replay(real.num_envs, fit.replay_steps, real.schema, device, fit.held_out)
+        if not replay.held_out.any():
+            few = f"Of {real.num_envs} robots every {fit.held_out}th is held out, which is none"
+            raise RwmError(f"{few}.", f"--set fit.held_out={max(2, real.num_envs // 4)}, or more robots")
         if fit.history + fit.forecast > min(fit.replay_steps, real.max_episode_length + 1):
             rows = min(fit.replay_steps, real.max_episode_length + 1)
             window = f"{fit.history + fit.forecast} rows (history + forecast)"
@@ -92,7 +95,10 @@ class OnlineTraining:
     def _dream(self) -> ImaginationEnv:
         assert isinstance(self.config, FinetuneConfig)
         options = self.config.imagination.model_copy(update={"seed": self.config.seed})
-        return ImaginationEnv(deepcopy(self.model.model), self.env.replay, self.robot, options)
+        # The simulator's task has its weights; imagination knows the robot's alone.
+        weights = self.robot.reward_weights | self.robot.task_reward_weights.get(self.config.task, {})
+        robot = self.robot.model_copy(update={"reward_weights": weights})
+        return ImaginationEnv(deepcopy(self.model.model), self.env.replay, robot, options)
 
     def learn(self, iteration: int) -> dict[str, float]:
         """Update the model after iteration ``iteration`` of the policy; return what is to be logged."""
@@ -149,6 +155,8 @@ class OnlineTraining:
         if not episodes:
             return
         name, hz = f"part-{completed:06d}", round(1 / self.robot.control_dt_s, 6)
+        if (run.path / "replay" / name).exists():  # Killed between this part and the state that counts it.
+            remove_folder(run.path / "replay" / name)
         schema, origin = self.env.schema, self._provenance(run)
         with DatasetWriter(run.path / "replay", name, self.robot.name, schema, hz, origin) as writer:
             for episode in episodes:

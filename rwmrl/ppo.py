@@ -462,6 +462,8 @@ class Runner(OnPolicyRunner):
                 self._return_to(moment)
             if self.companion:
                 self.companion.restore(self.run, state)
+        except RwmError:
+            raise
         except Exception as exc:
             raise unreadable(path, exc) from exc
 

@@ -165,6 +165,27 @@ def test_both_kinds_of_robots_stand_side_by_side(home, pretrained):
     env.close()
 
 
+def test_imagined_steps_earn_what_simulated_ones_do(home, pretrained):
+    robot = load_robot("anymal_d")
+    config = finetuning(pretrained, **{"ppo.critic_first": 0, "rewards": {"action_rate_l2": -7.0}})
+    robot = robot.model_copy(update={"task_reward_weights": {"Finetune-v0": config.rewards}})
+    real = make_env("mujoco", robot, EnvOptions(task="Finetune-v0", num_envs=16, seed=0))
+    online = OnlineTraining(home, config, robot, real)
+    for _ in range(20):
+        online.env.step(torch.zeros(16, 12))
+    online.begin(0)
+    assert online.env.imagined.rewards.weights == real._rewards.weights
+    real.close()
+
+
+def test_an_averaged_model_is_bounded_by_what_the_replay_holds(home):
+    """Its bounds were infinite when it was made, and infinity has no average."""
+    run = train_in_simulator(home, pretraining(iterations=3, **{"fit.ema": 0.9, "fit.bounded": True}))
+    model = load_model(run.model_file)
+    assert torch.isfinite(model.state_low).all() and torch.isfinite(model.state_high).all()
+    assert np.isfinite(series(run)["val/rel_l1_h8"][-1])
+
+
 def test_what_does_not_fit_is_refused_and_leaves_no_run(home, pretrained):
     begun = len(home.runs("train"))
     for config, message in (
@@ -173,6 +194,7 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run(home, pretrained):
         (finetuning(pretrained, robot="go2", warm_start=None), "begins with a policy and a model"),
         (finetuning(pretrained, robot="go2"), "is a model of anymal_d|policy of|networks"),
         (pretraining(**{"fit.history": 2000}), "does not fit into"),
+        (pretraining(**{"fit.held_out": 40}), "held out, which is none"),
         (pretraining(**{"fit.normalizer": "reference", "robot": "go2"}), "no reference normaliser"),
     ):
         with pytest.raises(RwmError, match=message):
