@@ -23,7 +23,7 @@ SHOWN = ("episode/return", "episode/length", "reward/track_lin_vel_xy_exp", "rew
 """Metrics in the progress bar; every reward term is in the metrics and in TensorBoard."""
 SHOWN_ONLINE = ("imagined/reward", "episode/return", "episode/length", "model/total", "val/rel_l1_h100")
 FROM_NOTHING = "Init-v0"
-"""Task whose reward weights a policy is trained with that begins with no other's networks."""
+"""Task whose rewards a policy is trained with that begins with no other's networks."""
 
 
 def train_in_simulator(
@@ -48,7 +48,7 @@ def train_in_simulator(
         raise RwmError(f"Task {config.task} takes a {wanted.__name__}, not a {type(config).__name__}.")
     robot = load_robot(config.robot)
     source = policy_to_begin_with(home, robot, config.warm_start)
-    robot = robot.model_copy(update={"task_reward_weights": {config.task: reward_weights(config, robot)}})
+    robot = with_rewards(config, robot)
     real = make_env(config.backend, robot, EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed))
     try:
         online = OnlineTraining(home, config, robot, real) if isinstance(config, PretrainConfig) else None
@@ -71,14 +71,16 @@ def train_in_simulator(
     return run
 
 
-def reward_weights(config: TrainConfig, robot: RobotSpec) -> dict[str, float]:
-    """Return what differs from the robot's reward weights in a training.
+def with_rewards(config: TrainConfig, robot: RobotSpec) -> RobotSpec:
+    """Return the robot with the rewards of a training.
 
-    A model is fitted beside a policy that begins with nothing or with another's networks: in the former case the
-    weights are those of a first policy.
+    Where a model is fitted beside a policy that begins with no other's networks, they are those of a first policy.
     """
     first = isinstance(config, PretrainConfig) and config.warm_start is None
-    return robot.task_reward_weights.get(FROM_NOTHING if first else config.task, {}) | config.rewards
+    like = FROM_NOTHING if first else config.task
+    weights = robot.task_reward_weights.get(like, {}) | config.rewards
+    air_time = {config.task: robot.task_air_time_s[like]} if like in robot.task_air_time_s else {}
+    return robot.model_copy(update={"task_reward_weights": {config.task: weights}, "task_air_time_s": air_time})
 
 
 def policy_to_begin_with(home: Home, robot: RobotSpec, name: str | None) -> Checkpoint | None:

@@ -19,7 +19,7 @@ from rwmrl.online_config import FinetuneConfig, PretrainConfig
 from rwmrl.online_training import OnlineTraining
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import series
-from rwmrl.simulator_training import train_in_simulator
+from rwmrl.simulator_training import train_in_simulator, with_rewards
 from rwmrl.train_config import TrainConfig
 
 SMALL = {"num_envs": 16, "ppo.num_steps": 12, "ppo.hidden_dims": (8,), "ppo.checkpoint_interval": 1, "fit.held_out": 4}
@@ -176,6 +176,14 @@ def test_imagined_steps_earn_what_simulated_ones_do(home, pretrained):
     online.begin(0)
     assert online.env.imagined.rewards.weights == real._rewards.weights
     real.close()
+
+
+@pytest.mark.parametrize(("begun_with", "air_time"), [(None, {"Pretrain-v0": 0.25}), ("expert", {})])
+def test_a_first_policy_is_trained_with_the_rewards_of_one(begun_with, air_time):
+    config, robot = pretraining(robot="go2", warm_start=begun_with), load_robot("go2")
+    rewarded = with_rewards(config, robot)
+    first = robot.task_reward_weights["Init-v0"] if begun_with is None else {}
+    assert rewarded.task_reward_weights == {"Pretrain-v0": first} and rewarded.task_air_time_s == air_time
 
 
 def test_an_averaged_model_is_bounded_by_what_the_replay_holds(home):
