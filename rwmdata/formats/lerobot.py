@@ -1,47 +1,48 @@
-"""LeRobot datasets (format v3.0), read and written: Parquet files of frames, and metadata beside them."""
+"""LeRobot datasets, read and written (as v3.0): Parquet files of frames, and metadata beside them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 
 from rwmdata.atomic import commit_folder, write_json
 from rwmdata.catalog import Dataset
-from rwmdata.config import one_line
 from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
-from rwmdata.formats.mapping import Source
+from rwmdata.formats.lerobot_frames import RATE_ERROR, DataFile, vectors
+from rwmdata.formats.lerobot_metadata import (
+    DATA_PATH,
+    EPISODES,
+    INFO,
+    TASKS,
+    VERSION,
+    EpisodeEntry,
+    data_file,
+    read_entries,
+    read_info,
+)
+from rwmdata.formats.logs import resample
+from rwmdata.formats.mapping import PER_LEG, Assembler
 from rwmdata.progress import Progress, silent
 from rwmdata.schema import COMMAND_COLUMNS, Schema
 
-VERSION = "v3.0"
-INFO, EPISODES, TASKS = "meta/info.json", "meta/episodes", "meta/tasks.parquet"
-DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FRAMES_PER_FILE = 500_000
 STATE, LAST_ACTION, EXTENSION, CONTACT, COMMAND = (
     f"observation.{part}" for part in ("state", "last_action", "extension", "contact", "command")
 )
+REWARD, DONE, TERMINATED = (f"next.{part}" for part in ("reward", "done", "terminated"))
+OWN_BESIDE = (COMMAND, REWARD, TERMINATED)
+"""Features read beside those that are columns of a row."""
+SHOWN_NAMES = 5
 TASK = "follow the velocity command"
-
-
-class Info(BaseModel):
-    """The part of ``meta/info.json`` that is read."""
-
-    codebase_version: str
-    robot_type: str | None = None
-    fps: int | float
-    features: dict[str, dict[str, Any]]
-    data_path: str = DATA_PATH
 
 
 def write_lerobot(dataset: Dataset, folder: Path, progress: Progress = silent) -> Path:
@@ -97,8 +98,8 @@ def _frames(dataset: Dataset, episode: Episode, number: int, first: int) -> pa.T
     vectors = {feature: rows[:, columns] for feature, columns in _parts(schema).items()}
     vectors |= {COMMAND: command, "action": action}
     columns = {feature: _lists(values) for feature, values in vectors.items()}
-    columns["next.reward"] = pa.array(np.concatenate((reward[1:], reward[:1] * 0)), pa.float32())
-    columns |= {"next.done": last, "next.terminated": last & (not episode.truncated)}
+    columns[REWARD] = pa.array(np.concatenate((reward[1:], reward[:1] * 0)), pa.float32())
+    columns |= {DONE: last, TERMINATED: last & (not episode.truncated)}
     columns |= {"timestamp": pa.array(index / dataset.control_hz, pa.float32()), "frame_index": index}
     columns |= {"episode_index": np.full(count, number), "index": first + index, "task_index": index * 0}
     return pa.table(columns)
@@ -126,8 +127,8 @@ def _features(dataset: Dataset) -> dict[str, object]:
     vectors = {feature: names[columns] for feature, columns in _parts(schema).items()}
     vectors |= {COMMAND: COMMAND_COLUMNS, "action": names[schema.action]}
     scalars = {
-        **dict.fromkeys(("next.reward", "timestamp"), "float32"),
-        **dict.fromkeys(("next.done", "next.terminated"), "bool"),
+        **dict.fromkeys((REWARD, "timestamp"), "float32"),
+        **dict.fromkeys((DONE, TERMINATED), "bool"),
         **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64"),
     }
     return {
@@ -156,14 +157,16 @@ def _statistics(dataset: Dataset) -> dict[str, object]:
 
 
 class LeRobotFormat(Format):
-    """A LeRobot dataset (v3.0); every episode stays one.
+    """A LeRobot dataset (v3.0, v2.1 or v2.0); every episode stays one.
 
     What :func:`write_lerobot` wrote needs no mapping. For others the mapping's ``path`` is a feature,
-    ``observation.state``, and ``columns`` a range of its elements, ``[0, 12]``.
+    ``observation.state``, and ``columns`` a range of its elements, ``[0, 12]``; they are resampled to the robot's rate
+    as logs are. Frames are found by their ``episode_index``; frames of episodes that are not listed are left out, and
+    noted.
 
     Raises:
-        RwmError: It is one of several sources or not v3.0, its rate is not the robot's, or its features are not ours
-            and there is no mapping.
+        RwmError: It is one of several sources, of an unknown version, its metadata contradict each other, or its
+            features are not ours and there is no mapping.
     """
 
     label = "LeRobot"
@@ -172,22 +175,50 @@ class LeRobotFormat(Format):
         if len(request.sources) != 1:
             raise RwmError("LeRobot datasets are converted one at a time.", "convert them separately, then merge")
         (self.folder,) = request.sources
-        info = _read_info(self.folder)
-        ours = info.features.get(EXTENSION, {}).get("names", [])
-        super().__init__(replace(request, extension=[name.removeprefix("extension_") for name in ours]))
+        self.info = info = read_info(self.folder)
+        super().__init__(replace(request, extension=self._extension()))
         hz = 1 / self.robot.control_dt_s
-        if abs(info.fps / hz - 1) > 0.01:
-            raise RwmError(f"{self.folder} has {info.fps:g} frames a second; {self.robot.title} runs at {hz:g}.")
-        if self.assembler is None and not {STATE, LAST_ACTION, CONTACT} <= info.features.keys():
-            fault = f"{self.folder} has the features {', '.join(info.features)}, not ours; a mapping must say what they"
-            raise RwmError(f"{fault} hold.", "--mapping FILE.yaml with {path: observation.state, columns: [0, 12]}")
-        episodes = _read_table(self.folder, sorted((self.folder / EPISODES).rglob("*.parquet"))).to_pylist()
-        self._episodes: dict[Path, list[dict[str, Any]]] = {}
-        for about in sorted(episodes, key=lambda about: about["episode_index"]):
-            place = {"chunk_index": about["data/chunk_index"], "file_index": about["data/file_index"]}
-            self._episodes.setdefault(self.folder / info.data_path.format(**place), []).append(about)
-        self.files = list(self._episodes)
+        at_rate = abs(info.fps / hz - 1) <= RATE_ERROR
+        if self.assembler is None:
+            if not {STATE, LAST_ACTION, CONTACT} <= info.features.keys():
+                fault = f"{self.folder} has the features {', '.join(info.features)}, not ours; a mapping must say what"
+                hint = "--mapping FILE.yaml with {path: observation.state, columns: [0, 12]}"
+                raise RwmError(f"{fault} they hold.", hint)
+            if not at_rate:
+                fault = f"{self.folder} has {info.fps:g} frames a second; {self.robot.title} runs at {hz:g}."
+                raise RwmError(fault, "--mapping FILE.yaml, with which they are resampled")
+            self._order = {feature: self._order_of(feature, columns) for feature, columns in self._parts.items()}
+        entries = read_entries(self.folder, info)
+        self._entries: dict[Path, list[EpisodeEntry]] = {}
+        for entry in entries:
+            self._entries.setdefault(data_file(self.folder, info, entry), []).append(entry)
+        self.files = list(self._entries)
         self.about = {"files": [self.folder.name], "lerobot": info.model_dump(include={"robot_type", "fps"})}
+        if info.total_episodes not in (None, len(entries)):
+            self.notes.append(f"{INFO} counts {info.total_episodes} episodes, {len(entries)} are listed")
+        if not at_rate:
+            self.notes.append(f"{info.fps:g} frames a second were resampled to {hz:g}")
+
+    @property
+    def _parts(self) -> dict[str, slice]:
+        return _parts(self.schema)
+
+    def _extension(self) -> list[str]:
+        names = self.info.features.get(EXTENSION, {}).get("names") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RwmError(f"{self.folder / INFO}: the names of '{EXTENSION}' are no list of names.", "correct them")
+        return [name.removeprefix("extension_") for name in names]
+
+    def _order_of(self, feature: str, columns: slice) -> list[int] | None:
+        """Return where our columns are in a feature, by its names; None where it has no names."""
+        names, wanted = self.info.features[feature].get("names"), self.schema.names[columns]
+        if not isinstance(names, list):
+            return None
+        if sorted(map(str, names)) != sorted(wanted):
+            foreign = [str(name) for name in names if name not in wanted] or ["too few or repeated names"]
+            fault = f"{self.folder}: '{feature}' is not that of {self.robot.title}: {', '.join(foreign[:SHOWN_NAMES])}."
+            raise RwmError(fault, "--robot NAME, or --mapping FILE.yaml")
+        return [names.index(name) for name in wanted]
 
     @classmethod
     def sniff(cls, source: Path, mapped: bool) -> bool:
@@ -198,60 +229,46 @@ class LeRobotFormat(Format):
         """Yield the episodes of a data file.
 
         Raises:
-            RwmError: It cannot be read, or a feature is missing or of another size.
+            RwmError: It cannot be read, its frames are not those that the metadata list, or a feature is missing or of
+                another size.
         """
-        table, episodes = _read_table(self.folder, [file]), self._episodes[file]
-        base = min(about["dataset_from_index"] for about in episodes)
-        for about in episodes:
-            part = table.slice(about["dataset_from_index"] - base, about["length"])
-            where = f"{file}, episode {about['episode_index']}"
+        content, entries = DataFile(file, self._features()), self._entries[file]
+        for entry in entries:
+            frames = content.frames(entry, self.info.fps)
+            where = f"{file}, episode {entry.number}"
             command = reward = None
             if self.assembler:
-                rows = self.assembler.rows(partial(_mapped, part, where), where)
+                rows = self._mapped(frames, self.assembler, where)
             else:
-                rows, command, reward = _own(part, self.schema, where)
-            yield Episode(rows, is_truncated(rows), command, reward, about.get("behaviour"))
+                rows, command, reward = self._own(frames, where)
+            yield Episode(rows, is_truncated(rows), command, reward, entry.behaviour)
+        for number, count in content.unlisted(entries).items():
+            self.notes.append(f"{file.name}: {count} frames of episode {number}, which is not listed, were left out")
 
+    def _features(self) -> set[str]:
+        if self.assembler:
+            return {source.path for source in self.assembler.mapping.groups.values()}
+        return {*self._parts, *OWN_BESIDE}
 
-def _own(part: pa.Table, schema: Schema, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rows = np.zeros((part.num_rows, schema.width), np.float32)
-    for feature, columns in _parts(schema).items():
-        values, width = _vectors(part, feature, where), columns.stop - columns.start
-        if values.shape[1] != width:
-            raise RwmError(f"{where}: '{feature}' has {values.shape[1]} numbers, expected {width}.")
-        rows[:, columns] = values
-    rows[-1, -1] = float(part.column("next.terminated")[-1].as_py())
-    reward = part.column("next.reward").to_numpy()
-    reward = np.concatenate((reward[:1] * 0, reward[:-1]))
-    return check_finite(rows, schema, f"{where}:"), _vectors(part, COMMAND, where), reward
+    def _own(self, frames: pa.Table, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = np.zeros((frames.num_rows, self.schema.width), np.float32)
+        for feature, columns in self._parts.items():
+            values, width = vectors(frames, feature, where), columns.stop - columns.start
+            if values.shape[1] != width:
+                raise RwmError(f"{where}: '{feature}' has {values.shape[1]} numbers, expected {width}.")
+            rows[:, columns] = values[:, self._order[feature] or slice(None)]
+        rows[-1, -1] = vectors(frames, TERMINATED, where)[-1, 0]
+        reward = vectors(frames, REWARD, where)[:, 0]
+        reward = np.concatenate((reward[:1] * 0, reward[:-1]))
+        return check_finite(rows, self.schema, f"{where}:"), vectors(frames, COMMAND, where), reward
 
-
-def _mapped(part: pa.Table, where: str, _: str, source: Source) -> np.ndarray:
-    return source.select(_vectors(part, source.path, where))
-
-
-def _vectors(part: pa.Table, feature: str, where: str) -> np.ndarray:
-    if feature not in part.column_names:
-        raise RwmError(f"{where} has no feature '{feature}'; it has {', '.join(part.column_names)}.", "--mapping")
-    column = part.column(feature).combine_chunks()
-    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        column = column.flatten()
-    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64).reshape(part.num_rows, -1)
-
-
-def _read_info(folder: Path) -> Info:
-    try:
-        info = Info.model_validate_json((folder / INFO).read_text())
-    except (OSError, ValueError) as exc:
-        raise RwmError(f"{folder} is not a LeRobot dataset: {INFO} cannot be read: {one_line(exc)}.") from exc
-    if info.codebase_version != VERSION:
-        fault = f"{folder} is a LeRobot dataset {info.codebase_version}, expected {VERSION}."
-        raise RwmError(fault, "LeRobot's own converter to v3.0")
-    return info
-
-
-def _read_table(folder: Path, files: list[Path]) -> pa.Table:
-    try:
-        return pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowException, OSError) as exc:
-        raise RwmError(f"A file of {folder} cannot be read: {one_line(exc)}.") from exc
+    def _mapped(self, frames: pa.Table, assembler: Assembler, where: str) -> np.ndarray:
+        """Return the rows of other features, at the robot's rate."""
+        sources = {group: source for group, source in assembler.mapping.groups.items() if source.kind != "drive"}
+        values = {group: source.select(vectors(frames, source.path, where)) for group, source in sources.items()}
+        names = {group: [f"{group}/{j}" for j in range(part.shape[1])] for group, part in values.items()}
+        frame = pl.concat([pl.DataFrame(part, names[g]) for g, part in values.items()], how="horizontal")
+        held = {name for group in (*PER_LEG, "termination", "action") for name in names.get(group, [])}
+        rate = assembler.mapping.model_copy(update={"time": None, "rate_hz": self.info.fps})
+        at_rate = resample(frame, rate, self.robot.control_dt_s, held, where)
+        return assembler.rows(lambda group, _: at_rate.select(names[group]).to_numpy(), where)

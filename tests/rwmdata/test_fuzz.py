@@ -1,6 +1,6 @@
 """Damaged files of every kind: each becomes a sound dataset with every row in it, or a clear error; nothing else.
 
-``RWM_FUZZ=2500`` makes ten thousand of them, 2500 of each kind.
+``RWM_FUZZ=2500`` makes 12,500 of them, 2500 of each kind.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.formats.convert import convert
+from rwmdata.formats.lerobot import write_lerobot
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
@@ -181,6 +182,28 @@ class MappingCase:
         assert_sound(dataset)
 
 
+class LeRobotCase:
+    """A LeRobot dataset of ours in which one file is damaged: its metadata, its list of episodes, or its frames."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.source = Home(folder / "home"), folder / "lerobot"
+        schema = Schema.from_robot(load_robot("anymal_d"))
+        with DatasetWriter(folder / "other", "x", "anymal_d", schema, 50.0, {}) as writer:
+            for part in np.split(some_rows(schema), 3):
+                writer.append(Episode(part, True, part[:, :3], part[:, 0], "walk"))
+            write_lerobot(writer.commit(), self.source)
+        self.files = {file: file.read_bytes() for file in sorted(self.source.rglob("*")) if file.is_file()}
+
+    def run(self, rng: random.Random) -> None:
+        for file, content in self.files.items():
+            file.write_bytes(content)
+        file = rng.choice([file for file in self.files if file.name not in ("stats.json", "tasks.parquet")])
+        file.write_bytes(mutate(self.files[file], rng))
+        dataset = convert(self.home, [self.source], "x")
+        assert dataset.rows in (ROWS // 3, 2 * ROWS // 3, ROWS), dataset.rows
+        assert_sound(dataset)
+
+
 class ManifestCase:
     """``dataset.json`` of a committed dataset: what opens and validates has to hold the very same rows."""
 
@@ -210,7 +233,8 @@ def assert_sound(dataset):
     shutil.rmtree(dataset.path)
 
 
-KINDS = {"csv": CsvCase, "hdf5": Hdf5Case, "mapping": MappingCase, "manifest": ManifestCase}
+KINDS = {"csv": CsvCase, "hdf5": Hdf5Case, "mapping": MappingCase, "lerobot": LeRobotCase,
+         "manifest": ManifestCase}  # fmt: skip
 
 
 def drill(kind, folder, cases, answers):
