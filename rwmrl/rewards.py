@@ -55,9 +55,13 @@ class FeetAirTime:
         self.air_time.masked_fill_(contact, 0.0)
         return first_contact, last_air_time
 
-    def reset(self, env_ids: Tensor) -> None:
-        """Forget the air time of ``env_ids``."""
-        self.air_time[env_ids] = 0.0
+    def reset(self, env_ids: Tensor, contacts: Tensor | None = None) -> None:
+        """Set the air time of ``env_ids (n,)`` to that after recorded contacts ``(n, M, L)`` bool; without, to zero."""
+        if contacts is None:
+            self.air_time[env_ids] = 0.0
+        else:
+            since = contacts.flip(1).cumsum(dim=1) == 0  # The steps after the last contact.
+            self.air_time[env_ids] = since.sum(dim=1) * self.dt
 
 
 class RewardModel:
@@ -100,14 +104,17 @@ class RewardModel:
         self.across = torch.cdist(feet * feet.new_tensor([1.0, -1.0]), feet).argmin(dim=1)
         self.diagonal = torch.cdist(-feet, feet).argmin(dim=1)
 
-    def reset(self, env_ids: Tensor, state: Tensor, action: Tensor | None = None) -> None:
+    def reset(
+        self, env_ids: Tensor, state: Tensor, action: Tensor | None = None, contacts: Tensor | None = None
+    ) -> None:
         """Start new episodes in ``env_ids (n,)``, whose first states are ``state (n, S)``.
 
-        ``action (n, A)`` is the action before them; zero when None.
+        ``action (n, A)`` is the action before them, zero when None; ``contacts (n, M, C)`` are those of the recorded
+        steps up to them, from which follows how long each foot has been in the air already.
         """
         self.joint_vel[env_ids] = state[:, self.schema.group("joint_vel")]
         self.action[env_ids] = 0.0 if action is None else action
-        self.air_time.reset(env_ids)
+        self.air_time.reset(env_ids, None if contacts is None else _feet(contacts))
         for total in self.episode_sums.values():
             total[env_ids] = 0.0
 
@@ -150,7 +157,7 @@ class RewardModel:
         part = {g: state[:, self.schema.group(g)] for g in self.schema.groups[:6]}
         velocity, rate, gravity = part["base_lin_vel"], part["base_ang_vel"], part["projected_gravity"]
         legs = contact.shape[1] // 2
-        feet = contact[:, legs:] > 0.5
+        feet = _feet(contact)
         first_contact, air_time = self.air_time.update(feet)
         landing = ((air_time - self.air_time_threshold_s) * first_contact).sum(dim=-1)
         position = part["joint_pos"]
@@ -171,6 +178,11 @@ class RewardModel:
             "dof_pos_limits": beyond.sum(dim=-1),
             "gait": (feet.eq(feet[:, self.diagonal]).float() - feet.eq(feet[:, self.across]).float()).mean(-1) * moving,
         }
+
+
+def _feet(contact: Tensor) -> Tensor:
+    """Return which feet touch the ground, ``(..., L)`` bool, from contacts ``(..., 2 L)``: thighs first."""
+    return contact[..., contact.shape[-1] // 2 :] > 0.5
 
 
 def _sum_sq(x: Tensor) -> Tensor:

@@ -267,8 +267,8 @@ def mean_reward(robot: RobotSpec, schema: Schema, walks: Walks, history: int) ->
     """Return each step's reward after the history, ``(W, steps)``: the terms shared by simulator and imagination."""
     rows, command = torch.from_numpy(walks.rows), torch.from_numpy(walks.command)
     rewards = RewardModel(robot, schema, len(rows), rows.device)
-    last = rows[:, history - 1]
-    rewards.reset(torch.arange(len(rows)), last[:, schema.state], last[:, schema.action])
+    last, contacts = rows[:, history - 1], rows[:, :history, schema.contact]
+    rewards.reset(torch.arange(len(rows)), last[:, schema.state], last[:, schema.action], contacts)
     of_steps = []
     for k in range(history, rows.shape[1]):
         state, contact, action = (rows[:, k, part] for part in (schema.state, schema.contact, schema.action))

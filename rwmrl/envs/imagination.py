@@ -297,7 +297,7 @@ class ImaginationEnv(VecEnv):
         schema, normalizer, count = self.schema, self.model.normalizer, len(env_ids)
         state, action = normalizer.denorm_state(start.state), normalizer.denorm_action(start.action)
         rows = torch.zeros(count, schema.width, device=self.device)
-        rows[:, schema.state], rows[:, schema.action], rows[:, schema.contact] = state, action, start.contact
+        rows[:, schema.state], rows[:, schema.action], rows[:, schema.contact] = state, action, start.contact[:, -1]
         self._rows[env_ids], self._state[env_ids] = rows, start.state
         self.episode_length_buf[env_ids] = 0
         self._age[env_ids] = 0
@@ -305,7 +305,7 @@ class ImaginationEnv(VecEnv):
         self.member_ids[env_ids] = torch.randint(members, (count,), generator=self.generator, device=self.device)
         self._push_left[env_ids] = self._push_interval(count)
         self._commands.reset(env_ids)
-        self.rewards.reset(env_ids, state, action)
+        self.rewards.reset(env_ids, state, action, start.contact)
 
     def _push(self) -> None:
         """Change the predicted base's horizontal velocity where a push is due."""

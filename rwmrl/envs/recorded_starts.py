@@ -35,7 +35,7 @@ class Start:
     action: Tensor
     """``(n, A)``: the window's last action, normalised."""
     contact: Tensor
-    """``(n, C)``: the window's last contacts, 0 or 1."""
+    """``(n, M, C)``: the window's contacts, 0 or 1."""
     carry: Carry
     """The model's memory of the whole window."""
 
@@ -150,8 +150,8 @@ class RecordedStarts(Starts):
         self._keep(beginning)  # Before the windows are gathered: they are a view into the store's buffer.
         windows = self.store.windows(index.cpu().numpy(), self.history)
         carry = self._read(windows.states, windows.actions, beginning)
-        state, action, contact = (w[:, -1].clone() for w in (windows.states, windows.actions, windows.contact))
-        return Start(index, state, action, contact, carry)
+        state, action = windows.states[:, -1].clone(), windows.actions[:, -1].clone()
+        return Start(index, state, action, windows.contact.clone(), carry)
 
     def _read(self, states: Tensor, actions: Tensor, beginning: Tensor) -> Carry:
         """Return the memory of windows ``(n, M, ...)``; ``beginning (n,)`` is the index among those kept, or -1."""

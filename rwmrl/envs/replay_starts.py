@@ -45,4 +45,4 @@ class ReplayStarts(Starts):
         states, actions = rows.states.to(device), rows.actions.to(device)
         carry = self.model.warm_up(states[:, :-1], actions[:, 1:])
         index = torch.from_numpy(starts).to(device)
-        return Start(index, states[:, -1], actions[:, -1], rows.contact[:, -1].to(device), carry)
+        return Start(index, states[:, -1], actions[:, -1], rows.contact.to(device), carry)

@@ -132,6 +132,7 @@ def test_a_step_is_rewarded_for_the_command_the_policy_saw(make_env, robot, sche
     separate = RewardModel(robot, schema, 8, torch.device("cpu"))
     rows = env.current_rows()
     separate.reset(torch.arange(8), rows[:, schema.state], rows[:, schema.action])
+    separate.air_time.air_time.copy_(env.rewards.air_time.air_time)
     for action in actions(3):
         command = env.command.clone()
         step = env.step(action)
@@ -140,6 +141,20 @@ def test_a_step_is_rewarded_for_the_command_the_policy_saw(make_env, robot, sche
             step.reward, separate.compute(row[:, schema.state], row[:, schema.contact], action, command)[0]
         )
         assert (env.command != command).all()
+
+
+def test_feet_that_are_in_the_air_when_an_episode_begins_keep_their_time_in_the_air(make_env, schema):
+    """Recorded contacts end 2, 0 and 5 steps ago, and one foot has not touched the ground at all."""
+    env = make_env(num_envs=1)
+    start = env.starts.draw(1)
+    contact = torch.ones_like(start.contact)
+    for foot, steps in enumerate((2, 0, 5, contact.shape[1])):
+        contact[:, contact.shape[1] - steps :, 4 + foot] = 0.0
+    contact[:, :2, 4] = 0.0  # A former step does not count.
+    env._begin(torch.tensor([0]), replace(start, contact=contact))
+    seconds = [0.04, 0.0, 0.10, 0.02 * contact.shape[1]]
+    assert env.rewards.air_time.air_time[0].tolist() == pytest.approx(seconds)
+    assert env.current_rows()[0, schema.contact].tolist() == [1.0] * 4 + [0.0, 1.0, 0.0, 0.0]
 
 
 def test_a_command_outlives_its_first_step_by_exactly_its_time(make_env):
@@ -169,6 +184,7 @@ def test_rewards_are_the_simulators_own(make_env, robot, schema):
     separate = RewardModel(robot, schema, 8, torch.device("cpu"))
     rows = env.current_rows()
     separate.reset(torch.arange(8), rows[:, schema.state], rows[:, schema.action])
+    separate.air_time.air_time.copy_(env.rewards.air_time.air_time)
     for action in actions(5):
         step = env.step(action)
         expected, _ = separate.compute(
