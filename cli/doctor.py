@@ -17,7 +17,7 @@ def doctor(call: Call) -> None:
     if call.json:
         print_json({"findings": [asdict(f) for f in findings]})
     else:
-        rows = [(f.topic, f.name, "yes" if f.ok else "no", f.found, f.hint) for f in findings]
-        print_table("this machine", ("", "what", "usable", "found", "how to get it"), rows)
+        rows = [(f.topic, f.name, "yes" if f.ok else "no", f.found, f.needed_for, f.hint) for f in findings]
+        print_table("this machine", ("", "what", "usable", "found", "needed for", "how to get it"), rows)
     if not any(f.ok for f in findings if f.topic == "simulator"):
         raise typer.Exit(1)

@@ -1,8 +1,9 @@
-"""What this machine can do: hardware, packages, simulators; and what to install for the rest."""
+"""What this machine can do: hardware, packages, extras, simulators; and what to install for the rest."""
 
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,11 +13,20 @@ from rwmrl.backends import BACKENDS, EMBEDDED, backend_version, why_unavailable
 
 PACKAGES = ("torch", "numpy", "polars", "pyarrow", "duckdb", "pydantic")
 """What the toolkit stands on."""
-OPTIONAL = {
-    "rsl-rl-lib": ("train policies", "pip install rwm[rl]"),
-    "h5py": ("read Isaac Lab recorder files", "pip install rwm[hdf5]"),
+EXTRAS = {
+    "rl": ("train policies (PPO)", ("rsl-rl-lib",)),
+    "onnx": ("export policies to ONNX", ("onnx", "onnxscript", "onnxruntime")),
+    "viser": ("rwm visualize --browser", ("viser",)),
+    "hdf5": ("read Isaac Lab recorder files", ("h5py",)),
+    "minari": ("read and write Minari datasets", ("minari", "h5py")),
+    "d3rlpy": ("rwm policy --algo cql, iql", ("d3rlpy",)),
+    "ray": ("rwm sweep policy --engine ray", ("ray",)),
+    "wandb": ("send metrics to Weights & Biases", ("wandb",)),
 }
+"""Extras besides the simulators: what each is for, and its packages."""
 MIN_RSL_RL = (5, 4)
+APART = {"d3rlpy": ", in an environment of its own: it pins another gymnasium"}
+"""What is to be said of an extra's installation besides the command."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,9 @@ class Finding:
     ok: bool
     found: str
     hint: str = ""
+    """How to get what is missing."""
+    needed_for: str = ""
+    """What an extra is for."""
 
 
 def diagnose() -> list[Finding]:
@@ -37,7 +50,7 @@ def diagnose() -> list[Finding]:
         Finding("machine", "threads", True, str(torch.get_num_threads())),
         _gpu(),
         *(Finding("package", name, True, version(name)) for name in PACKAGES),
-        *(_optional(name, *about) for name, about in OPTIONAL.items()),
+        *(_extra(name, *about) for name, about in EXTRAS.items()),
     ]
     return findings + [_backend(name) for name in BACKENDS]
 
@@ -49,14 +62,24 @@ def _gpu() -> Finding:
     return Finding("machine", "gpu", False, "none that torch can use", "everything works without one, more slowly")
 
 
-def _optional(name: str, what_for: str, how: str) -> Finding:
-    try:
-        installed = version(name)
-    except PackageNotFoundError:
-        return Finding("package", name, False, f"not installed; needed to {what_for}", how)
-    if name == "rsl-rl-lib" and tuple(int(n) for n in installed.split(".")[:2]) < MIN_RSL_RL:
-        return Finding("package", name, False, f"{installed} is too old to {what_for}", how)
-    return Finding("package", name, True, installed)
+def _extra(name: str, needed_for: str, packages: tuple[str, ...]) -> Finding:
+    versions, faults = [], []
+    for package in packages:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            faults.append(f"{package} is not installed")
+            continue
+        if package == "rsl-rl-lib" and _numbers(version(package))[:2] < MIN_RSL_RL:
+            faults.append(f"{versions.pop()} is older than {'.'.join(map(str, MIN_RSL_RL))}")
+    if faults:
+        hint = f"pip install 'rwm[{name}]'{APART.get(name, '')}"
+        return Finding("extra", name, False, "; ".join(faults), hint, needed_for)
+    return Finding("extra", name, True, ", ".join(versions), needed_for=needed_for)
+
+
+def _numbers(installed: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", installed))
 
 
 def _backend(name: str) -> Finding:
