@@ -1,13 +1,12 @@
-"""What every command shares: how it is declared and called, options, progress bars, output as tables or as JSON."""
+"""What every command shares: how it is declared and called, options, output as tables or as JSON."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
@@ -16,10 +15,10 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperCommand
 
+from cli.progress import FIRST, progress_bar, say
 from rwmdata import progress as rwm_progress
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, Model, build, default_of, label_of, option_paths, path_of, read_settings
@@ -32,10 +31,6 @@ PIPE_WIDTH = 200
 """Columns of a table that no terminal shows: ids and paths stay whole."""
 
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-err = Console(stderr=True, soft_wrap=True)
-
-FIRST = os.environ.get("RANK", "0") == "0"
-"""Of the processes that torchrun starts, the first one speaks; errors are everyone's own."""
 
 
 def _installed(project: str | None) -> str | None:
@@ -115,11 +110,11 @@ class Call:
         say(text, self.json)
 
     def progress(self, label: str) -> AbstractContextManager[rwm_progress.Progress]:
-        """Give a progress callback that draws a bar, unless only JSON is wanted."""
+        """Give a progress callback that shows how far the work is, unless only JSON is wanted."""
         return progress_bar(label, self.json)
 
     def work(self, label: str, function: Callable[..., Result], *arguments: object, **options: object) -> Result:
-        """Call a function that takes long, with a progress bar."""
+        """Call a function that takes long, and show how far it is."""
         with self.progress(label) as progress:
             return function(*arguments, progress=progress, **options)
 
@@ -276,56 +271,3 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def say(text: str, quiet: bool = False) -> None:
-    """Say something to the person on standard error, so that standard output stays machine-readable."""
-    if FIRST and not quiet:
-        err.print(text, highlight=False, markup=False)
-
-
-@contextmanager
-def progress_bar(label: str, quiet: bool = False) -> Iterator[rwm_progress.Progress]:
-    """Give a progress callback that draws a bar on standard error; it appears with its first news.
-
-    Within the block standard output goes to standard error too: simulators print, and it is for results.
-    """
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        console=err,
-        disable=quiet or not FIRST,
-    )
-    task = bar.add_task(label, total=None, numbers="", start=False)
-
-    def update(done: int, total: int, numbers: dict[str, float]) -> None:
-        if not bar.live.is_started:
-            bar.start()
-            bar.start_task(task)
-        text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-        bar.update(task, completed=done, total=total, numbers=text)
-
-    try:
-        with results_only():
-            yield update
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
-@contextmanager
-def results_only() -> Iterator[None]:
-    """Send what is written to standard output to standard error, that of libraries below Python included."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)

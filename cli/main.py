@@ -13,7 +13,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import typer
 
 from cli import bench, data_edit, demo, doctor, evaluate, fit, model, policy, report, runs, sql, train, visualize
-from cli.common import command, err
+from cli.common import command
+from cli.progress import err
 from rwmdata.errors import RwmError
 
 INTERRUPTED = 130

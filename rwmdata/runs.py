@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -37,6 +38,8 @@ HOW_TO_MAKE = {
 KINDS = tuple(HOW_TO_MAKE)
 DIGEST = "#sha256="
 """Between a file and the digest of its content, where lineage names a file and not a run."""
+LOG = logging.getLogger(__name__)
+"""Says at level INFO which run begins, and in which folder."""
 LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
 
 
@@ -249,6 +252,7 @@ class Run:
         machine = {**self.meta.machine, "host": platform.node()}
         with exclusive(self.path / ".lock", f"Run {self.id}", "rwm runs ls"):
             self.update(status="running", error=None, pid=os.getpid(), machine=machine)
+            LOG.info("%s %s writes to %s", self.kind, self.id, self.path)
             try:
                 self._wandb = self._open_wandb()
                 yield self
