@@ -49,6 +49,20 @@ def test_interval_coverage_by_hand():
     assert found.tolist() == [0.25, 0.75]
 
 
+def test_a_bin_holds_one_point_where_there_are_few():
+    error, std = np.array([[1.0, -3.0, 2.0]]), np.array([[1.0, 2.0, 4.0]])
+    assert ence(error, std) == pytest.approx((0 + 1 / 2 + 1 / 2) / 3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_standard_deviations_of_zero_and_tiny_ones_warn_of_nothing():
+    error, std = np.array([[0.0, 1.0, 2.0, 300.0]]), np.array([[0.0, 0.0, 1e-200, 1.0]])
+    found = calibration_numbers(*parts_of(error, std))
+    assert found["nll"] is None and found["ence"] is None and found["coverage"] == 0.25
+    assert gaussian_crps(error, std)[0, :2].tolist() == [0.0, 1.0]
+    assert interval_coverage(error, std, np.array([0.9])).tolist() == [0.25]
+
+
 def test_a_true_ensemble_is_found_calibrated_and_an_overconfident_one_is_not(true_ensemble):
     error, std = true_ensemble
     found = calibration_numbers(*parts_of(error, std))
