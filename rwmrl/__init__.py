@@ -11,6 +11,7 @@ _NAMES = {
     "behaviour_base": ("Behaviour", "BehaviourContext"),
     "behaviours": ("make_behaviour",),
     "cloning": ("CloningConfig", "clone_behaviour"),
+    "control_loop": ("play",),
     "deploy": ("export_policy",),
     "envs.base": ("EnvOptions", "VecEnv"),
     "envs.imagination": ("ImaginationConfig", "ImaginationEnv"),

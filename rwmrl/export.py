@@ -28,9 +28,9 @@ from rwmdata.writer import DatasetWriter
 from rwmrl.backends import EMBEDDED, make_env, resolve_backend
 from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour
+from rwmrl.control_loop import play
 from rwmrl.envs.base import EnvOptions, Step, VecEnv
 from rwmrl.interleave import interleave
-from rwmrl.play import play
 from rwmrl.snapshots import Snapshot
 from rwmrl.tasks import TaskConfig, get_task
 

@@ -18,8 +18,8 @@ from rwmmodel.devices import require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
 from rwmrl.behaviours import PolicyBehaviour
 from rwmrl.cloning import CloningConfig, clone_behaviour
+from rwmrl.control_loop import play
 from rwmrl.envs.imagination import ImaginationEnv
-from rwmrl.play import play
 from rwmrl.policy_config import CLONE, PolicyConfig
 from rwmrl.policy_file import MlpPolicy
 from rwmrl.ppo import Runner, series

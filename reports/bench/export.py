@@ -17,10 +17,10 @@ from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour
+from rwmrl.control_loop import play
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.envs.mujoco_physics import BatchPhysics
 from rwmrl.export import ExportConfig, export_dataset
-from rwmrl.play import play
 
 BARE = "mujoco.rollout, bare"
 

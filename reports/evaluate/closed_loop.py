@@ -31,9 +31,9 @@ from rwmmodel.ensemble import DynamicsEnsemble
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour
+from rwmrl.control_loop import act, play
 from rwmrl.envs.base import EnvOptions, Observations
 from rwmrl.observations import policy_observation
-from rwmrl.play import act, play
 from rwmrl.rewards import RewardModel
 
 SECONDS = (0.02, 0.2, 0.5, 1.0, 2.0, 4.0)

@@ -12,9 +12,9 @@ from reports.figures import BLUE, GREY, ORANGE, figure
 from rwmdata.robots import RobotSpec
 from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour
+from rwmrl.control_loop import play
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
 from rwmrl.envs.mujoco_render import render_frames
-from rwmrl.play import play
 from rwmrl.velocity_commands import CommandConfig
 
 COMMAND = (0.8, 0.0, 0.0)

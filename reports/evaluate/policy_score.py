@@ -20,8 +20,8 @@ from rwmdata.runs import Run
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour, shipped_policies
+from rwmrl.control_loop import play
 from rwmrl.envs.base import EnvOptions
-from rwmrl.play import play
 from rwmrl.policy_file import load_policy
 from rwmrl.rewards import RewardModel
 

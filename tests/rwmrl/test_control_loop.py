@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rwmrl.behaviour_base import Behaviour
+from rwmrl.control_loop import act, play
 from rwmrl.envs.base import Step, VecEnv
-from rwmrl.play import act, play
 
 FAR = torch.device("meta")
 """A device whose tensors no other can compute with."""
