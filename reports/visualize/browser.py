@@ -21,7 +21,12 @@ HOST, PORT = "127.0.0.1", 8080
 FRAME_S = 1 / 30
 TWIN_RGB, TWIN_OPACITY = (13, 128, 217), 0.65
 SPEEDS = ("0.1", "0.25", "0.5", "1", "2")
-RED, BLUE, ORANGE, GREEN, GREY = "#B3190F", "#0072B2", "#D55E00", "#009E73", "#555555"
+RED, BLUE, ORANGE, GREEN, GREY, BLACK = "#B3190F", "#0072B2", "#D55E00", "#009E73", "#888888", "#111111"
+CHART_PX = 160
+MARK_EVERY_S = 0.1
+"""Time between two moves of the curves' mark while it plays: each sends the curves again."""
+MARK_SCALE = (0.02, 1.0)
+"""Of the mark's series, which is 0 but at the shown step, where it is 1: its base line lies below the picture."""
 
 
 class BrowserView:
@@ -53,6 +58,7 @@ class BrowserView:
             raise RwmError(f"{fault}.", "rwm visualize without --browser: curves and table")
         _refuse_taken(host, port)
         self.scene, self.model, self.robot, self.step, self._lock = scene, model, 0, 0, threading.RLock()
+        self._marked_s = 0.0
         self.length = scene.recording.rows.shape[1]
         with redirect_stdout(io.StringIO()):  # Its banner: the command prints the address.
             self.server: Any = viser.ViserServer(host, port, label=scene.title, verbose=False)
@@ -107,9 +113,13 @@ class BrowserView:
             scene, dt = self.scene, self.scene.recording.dt_s
             lines = [f"step {self.step} of {self.length - 1}, {self.step * dt:.2f} s"]
             lines += [scene.command_text(self.robot, self.step), scene.twin_text(self.robot, self.step)]
-            if scene.twin is not None and scene.twin.since[self.robot, self.step] > 0:
+            if scene.twin is not None and scene.twin.disagrees and scene.twin.exists[self.robot, self.step]:
                 lines.append(f"epistemic uncertainty {scene.twin.epistemic[self.robot, self.step]:.2f}")
             self.text.content = "<br>".join(lines)
+            now = time.monotonic()
+            if not self.playing.value or now - self._marked_s >= MARK_EVERY_S:
+                self._mark()
+                self._marked_s = now
 
     def resynchronise(self, every: int | None) -> None:
         """Imagine the twins anew, synchronised every so many steps."""
@@ -198,9 +208,10 @@ class BrowserView:
         self.choice = gui.add_dropdown("Robot", [str(k) for k in range(count)], initial_value="0", disabled=count == 1)
         self.follow = gui.add_checkbox("Follow the robot", True)
         self.slider.on_update(lambda _: self.show(int(self.slider.value)))
+        self.playing.on_update(lambda _: self.show(self.step))
         self.choice.on_update(lambda _: self._again(int(self.choice.value)))
         if self.scene.twin is not None:
-            self.overlay = gui.add_checkbox("Twin in the real robot's place", False)
+            self.overlay = gui.add_checkbox("Overlay the twin", False)
             self.overlay.on_update(lambda _: self._again(self.robot))
             hint = "control steps; 0: only at the start"
             self.every = gui.add_number("Synchronise every", resync or 0, min=0, step=1, hint=hint)
@@ -220,22 +231,44 @@ class BrowserView:
         scene, dt = self.scene, self.scene.recording.dt_s
         rows, time_s = scene.recording.rows[self.robot].astype(float), np.arange(self.length) * dt
         there = slice(None) if scene.twin is None else np.flatnonzero(scene.twin.exists[self.robot])
-        lines = [("real (m/s)", rows[there, 0], RED)]
+        lines = [("real", rows[there, 0], RED)]
         if scene.twin is not None:
-            lines.append(("imagined (m/s)", scene.twin.rows[self.robot, there, 0].astype(float), BLUE))
+            lines.append(("imagined", scene.twin.rows[self.robot, there, 0].astype(float), BLUE))
         if scene.recording.command is not None:
-            lines.append(("command (m/s)", scene.recording.command[self.robot, there, 0].astype(float), GREY))
-        curves = {"forward velocity": lines}
+            lines.append(("command", scene.recording.command[self.robot, there, 0].astype(float), GREY))
+        curves = {"forward velocity (m/s)": lines}
         if scene.twin is not None:
-            numbers = scene.twin.rel_l1[self.robot, there].astype(float), scene.twin.epistemic[self.robot, there]
-            curves["relative error"] = [("error / real magnitude", numbers[0], ORANGE)]
-            curves["epistemic uncertainty"] = [("sum of std", numbers[1].astype(float), GREEN)]
-        self.charts = []
+            error = scene.twin.rel_l1[self.robot, there].astype(float)
+            curves["relative error (error / real magnitude)"] = [("error", error, ORANGE)]
+        if scene.twin is not None and scene.twin.disagrees:
+            epistemic = scene.twin.epistemic[self.robot, there].astype(float)
+            curves["epistemic uncertainty (sum of std)"] = [("uncertainty", epistemic, GREEN)]
+        self._shown, self.charts, self._data = np.arange(self.length)[there], [], []
         for title, of_chart in curves.items():
-            series = ({"label": "time (s)"}, *({"label": n, "stroke": c, "width": 2} for n, _, c in of_chart))
-            data = (time_s[there], *(values for _, values, _ in of_chart))
-            scales = {"x": {"time": False, "auto": True}, "y": {"auto": True}}
-            self.charts.append(self.server.gui.add_uplot(data, series, title=title, scales=scales, height=190))
+            series = [{"label": "time (s)"}, *({"label": n, "stroke": c, "width": 2} for n, _, c in of_chart)]
+            mark = {"label": "shown step", "stroke": BLACK, "width": 1, "scale": "mark", "points": {"show": False}}
+            self._data.append(np.stack((time_s[there], *(values for _, values, _ in of_chart))))
+            scales = {"x": {"time": False, "auto": True}, "y": {"auto": True}, "mark": {"range": MARK_SCALE}}
+            data = with_mark(self._data[-1], None)
+            chart = self.server.gui.add_uplot(data, (*series, mark), title=title, scales=scales, height=CHART_PX)
+            self.charts.append(chart)
+
+    def _mark(self) -> None:
+        """Move the line at the shown step; the charts stay, only their data is sent."""
+        place = np.flatnonzero(self._shown == self.step)
+        for chart, data in zip(self.charts, self._data, strict=True):
+            chart.data = with_mark(data, int(place[0]) if len(place) else None)
+
+
+def with_mark(data: np.ndarray, place: int | None) -> tuple[np.ndarray, ...]:
+    """Return a chart's rows ``(1 + curves, n)`` and one for the mark: 0, but up to 1 and back at column ``place``.
+
+    That column is there three times, so that the mark is a vertical line.
+    """
+    if place is None:
+        return (*data, np.zeros(data.shape[1]))
+    data = np.insert(data, [place, place], data[:, [place]], axis=1)
+    return (*data, (np.arange(data.shape[1]) == place + 1).astype(float))
 
 
 def mesh_of(shape: Shape) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,8 @@ FRAME_S = 0.04
 PANELS = 4
 """Robots in the animated picture, at most."""
 PANEL_PX = (440, 270)
+FRAMES = 1000
+"""Frames of the animated picture, at most."""
 COLOURS = 96
 """Of the animated picture."""
 CAPTION_PX = 64
@@ -30,7 +32,7 @@ REAL_COLOUR, TWIN_COLOUR = "#B3190F", BLUE
 
 
 def animation_steps(scene: Scene) -> np.ndarray:
-    """Return the rows that become frames: one every ``FRAME_S``, from the last row of the first history on."""
+    """Return the rows that become frames: one every ``FRAME_S``, from the last rows of the first history on."""
     length, every = scene.recording.rows.shape[1], max(1, round(FRAME_S / scene.recording.dt_s))
     first = 0
     if scene.twin is not None:
@@ -41,10 +43,12 @@ def animation_steps(scene: Scene) -> np.ndarray:
 def write_animation(path: Path, scene: Scene, overlay: bool = False) -> int:
     """Write the animated picture, a panel for each of up to ``PANELS`` robots; returns its number of frames.
 
+    Those after the first ``FRAMES`` are left out.
+
     Raises:
         RwmError: Nothing can be drawn off screen here.
     """
-    steps = animation_steps(scene)
+    steps = animation_steps(scene)[:FRAMES]
     count = min(PANELS, len(scene.recording.rows))
     panels = [_panel_frames(scene, robot, steps, overlay) for robot in range(count)]
     columns = 1 if count == 1 else 2
@@ -83,9 +87,10 @@ def _captioned(scene: Scene, robot: int, step: int, frame: np.ndarray) -> np.nda
     picture = Image.new("RGB", (width, height + CAPTION_PX), "white")
     picture.paste(Image.fromarray(frame), (0, CAPTION_PX))
     draw = ImageDraw.Draw(picture)
-    name = f"{scene.title}, robot {robot}" if len(scene.recording.rows) > 1 else scene.title
     clock = f"step {step}, {step * scene.recording.dt_s:.2f} s"
-    draw.text((8, 4), name, "black", font(14, bold=True))
+    which = f", robot {robot}" if len(scene.recording.rows) > 1 else ""
+    room = width - 32 - font(13).getlength(clock) - font(14, bold=True).getlength(which)
+    draw.text((8, 4), shortened(scene.title, font(14, bold=True), room) + which, "black", font(14, bold=True))
     draw.text((width - 8, 5), clock, "black", font(13), anchor="ra")
     draw.text((8, 24), scene.command_text(robot, step), "#333333", font(13))
     draw.text((8, 43), "real", REAL_COLOUR, font(13, bold=True))
@@ -98,6 +103,15 @@ def _captioned(scene: Scene, robot: int, step: int, frame: np.ndarray) -> np.nda
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Return matplotlib's own font, which is there wherever matplotlib is."""
     return ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")), size)
+
+
+def shortened(text: str, of_font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Return a text, its end replaced by an ellipsis where it is longer than ``width`` pixels."""
+    if of_font.getlength(text) <= width:
+        return text
+    while text and of_font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip(' ,')}…"
 
 
 def draw_filmstrip(path: Path, scene: Scene, robot: int) -> None:
@@ -116,7 +130,7 @@ def draw_filmstrip(path: Path, scene: Scene, robot: int) -> None:
     sides = [("real", render_pair(scene.robot, real, absent, lookat, (320, 260)))]
     if twin is not None:
         sides.append(("imagined", render_pair(scene.robot, absent, imagined, lookat, (320, 260))))
-    with figure(path, len(sides), len(steps), (3 * len(steps), 2.75 * len(sides) + 0.7)) as axes:
+    with figure(path, len(sides), len(steps), (3 * len(steps), 2.5 * len(sides) + 0.7)) as axes:
         for row, (side, frames) in zip(axes, sides, strict=True):
             for ax, step, frame in zip(row, steps, frames, strict=True):
                 ax.imshow(frame)
@@ -142,9 +156,10 @@ def draw_traces(path: Path, scene: Scene, robot: int) -> None:
         (1, "sideways velocity (m/s)", 1),
         (5, "yaw rate (rad/s)", 2),
     ]
-    panels += [(6 + k, f"gravity {axis} (1)", None) for k, axis in enumerate("xy")]
-    panels += [(joints.start + k * third, f"{schema.joints[k * third]} (rad)", None) for k in range(3)]
-    count = len(panels) + (2 if twin else 0)
+    panels += [(6 + k, f"projected gravity {axis}", None) for k, axis in enumerate("xy")]
+    panels += [(joints.start + k * third, f"{schema.joints[k * third]} from default (rad)", None) for k in range(3)]
+    disagrees = twin is not None and twin.disagrees
+    count = len(panels) + (twin is not None) + disagrees
     with figure(path, -(-count // 2), 2, (15, 3.1 * -(-count // 2))) as axes:
         flat = axes.ravel()
         for ax, (column, label, asked) in zip(flat, panels, strict=False):
@@ -156,11 +171,12 @@ def draw_traces(path: Path, scene: Scene, robot: int) -> None:
             ax.set_ylabel(label)
         if twin is not None:
             flat[len(panels)].plot(time, twin.rel_l1[robot], color=ORANGE)
-            flat[len(panels)].set(ylabel="error / real magnitude", yscale="linear")
+            flat[len(panels)].set(ylabel="error / real magnitude")
             flat[len(panels)].set_ylim(0)
-            flat[len(panels) + 1].plot(time, twin.epistemic[robot], color=GREEN)
-            flat[len(panels) + 1].set(ylabel="epistemic (sum of std)")
-            flat[len(panels) + 1].set_ylim(0)
+        if twin is not None and disagrees:
+            flat[count - 1].plot(time, twin.epistemic[robot], color=GREEN)
+            flat[count - 1].set(ylabel="epistemic (sum of std)")
+            flat[count - 1].set_ylim(0)
         for ax in flat[:count]:
             ax.set_xlim(0, max(time[-1], recording.dt_s))
             for start in _shown_synchronisations(scene, robot):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.visualize.pose import Pose, integrate
 from reports.visualize.recording import Recording
 from reports.visualize.twin import Poses, Twin, imagine_twins, poses_of
 from rwmdata.progress import Progress, silent
@@ -75,10 +76,33 @@ class Scene:
 
     def drift(self) -> tuple[np.ndarray, np.ndarray]:
         """Return distance (m) and difference of heading (rad) of twins and robots, ``(N, T)`` each."""
-        real, twin = self.poses.real, self.poses.twin
-        distance = np.linalg.norm((twin.position - real.position)[..., :2], axis=-1)
-        yaw = twin.yaw - real.yaw
-        return distance, np.abs((yaw + np.pi) % (2 * np.pi) - np.pi)
+        distance, _, yaw = _apart(self.poses.twin, self.poses.real)
+        return distance, yaw
+
+    def integration_error(self) -> dict[str, float] | None:
+        """Return the largest errors of the real robots' integrated poses, position and height (m) and heading (rad).
+
+        Each episode is integrated from the simulator's pose of its first row on. None without an MJCF or where the
+        simulator's poses are not known.
+        """
+        recording, simulated = self.recording, self.recording.simulated
+        if simulated is None or self.shapes is None:
+            return None
+        largest = np.zeros(3)
+        for robot in range(len(recording.rows)):
+            for start, stop in recording.segments(robot):
+                true = Pose(simulated.position[robot, start:stop], simulated.quaternion[robot, start:stop])
+                begin, rows = Pose(true.position[0], true.quaternion[0]), recording.rows[robot, start:stop]
+                pose = integrate(rows, recording.schema, recording.dt_s, begin, self.shapes)
+                largest = np.fmax(largest, [np.fmax.reduce(part) for part in _apart(pose, true)])
+        return dict(zip(("position", "height", "yaw"), largest.tolist(), strict=True))
+
+
+def _apart(one: Pose, other: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return distance on the ground (m), difference of height (m) and of heading (rad) of poses, ``(...)`` each."""
+    between, yaw = one.position - other.position, one.yaw - other.yaw
+    turned = np.abs((yaw + np.pi) % (2 * np.pi) - np.pi)
+    return np.linalg.norm(between[..., :2], axis=-1), np.abs(between[..., 2]), turned
 
 
 def make_scene(

@@ -55,6 +55,11 @@ class Twin:
         """``(N, T)`` bool."""
         return self.since > 0
 
+    @property
+    def disagrees(self) -> bool:
+        """Whether the members ever disagree; one member never does, and then there is no epistemic uncertainty."""
+        return bool(np.nanmax(self.epistemic) > 0)
+
 
 def imagine_twins(
     model: DynamicsEnsemble, recording: Recording, resync: int | None = None, progress: Progress = silent

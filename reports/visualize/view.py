@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from reports.evaluate.model_evaluation import refuse_mismatch
+from reports.evaluate.model_evaluation import no_disagreement, refuse_mismatch
 from reports.evaluate.policy_score import parents_of
 from reports.evaluate.rollouts import HORIZONS
 from reports.evaluate.statistics import Interval, ratio_up_to
 from reports.evaluate.summary import finish_evaluation, start_evaluation
-from reports.visualize.pictures import draw_filmstrip, draw_traces, write_animation, write_table
+from reports.visualize.pictures import animation_steps, draw_filmstrip, draw_traces, write_animation, write_table
 from reports.visualize.recording import record_robots, recorded_episode
 from reports.visualize.scene import Scene, make_scene
 from rwmdata.catalog import Dataset
@@ -34,7 +34,8 @@ TASK = "Visualize-v0"
 DEFAULT_ROBOT = "anymal_d"
 UNITS = (
     "rel_l1: share of the real state's magnitude, normalised space, all steps up to the horizon; epistemic: sum of "
-    "normalised standard deviations; position_error: m, yaw_error: rad, at the horizon, positions integrated"
+    "normalised standard deviations; position_error: m, yaw_error: rad, at the horizon, positions integrated; "
+    "integrated_..._error: largest error of the real robots' integrated poses against the simulator's, m and rad"
 )
 
 
@@ -46,11 +47,11 @@ class SimulatedViewConfig(Frozen):
     robot: str | None = None
     """The model's when None."""
     backend: str = "auto"
-    robots: int = Field(4, ge=1)
+    robots: int = Field(4, ge=1, le=256)
     """Robots side by side, each under its own command."""
-    settle: int = Field(50, ge=0)
+    settle: int = Field(50, ge=0, le=20_000)
     """Control steps before the history begins."""
-    steps: int = Field(200, ge=1)
+    steps: int = Field(200, ge=1, le=20_000)
     """Control steps imagined."""
     resync: int | None = Field(None, ge=1)
     """Control steps after which the twin is given the real robot's history again; None only at the start."""
@@ -91,7 +92,7 @@ def simulated_scene(
     robot = load_robot(config.robot or (info.robot if info else DEFAULT_ROBOT))
     if info and checkpoint and info.robot != robot.name:
         fault = f"Model {checkpoint.id} is of robot {info.robot}, not of {robot.name}"
-        raise RwmError(f"{fault}.", f"--robot {info.robot}, or another --model")
+        raise RwmError(f"{fault}.", f"--robot {info.robot}, another --model, or --no-twin")
     generator = torch.Generator().manual_seed(config.seed)
     behaviour = make_behaviour(config.policy, BehaviourContext(robot, config.robots, generator))
     env = make_env(config.backend, robot, EnvOptions(task=TASK, num_envs=config.robots, seed=config.seed))
@@ -179,10 +180,12 @@ def model_of(home: Home, dataset: Dataset) -> Checkpoint | None:
 
 
 def scalars(scene: Scene) -> list[Scalar]:
-    """Return the twins' numbers by horizon, those of the state held beside them; none without twins."""
+    """Return the twins' numbers by horizon, those of the state held beside them, and errors of integrated poses."""
+    largest = (scene.integration_error() or {}).items()
+    numbers = [Interval(value).scalar(f"integrated_{what}_error", "real") for what, value in largest]
     if scene.twin is None:
-        return []
-    numbers, (distance, yaw) = [], scene.drift()
+        return numbers
+    distance, yaw = scene.drift()
     parts, longest = scene.twin.parts, max(part.steps for part in scene.twin.parts)
     for h in (h for h in HORIZONS if h <= longest):
         long = [part for part in parts if part.steps >= h]
@@ -193,7 +196,8 @@ def scalars(scene: Scene) -> list[Scalar]:
             alone = Interval(interval.value) if len(long) == 1 else interval
             numbers.append(alone.scalar("rel_l1", mode, h))
         at = scene.twin.since == h
-        named = {"epistemic": scene.twin.epistemic, "position_error": distance, "yaw_error": yaw}
+        named = {"position_error": distance, "yaw_error": yaw}
+        named |= {"epistemic": scene.twin.epistemic} if scene.twin.disagrees else {}
         numbers += [Interval(float(values[at].mean())).scalar(name, "twin", h) for name, values in named.items()]
     return numbers
 
@@ -209,12 +213,16 @@ def _finish(run: Run, scene: Scene, model: DynamicsEnsemble | None, overlay: boo
         missing.append(f"pictures: robot {scene.robot.name} has no MJCF to draw")
     else:
         try:
-            facts["frames"] = write_animation(run.path / "twin.gif", scene, overlay)
+            facts["frames"] = frames = write_animation(run.path / "twin.gif", scene, overlay)
+            if len(animation_steps(scene)) > frames:
+                missing.append(f"the animated picture after {frames} frames; trace.parquet has all steps")
             draw_filmstrip(run.path / "visualize_filmstrip.png", scene, robot)
         except RwmError as exc:
             missing.append(f"pictures: {exc}")
     if model is None:
         missing.append("twin: shown without a model")
+    elif scene.twin is not None and not scene.twin.disagrees:
+        missing.append(f"epistemic uncertainty: {no_disagreement(model.config.members)}")
     if missing:
         facts["not_computed"] = missing
     finish_evaluation(run, scene.robot.name, scalars(scene), UNITS, **more, **facts)

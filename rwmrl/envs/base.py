@@ -115,6 +115,16 @@ class VecEnv(ABC):
         That action is zero in a simulator; in imagination it is the last of the recorded window.
         """
 
+    @property
+    def base_position(self) -> Tensor | None:
+        """Position of the base in the world, m, ``(E, 3)``; None where it is not told."""
+        return None
+
+    @property
+    def base_quaternion(self) -> Tensor | None:
+        """Orientation of the base in the world, (w, x, y, z), ``(E, 4)``; None where it is not told."""
+        return None
+
     def episode_parameters(self) -> dict[str, Tensor]:
         """Return the values domain randomisation gave each environment's current episode, each ``(E,)``."""
         return {}

@@ -1,9 +1,12 @@
-"""A home with one of everything a page can show, none of it computed by a model."""
+"""A small model and its run, a robot of one's own with policies, and a home with one of everything a page can show."""
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
 
 from reports.evaluate.statistics import Interval
 from reports.evaluate.summary import finish_evaluation
@@ -15,10 +18,74 @@ from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
+from rwmmodel.checkpoint import save_model
+from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.fit_config import FitConfig
+from rwmmodel.normalizer import Normalizer
+from rwmrl.behaviours import untrained_policy
+from rwmrl.policy_file import save_policy
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png>"
 """Stands where a user's text can: in a behaviour's name and in an error."""
+
+
+@pytest.fixture
+def make_model(schema):
+    """Make an untrained model of ANYmal D with a history of four rows."""
+
+    def make(members=2):
+        torch.manual_seed(0)
+        config = EnsembleConfig(
+            hidden=8, head_hidden=8, members=members, history=4, state_dim=45, action_dim=12, contact_dim=8
+        )
+        rng = np.random.default_rng(0)
+        normalizer = Normalizer(45, 12, *(rng.uniform(0.5, 2, 57).astype(np.float32) for _ in range(2)))
+        return DynamicsEnsemble(config, normalizer, ModelInfo("anymal_d", schema.csv_names, 50.0, "set")).eval()
+
+    return make
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def model_run(home, model):
+    """A finished run that keeps :func:`model`."""
+    run = Run.create(home, "model", {}, {"dataset": "set"}, 0)
+    save_model(model, run.model_file)
+    run.finish({})
+    return run
+
+
+@pytest.fixture
+def own_robot(robot, tmp_path, monkeypatch):
+    """A robot of one's own: short episodes, no reference policies, in a folder one can write into."""
+    folder = tmp_path / "robots" / "mine"
+    shutil.copytree(robot.folder, folder)
+    text = (folder / "robot.yaml").read_text().replace("name: anymal_d", "name: mine")
+    (folder / "robot.yaml").write_text(text + "episode_length_s: 0.6\n")
+    monkeypatch.setenv("RWM_ROBOTS", str(folder.parent))
+    load_robot.cache_clear()
+    yield load_robot("mine")
+    load_robot.cache_clear()
+
+
+@pytest.fixture
+def keep_stages():
+    """Give a run policies that shake more or less: standing still earns most in half a second."""
+
+    def keep(run, robot, gains, seed=0):
+        for iteration, gain in gains.items():
+            policy = untrained_policy(robot, seed)
+            policy.info = policy.info.model_copy(update={"noise_std": 0.0})
+            with torch.no_grad():
+                policy.mlp[-1].weight *= gain
+                policy.mlp[-1].bias *= gain
+            save_policy(policy, run.stage_file(iteration))
+
+    return keep
 
 
 def scalar(metric, mode, horizon, value, spread=0.01):

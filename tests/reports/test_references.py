@@ -13,39 +13,19 @@ from reports.references import ReferenceConfig, build_references, describe, norm
 from reports.stages import own_stages, stages_of
 from rwmdata.config import build
 from rwmdata.errors import RwmError
-from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmrl.behaviour_base import BehaviourContext
-from rwmrl.behaviours import make_behaviour, shipped_policies, untrained_policy
+from rwmrl.behaviours import make_behaviour, shipped_policies
 from rwmrl.online_config import PretrainConfig
-from rwmrl.policy_file import load_policy, save_policy
+from rwmrl.policy_file import load_policy
 
 
 @pytest.fixture
-def own_robot(robot, tmp_path, monkeypatch):
-    """A robot of one's own with two-second episodes, in a folder one can write into."""
-    folder = tmp_path / "robots" / "mine"
-    shutil.copytree(robot.folder, folder)
-    text = (folder / "robot.yaml").read_text().replace("name: anymal_d", "name: mine")
-    (folder / "robot.yaml").write_text(text + "episode_length_s: 0.6\n")
-    monkeypatch.setenv("RWM_ROBOTS", str(folder.parent))
-    load_robot.cache_clear()
-    yield load_robot("mine")
-    load_robot.cache_clear()
-
-
-@pytest.fixture
-def train_run(home, own_robot):
+def train_run(home, own_robot, keep_stages):
     """A run whose policies shake less and less: standing still earns most in half a second."""
     config = {"robot": "mine", "task": "Init-v0", "num_envs": 10, "seed": 0, "ppo": {"num_steps": 24}}
     run = Run.create(home, "train", config, {}, 0)
-    for k, gain in enumerate((60.0, 20.0, 6.0, 0.0)):
-        policy = untrained_policy(own_robot)
-        policy.info = policy.info.model_copy(update={"noise_std": 0.0})
-        with torch.no_grad():
-            policy.mlp[-1].weight *= gain
-            policy.mlp[-1].bias *= gain
-        save_policy(policy, run.checkpoints / f"policy-{10 * k + 1:06d}.safetensors")
+    keep_stages(run, own_robot, {1: 60.0, 11: 20.0, 21: 6.0, 31: 0.0})
     for step in range(31):
         run.log(step + 1, {"perf/collect_s": 2.0, "perf/learn_s": 1.0})
     run.finish({})

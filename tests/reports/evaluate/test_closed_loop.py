@@ -22,10 +22,6 @@ from reports.evaluate.closed_loop import (
     simulate,
 )
 from rwmdata.errors import RwmError
-from rwmdata.runs import Run
-from rwmmodel.checkpoint import save_model
-from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
-from rwmmodel.normalizer import Normalizer
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour
 from rwmrl.envs.base import EnvOptions
@@ -33,6 +29,7 @@ from rwmrl.observations import policy_observation
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
 HISTORY = 4
+"""Of the fixture ``model``."""
 
 
 class Reaching(Behaviour):
@@ -43,17 +40,6 @@ class Reaching(Behaviour):
 
     def act(self, observations):
         return observations["policy"] @ self.map
-
-
-@pytest.fixture
-def model(schema):
-    torch.manual_seed(0)
-    config = EnsembleConfig(
-        hidden=8, head_hidden=8, members=2, history=HISTORY, state_dim=45, action_dim=12, contact_dim=8
-    )
-    rng = np.random.default_rng(0)
-    normalizer = Normalizer(45, 12, *(torch.from_numpy(rng.uniform(0.5, 2, 57).astype(np.float32)) for _ in range(2)))
-    return DynamicsEnsemble(config, normalizer, ModelInfo("anymal_d", schema.csv_names, 50.0, "none")).eval()
 
 
 def random_walks(seed):
@@ -165,13 +151,6 @@ def constant(tmp_path, robot):
         return str(tmp_path / "constant.safetensors")
 
     return make
-
-
-@pytest.fixture
-def model_run(home, model):
-    run = Run.create(home, "model", {}, {}, 0)
-    save_model(model, run.model_file)
-    return run
 
 
 def test_an_evaluation_writes_numbers_and_figure(home, model_run, constant):

@@ -7,7 +7,6 @@ import shutil
 
 import polars as pl
 import pytest
-import torch
 
 from reports.evaluate.learning import (
     SCHEMA,
@@ -27,41 +26,20 @@ from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
-from rwmrl.behaviours import untrained_policy
 from rwmrl.online_config import FinetuneConfig
-from rwmrl.policy_file import save_policy
 from rwmrl.ppo_config import PPOConfig
 from rwmrl.simulator_training import train_in_simulator
 from rwmrl.train_config import TrainConfig
 
 
 @pytest.fixture
-def own_robot(robot, tmp_path, monkeypatch):
-    """A robot with episodes of half a second and no reference policies."""
-    folder = tmp_path / "robots" / "mine"
-    shutil.copytree(robot.folder, folder)
-    text = (folder / "robot.yaml").read_text().replace("name: anymal_d", "name: mine")
-    (folder / "robot.yaml").write_text(text + "episode_length_s: 0.5\n")
-    monkeypatch.setenv("RWM_ROBOTS", str(folder.parent))
-    load_robot.cache_clear()
-    yield load_robot("mine")
-    load_robot.cache_clear()
-
-
-@pytest.fixture
-def make_run(home):
+def make_run(home, keep_stages):
     """Make a train run with its record, metrics and stages, without training."""
 
     def make(robot="mine", seed=0, iterations=(1, 3, 4), first=60.0, parents=None, **options):
         config = build(FinetuneConfig, "smoke", {"robot": robot, "seed": seed, **options})
         run = Run.create(home, "train", config.model_dump(mode="json"), parents or {"policy": None}, seed)
-        for k, gain in zip(iterations, (first, 6.0, 0.0), strict=True):
-            policy = untrained_policy(load_robot(robot), seed)
-            policy.info = policy.info.model_copy(update={"noise_std": 0.0})
-            with torch.no_grad():
-                policy.mlp[-1].weight *= gain
-                policy.mlp[-1].bias *= gain
-            save_policy(policy, run.stage_file(k))
+        keep_stages(run, load_robot(robot), dict(zip(iterations, (first, 6.0, 0.0), strict=True)), seed)
         for step in range(1, iterations[-1] + 1):
             run.log(step, {"perf/collect_s": 40.0 + seed, "perf/learn_s": 20.0, "perf/model_s": 5.0})
             if step % 2 == 0:

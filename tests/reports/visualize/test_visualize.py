@@ -18,28 +18,12 @@ from reports.visualize.scene import make_scene
 from reports.visualize.twin import imagine_twins, poses_of
 from reports.visualize.view import SimulatedViewConfig, visualize_policy
 from rwmdata.errors import RwmError
-from rwmdata.runs import Run
 from rwmmodel.checkpoint import save_model
-from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
-from rwmmodel.normalizer import Normalizer
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour
 from rwmrl.envs.base import EnvOptions
 from rwmrl.envs.mujoco_shapes import RobotShapes
-
-HISTORY = 4
-
-
-@pytest.fixture
-def model(schema):
-    torch.manual_seed(0)
-    config = EnsembleConfig(
-        hidden=8, head_hidden=8, members=2, history=HISTORY, state_dim=45, action_dim=12, contact_dim=8
-    )
-    rng = np.random.default_rng(0)
-    normalizer = Normalizer(45, 12, *(rng.uniform(0.5, 2, 57).astype(np.float32) for _ in range(2)))
-    return DynamicsEnsemble(config, normalizer, ModelInfo("anymal_d", schema.csv_names, 50.0, "set")).eval()
 
 
 @pytest.fixture
@@ -90,24 +74,33 @@ def test_a_twin_starts_at_the_real_robots_pose(model, random_recording):
 def test_integrated_poses_are_the_simulators(robot):
     env = make_env("auto", robot, EnvOptions(task="Visualize-v0", num_envs=1, seed=1, threads=0))
     behaviour = make_behaviour("expert", BehaviourContext(robot, 1, torch.Generator()), 0.0)
-    true, step = [], env.step
-
-    def watched(actions):
-        done = step(actions)
-        true.append((env.base_position[0].numpy(), env.base_quaternion[0].numpy()))
-        return done
-
-    env.step = watched
     recording = record_robots(env, behaviour, steps=200, settle=50)
     env.close()
-    position, quaternion = (np.stack(part)[50:] for part in zip(*true, strict=True))
-    start = Pose(position[0], quaternion[0])
-    pose = integrate(recording.rows[0], recording.schema, recording.dt_s, start, RobotShapes(robot))
-    path = np.linalg.norm(np.diff(position[:, :2], axis=0), axis=1).sum()
+    true = recording.simulated
+    path = np.linalg.norm(np.diff(true.position[0, :, :2], axis=0), axis=1).sum()
     assert path > 1.5
-    assert np.linalg.norm((pose.position - position)[:, :2], axis=1).max() < 0.02 * path
-    assert np.abs(pose.position - position)[:, 2].max() < 0.02
-    assert np.abs((pose.quaternion * quaternion).sum(axis=1)).min() > 0.9999
+    found = make_scene("", robot, recording, None).integration_error()
+    assert 0 < found["position"] < 0.02 * path and found["height"] < 0.02 and found["yaw"] < 0.02
+    start = Pose(true.position[0, 0], true.quaternion[0, 0])
+    pose = integrate(recording.rows[0], recording.schema, recording.dt_s, start, RobotShapes(robot))
+    assert np.abs((pose.quaternion * true.quaternion[0]).sum(axis=1)).min() > 0.9999
+
+
+def test_the_error_of_integrated_poses_by_hand(robot, schema):
+    """A robot that stands still for its rows is moved, lifted and turned by its simulator, in the second of two
+    episodes."""
+    rows = np.zeros((1, 6, 66), np.float32)
+    rows[..., schema.group("projected_gravity").stop - 1] = -1
+    begins = np.array([[True, False, False, True, False, False]])
+    height = integrate(rows[0], schema, 0.02, shapes=RobotShapes(robot)).position[0, 2]
+    position, half = np.tile([5.0, -3.0, height], (1, 6, 1)), np.zeros((1, 6))
+    position[0, 4] += 0.03, 0.04, -0.02
+    half[0, 3:] = 1.5, 1.5 + 0.1, 1.5
+    position[0, 2], position[0, 5] = np.nan, np.nan
+    quaternion = np.stack([np.cos(half), 0 * half, 0 * half, np.sin(half)], axis=-1)
+    recording = Recording(rows, None, begins, schema, 0.02, Pose(position, quaternion))
+    found = make_scene("", robot, recording, None).integration_error()
+    assert found == {"position": pytest.approx(0.05), "height": pytest.approx(0.02), "yaw": pytest.approx(0.2)}
 
 
 def test_a_robot_that_turns_on_the_spot_and_leans(schema):
@@ -125,12 +118,11 @@ def fake_frames(robot, real, twin, lookat, size, *rest):
     return frames
 
 
-@pytest.fixture
-def model_run(home, model):
-    run = Run.create(home, "model", {}, {"dataset": "set"}, 0)
-    save_model(model, run.model_file)
-    run.finish({})
-    return run
+def test_a_long_title_leaves_room_for_the_clock():
+    bold = pictures.font(14, bold=True)
+    short = pictures.shortened("ANYmal D: walks-of-a-very-long-name-v0 episode 123, stumble", bold, 250.0)
+    assert short.startswith("ANYmal D: walks-of") and short.endswith("…")
+    assert 230 < bold.getlength(short) <= 250 and pictures.shortened("walks", bold, 250.0) == "walks"
 
 
 @pytest.mark.parametrize("robots", [1, 3])
@@ -140,15 +132,32 @@ def test_files_of_robots_in_the_simulator(home, model_run, monkeypatch, robots):
     run = visualize_policy(home, model_run.checkpoint, config)
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary["evaluation"] == "visualize" and summary["policy"] == "scripted"
-    assert {(s["metric"], s["horizon"]) for s in summary["scalars"]} >= {("rel_l1", 1), ("position_error", 8)}
+    assert {(s["metric"], s["horizon"]) for s in summary["scalars"]} >= {
+        ("rel_l1", 1), ("position_error", 8), ("integrated_position_error", None)
+    }  # fmt: skip
     with Image.open(run.path / "twin.gif") as animated:
         assert animated.n_frames == summary["frames"] == 8
         assert animated.size[0] == pictures.PANEL_PX[0] * min(robots, 2)
     table = pl.read_parquet(run.path / "trace.parquet")
-    assert table.height == robots * 16 and table["imagined_base_lin_vel_x"].null_count() == robots * HISTORY
+    assert table.height == robots * 16 and table["imagined_base_lin_vel_x"].null_count() == robots * 4
     for name in ("visualize_traces", "visualize_filmstrip"):
         with Image.open(run.path / f"{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_what_is_left_out_is_said(home, model_run, make_model, monkeypatch):
+    """The epistemic uncertainty of one member, and the frames of a long walk."""
+    save_model(make_model(members=1), model_run.model_file)
+    monkeypatch.setattr(pictures, "render_pair", fake_frames)
+    monkeypatch.setattr(pictures, "FRAMES", 3)
+    config = SimulatedViewConfig(policy="scripted", robots=1, settle=0, steps=12)
+    run = visualize_policy(home, model_run.checkpoint, config)
+    assert run.meta.summary["not_computed"] == [
+        "the animated picture after 3 frames; trace.parquet has all steps",
+        "epistemic uncertainty: the model has one member, so there is none",
+    ]
+    assert run.meta.summary["frames"] == 3
+    assert "epistemic" not in {s["metric"] for s in run.meta.summary["scalars"]}
 
 
 def test_a_recorded_episode_by_command(home, make_dataset, model_run, rwm, schema, monkeypatch):

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reports.visualize.browser import BrowserView
+from reports.visualize.browser import BrowserView, with_mark
 from reports.visualize.recording import Recording
 from reports.visualize.scene import make_scene
 from rwmdata.errors import RwmError
@@ -26,6 +26,11 @@ from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig
 
 CHROMIUM = next(filter(None, map(shutil.which, (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser",
                                                 "google-chrome"))), None)  # fmt: skip
+
+
+CHARTS = """Object.values(window.__viserTestpoints.uplots).map(({chart, createCount}) => ({
+    made: createCount, mark: chart.data[0][chart.data.at(-1).indexOf(1)] ?? null}))"""
+"""Of the page's charts: how often each was made, and at what time its mark stands."""
 
 
 def free_port():
@@ -64,6 +69,36 @@ def test_bodies_follow_the_step_and_twins_are_imagined_anew(page):
     assert page.scene.twin.since[0, 50] == 7 and "0.14 s after synchronising" in page.text.content
 
 
+def test_the_mark_is_a_vertical_line_at_the_shown_step():
+    time_s, speed, mark = with_mark(np.array([[0.0, 0.1, 0.2], [5.0, 6.0, 7.0]]), 1)
+    assert time_s.tolist() == [0, 0.1, 0.1, 0.1, 0.2] and speed.tolist() == [5, 6, 6, 6, 7]
+    assert mark.tolist() == [0, 0, 1, 0, 0]
+
+
+def marked_times(page):
+    """Return at which times the charts' marks stand."""
+    return [chart.data[0][chart.data[-1] == 1].tolist() for chart in page.charts]
+
+
+def test_the_curves_mark_the_shown_step_and_stay_the_same_charts(page):
+    charts = page.charts
+    page.show(50)
+    assert marked_times(page) == [[1.0]] * 3 and page.charts is charts
+    page.show(0)  # The twin does not exist yet, and the curves begin with it.
+    assert marked_times(page) == [[]] * 3
+
+
+def test_marks_move_now_and_then_while_it_plays_and_at_once_when_it_stops(page, monkeypatch):
+    page.show(50)
+    monkeypatch.setattr("reports.visualize.browser.MARK_EVERY_S", 1e9)
+    page.playing.value = True
+    page.show(51)
+    assert marked_times(page) == [[1.0]] * 3
+    page.playing.value = False
+    page.show(51)
+    assert marked_times(page) == [[1.02]] * 3
+
+
 def test_a_taken_port_is_named(page):
     port = page.server.get_port()
     with pytest.raises(RwmError, match=f"Port {port} of 127.0.0.1 cannot be opened"):
@@ -93,8 +128,11 @@ class Tab:
             if said.get("id") == number:
                 return said["result"]
 
+    def value(self, expression):
+        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value", "")
+
     def text(self):
-        return self.ask("Runtime.evaluate", expression="document.body.innerText")["result"].get("value", "")
+        return self.value("document.body.innerText")
 
     def wait_for(self, words, seconds=60):
         end = time.monotonic() + seconds
@@ -125,7 +163,7 @@ def test_robots_move_in_chromium_when_the_slider_does(page, tmp_path):
         tab = Tab(next(t["webSocketDebuggerUrl"] for t in tabs if t["type"] == "page"))
         tab.wait_for("step 0 of 59")
         time.sleep(3)
-        first = tab.picture()
+        first, drawn = tab.picture(), tab.value(CHARTS)
         focus = "document.querySelector('[role=slider]').focus()"
         tab.ask("Runtime.evaluate", expression=focus)
         key = {"key": "End", "code": "End", "windowsVirtualKeyCode": 35}
@@ -133,7 +171,7 @@ def test_robots_move_in_chromium_when_the_slider_does(page, tmp_path):
         tab.ask("Input.dispatchKeyEvent", type="keyUp", **key)
         tab.wait_for("step 59 of 59")
         time.sleep(2)
-        second = tab.picture()
+        second, drawn_later = tab.picture(), tab.value(CHARTS)
         if folder := os.environ.get("RWM_SCREENSHOTS"):
             for name, picture in (("first", first), ("second", second)):
                 Image.fromarray(picture.astype(np.uint8)).save(f"{folder}/{name}.png")
@@ -142,6 +180,10 @@ def test_robots_move_in_chromium_when_the_slider_does(page, tmp_path):
         red = (second[left][..., 0] > 110) & (second[left][..., 1] < 60)
         assert red.sum() > 200
         assert page.step == 59 and tab.faults == []
+        # The mark went from nowhere to the last step, in the same charts.
+        assert [chart["mark"] for chart in drawn] == [None] * 3
+        assert [chart["mark"] for chart in drawn_later] == [pytest.approx(1.18)] * 3
+        assert [chart["made"] for chart in drawn] == [chart["made"] for chart in drawn_later]
     finally:
         browser.terminate()
         browser.wait(20)
