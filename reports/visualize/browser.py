@@ -298,5 +298,5 @@ def _refuse_taken(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as exc:
-            reason = f"Port {port} of {host} cannot be opened: {exc}"
+            reason = f"Port {port} of {host} cannot be opened: {str(exc).rstrip('.')}"
             raise RwmError(f"{reason}.", f"--port {port + 1 if port < 65535 else PORT}") from exc

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -20,15 +22,15 @@ from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
-from rwmdata.robots import load_robot
+from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Checkpoint, Run
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
 from rwmrl.backends import make_env
-from rwmrl.behaviour_base import BehaviourContext
+from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour
-from rwmrl.envs.base import EnvOptions
+from rwmrl.envs.base import EnvOptions, VecEnv
 
 TASK = "Visualize-v0"
 DEFAULT_ROBOT = "anymal_d"
@@ -76,14 +78,21 @@ class RecordedViewConfig(Frozen):
     device: str = "auto"
 
 
-def simulated_scene(
-    checkpoint: Checkpoint | None, config: SimulatedViewConfig, progress: Progress = silent
-) -> tuple[Scene, DynamicsEnsemble | None]:
-    """Let a policy act in a simulator, imagine the robots' twins, and return both with the model.
+@dataclass(frozen=True)
+class Prepared:
+    """What acts in a simulated scene, and the model that imagines it."""
+
+    robot: RobotSpec
+    behaviour: Behaviour
+    env: VecEnv
+    model: DynamicsEnsemble | None
+
+
+def prepare(checkpoint: Checkpoint | None, config: SimulatedViewConfig) -> Prepared:
+    """Open all that a simulated scene needs; its environment is to be closed.
 
     Raises:
-        RwmError: Unknown robot, backend or policy, one of another robot than the model's, or a prediction that is not
-            finite.
+        RwmError: Unknown robot, backend or policy, or one of another robot or control rate than the model's.
     """
     model = None if checkpoint is None else load_model(checkpoint.file, resolve_device(config.device))
     info = model.info if model else None
@@ -96,14 +105,34 @@ def simulated_scene(
     generator = torch.Generator().manual_seed(config.seed)
     behaviour = make_behaviour(config.policy, BehaviourContext(robot, config.robots, generator))
     env = make_env(config.backend, robot, EnvOptions(task=TASK, num_envs=config.robots, seed=config.seed))
-    try:
-        if info and not np.isclose(info.control_hz * env.control_dt_s, 1):
-            rates = f"{info.control_hz:g} rows a second and the simulator {1 / env.control_dt_s:g}"
-            raise RwmError(f"The model has {rates}.", "a model of data from this simulator")
-        history = model.config.history if model else 0
-        recording = record_robots(env, behaviour, history + config.steps, config.settle, progress)
-    finally:
+    if info and not np.isclose(info.control_hz * env.control_dt_s, 1):
+        rates = f"{info.control_hz:g} rows a second and the simulator {1 / env.control_dt_s:g}"
         env.close()
+        raise RwmError(f"The model has {rates}.", "a model of data from this simulator")
+    return Prepared(robot, behaviour, env, model)
+
+
+def simulated_scene(
+    checkpoint: Checkpoint | None, config: SimulatedViewConfig, progress: Progress = silent
+) -> tuple[Scene, DynamicsEnsemble | None]:
+    """Let a policy act in a simulator, imagine the robots' twins, and return both with the model.
+
+    Raises:
+        RwmError: As :func:`prepare`, all episodes are too short for a twin, or a prediction is not finite.
+    """
+    return _simulate(prepare(checkpoint, config), config, progress)
+
+
+def _simulate(
+    prepared: Prepared, config: SimulatedViewConfig, progress: Progress
+) -> tuple[Scene, DynamicsEnsemble | None]:
+    """Return the scene that was prepared, with the model; closes the simulator."""
+    robot, behaviour, model = prepared.robot, prepared.behaviour, prepared.model
+    history = model.config.history if model else 0
+    try:
+        recording = record_robots(prepared.env, behaviour, history + config.steps, config.settle, progress)
+    finally:
+        prepared.env.close()
     title = f"{robot.title}, {behaviour.names()[0]}"
     return make_scene(title, robot, recording, model, config.resync), model
 
@@ -147,12 +176,13 @@ def visualize_policy(
     robots alone are shown.
 
     Raises:
-        RwmError: As :func:`simulated_scene`.
+        RwmError: As :func:`prepare`, before there is a run, and :func:`simulated_scene`.
     """
+    prepared = prepare(checkpoint, config)
     parents = parents_of(home, config.policy) | {"model": checkpoint.id if checkpoint else None}
     run = start_evaluation(home, "visualize", config, parents, config.seed)
     with run.running():
-        scene, model = simulated_scene(checkpoint, config, progress)
+        scene, model = _simulate(prepared, config, progress)
         _finish(run, scene, model, config.overlay, robots=config.robots)
     return run
 
@@ -163,12 +193,12 @@ def visualize_episode(
     """Show a recorded episode beside its imagined twin; files as of :func:`visualize_policy`.
 
     Raises:
-        RwmError: As :func:`recorded_scene`.
+        RwmError: As :func:`recorded_scene`, before there is a run.
     """
+    scene, model = recorded_scene(dataset, checkpoint, config, progress)
     parents = {"dataset": dataset.name, "model": checkpoint.id if checkpoint else None}
     run = start_evaluation(home, "visualize", config, parents, config.seed)
     with run.running():
-        scene, model = recorded_scene(dataset, checkpoint, config, progress)
         _finish(run, scene, model, config.overlay, episode=config.episode)
     return run
 

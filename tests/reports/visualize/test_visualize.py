@@ -167,6 +167,7 @@ def test_a_recorded_episode_by_command(home, make_dataset, model_run, rwm, schem
     found = json.loads(rwm("visualize", "set", "--json"))
     assert found["model"] == model_run.id and found["dataset"] == "set" and found["episode"] == 0
     alone = json.loads(rwm("visualize", "set", "--no-twin", "--json"))
+    runs = len(home.runs("eval"))
     assert alone["model"] is None and alone["not_computed"] == ["twin: shown without a model"]
     with pytest.raises(RwmError, match="no episode 7; episodes: 0 to 1"):
         rwm("visualize", "set", "--episode", 7)
@@ -188,6 +189,9 @@ def test_a_recorded_episode_by_command(home, make_dataset, model_run, rwm, schem
     assert resync == 2 and scene.twin.since.max() == 2 and options == {"port": 9000}
     with pytest.raises(RwmError, match="is of robot anymal_d, not of go2"):
         rwm("visualize", "--policy", "scripted", "--robot", "go2")
+    with pytest.raises(RwmError, match="steps: Input should be less than or equal to 20000"):
+        rwm("visualize", "--policy", "scripted", "--steps", 10**9)
+    assert len(home.runs("eval")) == runs  # What is refused leaves no run.
 
 
 def test_where_nothing_can_be_drawn_curves_and_table_stay(home, make_dataset, schema, monkeypatch, rwm):
