@@ -201,7 +201,8 @@ def show_scalars(call: Call, run: Run) -> None:
     summary, key = EvaluationSummary.of_run(run), ("metric", "mode", "horizon")
     whole, parts = split_parts(summary.scalars)
     rows = [(*s.key, s.value, s.low, s.high) for s in whole]
-    print_table(f"{summary.evaluation} of {summary.robot}", (*key, "value", "95 % low", "95 % high"), rows)
+    if rows:
+        print_table(f"{summary.evaluation} of {summary.robot}", (*key, "value", "95 % low", "95 % high"), rows)
     for columns, table in parts:
         print_table("by part", (*key, *columns), table)
     for what in run.meta.summary.get("not_computed") or []:

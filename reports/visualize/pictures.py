@@ -120,7 +120,7 @@ def draw_filmstrip(path: Path, scene: Scene, robot: int) -> None:
     Raises:
         RwmError: Nothing can be drawn off screen here.
     """
-    twin = scene.twin
+    twin, dt = scene.twin, scene.recording.dt_s
     shown = np.arange(scene.recording.rows.shape[1]) if twin is None else np.flatnonzero(twin.exists[robot])
     if not len(shown):
         shown = np.arange(scene.recording.rows.shape[1])
@@ -137,11 +137,11 @@ def draw_filmstrip(path: Path, scene: Scene, robot: int) -> None:
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
                 if side == "real":
-                    since = 0 if twin is None else int(twin.since[robot, step])
-                    ax.set_title(f"{(since if twin else step) * scene.recording.dt_s:.2f} s")
+                    since = "" if twin is None else f" (+{max(0, twin.since[robot, step]) * dt:.2f} s)"
+                    ax.set_title(f"{step * dt:.2f} s{since}")
             row[0].set_ylabel(side, color=REAL_COLOUR if side == "real" else TWIN_COLOUR, fontweight="bold")
-        what = "time since synchronisation" if twin else "time"
-        axes[0, 0].figure.suptitle(f"{scene.title}: {what} above; the camera follows the real robot")
+        what = "time (since synchronisation)" if twin else "time"
+        axes[0, 0].figure.suptitle(f"{scene.title}: {what} above; the camera follows the real robot", wrap=True)
 
 
 def draw_traces(path: Path, scene: Scene, robot: int) -> None:
@@ -189,7 +189,7 @@ def draw_traces(path: Path, scene: Scene, robot: int) -> None:
             ax.set_xlabel("time (s)")
         note = "; dotted: synchronised with the real robot's history" if twin is not None else ""
         name = f", robot {robot}" if len(recording.rows) > 1 else ""
-        axes[0, 0].figure.suptitle(f"{scene.title}{name}{note}")
+        axes[0, 0].figure.suptitle(f"{scene.title}{name}{note}", wrap=True)
 
 
 def _shown_synchronisations(scene: Scene, robot: int) -> list[int]:

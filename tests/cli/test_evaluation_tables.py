@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from cli.evaluate import split_parts
+from cli.common import Call
+from cli.evaluate import show_scalars, split_parts
+from reports.evaluate.summary import finish_evaluation
 from rwmdata.evaluation_summary import Scalar
+from rwmdata.runs import Run
 
 
 def test_parts_of_a_metric_become_columns_and_the_whole_stays_apart():
@@ -15,3 +18,11 @@ def test_parts_of_a_metric_become_columns_and_the_whole_stays_apart():
         (["x", "y"], [("a", "m", 1, 1.0, 3.0), ("b", "m", 1, 2.0, None)]),
         (["z"], [("c", "m", None, 4.0)]),
     ]
+
+
+def test_an_evaluation_without_numbers_prints_no_table(home, capsys):
+    run = Run.create(home, "eval", {"evaluation": "visualize"}, {}, 0)
+    finish_evaluation(run, "go2", [], not_computed=["twin: shown without a model"])
+    show_scalars(Call(home, False, {}, {}), run)
+    said = capsys.readouterr()
+    assert said.out == f"wrote {run.path}\n" and said.err == "not computed: twin: shown without a model\n"

@@ -125,6 +125,20 @@ def test_a_long_title_leaves_room_for_the_clock():
     assert 230 < bold.getlength(short) <= 250 and pictures.shortened("walks", bold, 250.0) == "walks"
 
 
+def test_a_filmstrip_says_when_each_moment_is_and_how_long_after_a_synchronisation(
+    model, robot, random_recording, monkeypatch, tmp_path
+):
+    drawn = []
+    monkeypatch.setattr(pictures, "render_pair", fake_frames)
+    monkeypatch.setattr("reports.figures.plt.close", drawn.append)
+    pictures.draw_filmstrip(tmp_path / "strip.png", make_scene("", robot, random_recording, model, resync=5), 0)
+    # The twin exists in rows 4 to 19, synchronised with rows 3, 8, 13 and 18.
+    assert [ax.get_title() for ax in drawn[0].axes[:6]] == [
+        "0.08 s (+0.02 s)", "0.14 s (+0.08 s)", "0.20 s (+0.04 s)", "0.26 s (+0.10 s)", "0.32 s (+0.06 s)",
+        "0.38 s (+0.02 s)",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("robots", [1, 3])
 def test_files_of_robots_in_the_simulator(home, model_run, monkeypatch, robots):
     monkeypatch.setattr(pictures, "render_pair", fake_frames)
