@@ -3,36 +3,90 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rwmdata.errors import RwmError
-from rwmdata.machine import alive
+from rwmdata.locks import exclusive, held, lock_anew
+from rwmdata.machine import alive, place
 
 TMP_MARK = ".tmp-"
-"""In the name of every uncommitted file or folder, so that leftovers of a crash can be recognised."""
+"""Begins the name of every uncommitted file or folder, so that leftovers of a crash can be recognised."""
+TEMPORARY = re.compile(re.escape(TMP_MARK) + r"(?P<pid>\d+)-(?P<place>[0-9a-f]{8})-(?P<name>.+)")
+"""Names of uncommitted files and folders: process, the place it runs in, and the name after the commit."""
+LOCK_MARK = ".lock-"
+"""Begins the name of the lock that is held beside a folder while it is built."""
+QUIET_S = 3600.0
+"""So long nothing has been written into what a process of another host or container left, before it counts as dead."""
 
 
 def temporary_name(path: Path) -> Path:
     """Return the name ``path`` is written under before its commit."""
-    return path.with_name(f"{TMP_MARK}{os.getpid()}-{path.name}")
+    return path.with_name(f"{TMP_MARK}{os.getpid()}-{place()}-{path.name}")
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock that whoever builds the folder ``path`` holds."""
+    return path.with_name(f"{LOCK_MARK}{path.name}")
 
 
 def abandoned(path: Path) -> bool:
-    """Return whether a temporary file or folder was left by a process that no longer runs."""
-    owner = re.match(re.escape(TMP_MARK) + r"(\d+)-", path.name)
-    return TMP_MARK in path.name and not (owner and alive(int(owner[1])))
+    """Return whether a temporary file or folder was left by a process that no longer runs, here or elsewhere.
+
+    A process number counts only in the place it belongs to; a lock that is held counts everywhere.
+    """
+    named = TEMPORARY.fullmatch(path.name)
+    if named is None or held(path) or held(lock_of(path.with_name(named["name"]))):
+        return False
+    return ended(int(named["pid"]), named["place"], path)
+
+
+def ended(pid: int, where: str, path: Path) -> bool:
+    """Return whether a process that holds no lock is gone: it is not here, or elsewhere and silent for an hour.
+
+    Args:
+        pid: Its number.
+        where: Its :func:`~rwmdata.machine.place`.
+        path: The file or folder it wrote.
+    """
+    return not alive(pid) if where == place() else quiet_s(path) > QUIET_S
+
+
+def quiet_s(path: Path) -> float:
+    """Return the seconds since something was last written under ``path``; infinite where there is nothing."""
+    newest = -math.inf
+    for part in (path, *path.rglob("*")):
+        with suppress(OSError):
+            newest = max(newest, part.lstat().st_mtime)
+    return time.time() - newest
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove uncommitted versions of ``path`` left by processes that no longer run."""
+    """Remove uncommitted versions of ``path`` left by processes that no longer run; its lock is ours."""
     for left in path.parent.glob(f"{TMP_MARK}*"):
-        if left.name.removeprefix(TMP_MARK).partition("-")[2] == path.name and abandoned(left):
+        named = TEMPORARY.fullmatch(left.name)
+        if named and named["name"] == path.name and ended(int(named["pid"]), named["place"], left):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, but never anew one that something is being built in.
+
+    Raises:
+        OSError: It cannot be made, or what it belongs to was removed.
+    """
+    building = next((part for part in (folder, *folder.parents) if TEMPORARY.fullmatch(part.name)), None)
+    if building is None:
+        return folder.mkdir(parents=True, exist_ok=True)
+    for part in [*reversed(folder.relative_to(building).parents), folder.relative_to(building)][1:]:
+        (building / part).mkdir(exist_ok=True)
+    return None
 
 
 def sync_folder(folder: Path) -> None:
@@ -58,16 +112,45 @@ def commit_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = temporary_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        sync_file(temporary)
-        temporary.replace(path)
+        make_folder(path.parent)
+        with lock_anew(temporary):
+            write(temporary)
+            sync_file(temporary)
+            temporary.replace(path)
         sync_folder(path.parent)
     except OSError as exc:
         raise RwmError(f"Cannot write {path}: {exc.strerror or exc}.", "make room, or --home FOLDER") from exc
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def building(path: Path, what: str, hint: str) -> Iterator[Path]:
+    """Give a temporary folder to build ``path`` in, which is removed when the block ends; one process at a time.
+
+    Args:
+        path: The new folder.
+        what: Its name in messages: "Dataset 'a'".
+        hint: What to try when it is being built already, or cannot be.
+
+    Raises:
+        RwmError: Another process builds it, or the parent folder cannot be written.
+    """
+    temporary = temporary_name(path)
+    with ExitStack() as lock:
+        try:
+            make_folder(path.parent)
+            lock.enter_context(exclusive(lock_of(path), what, hint))
+            remove_leftovers(path)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        except OSError as exc:
+            raise RwmError(f"Cannot write {path.parent}: {exc.strerror}.", "--home FOLDER") from exc
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -80,22 +163,18 @@ def commit_folder(path: Path, hint: str = "--home FOLDER", replace: bool = False
         replace: Delete an existing folder just before the rename instead of refusing.
 
     Raises:
-        RwmError: ``path`` exists, the disk is full or the parent folder cannot be written.
+        RwmError: ``path`` exists, is being made, the disk is full or the parent folder cannot be written.
     """
-    if path.exists() and not replace:
-        raise RwmError(f"{path} exists already; nothing was written.", hint)
-    temporary = temporary_name(path)
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        if replace:
-            shutil.rmtree(path, ignore_errors=True)
-        rename_folder(temporary, path)
-    except OSError as exc:
-        raise RwmError(f"Cannot write {path}: {exc.strerror or exc}.", hint) from exc
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with building(path, str(path), hint) as temporary:
+        if path.exists() and not replace:
+            raise RwmError(f"{path} exists already; nothing was written.", hint)
+        try:
+            yield temporary
+            if replace:
+                shutil.rmtree(path, ignore_errors=True)
+            rename_folder(temporary, path)
+        except OSError as exc:
+            raise RwmError(f"Cannot write {path}: {exc.strerror or exc}.", hint) from exc
 
 
 def rename_folder(temporary: Path, path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import platform
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwmdata.atomic import TMP_MARK, abandoned
+from rwmdata.atomic import LOCK_MARK, TEMPORARY, TMP_MARK, abandoned
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.locks import exclusive, held
 from rwmdata.machine import alive
 from rwmdata.manifest import MANIFEST_FILE
 from rwmdata.runs import Run
@@ -45,7 +47,10 @@ def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
     """Repair what can be repaired; return the paths removed or changed."""
     repairable = [trouble for trouble in troubles if trouble.repair]
     for trouble in repairable:
-        if trouble.path.name == "run.json":
+        if trouble.path.name.startswith(LOCK_MARK):
+            with suppress(RwmError), exclusive(trouble.path, str(trouble.path), ""):
+                pass  # Leaving the block removes it.
+        elif trouble.path.name == "run.json":
             Run.open(trouble.path.parent).update(status="interrupted", error="the process that ran it is gone")
         elif trouble.path.is_dir():
             shutil.rmtree(trouble.path, ignore_errors=True)
@@ -55,14 +60,16 @@ def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
 
 
 def _folders(root: Path, pattern: str) -> list[Path]:
-    return sorted(p for p in root.glob(pattern) if p.is_dir() and TMP_MARK not in p.name)
+    return sorted(p for p in root.glob(pattern) if p.is_dir() and not p.name.startswith(TMP_MARK))
 
 
 def _leftovers(root: Path) -> list[Trouble]:
-    """Return what dead writers left; files of a process that still runs are not touched."""
-    paths = [p for p in sorted(root.rglob(f"{TMP_MARK}*")) if not any(TMP_MARK in q.name for q in p.parents)]
+    """Return what dead writers left; files of a process that may still run, here or elsewhere, are not touched."""
+    paths = [p for p in sorted(root.rglob(f"{TMP_MARK}*")) if not any(TEMPORARY.fullmatch(q.name) for q in p.parents)]
     text = "left by a writer that was cut off; nothing of it was committed"
-    return [Trouble(path, text, "remove it") for path in paths if abandoned(path)]
+    locks = [p for p in sorted(root.rglob(f"{LOCK_MARK}*")) if p.is_file() and not held(p)]
+    left = [Trouble(path, text, "remove it") for path in paths if abandoned(path)]
+    return left + [Trouble(path, "the lock of a writer that was cut off", "remove it") for path in locks]
 
 
 def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:

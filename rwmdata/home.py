@@ -42,7 +42,9 @@ class Home:
 
     def datasets(self) -> list[Dataset]:
         """Return every committed dataset, newest first."""
-        folders = [file.parent for file in self.data_dir.glob("*/dataset.json") if TMP_MARK not in file.parent.name]
+        folders = [
+            file.parent for file in self.data_dir.glob("*/dataset.json") if not file.parent.name.startswith(TMP_MARK)
+        ]
         return sorted(map(Dataset.open, folders), key=lambda d: (d.manifest.created, d.name), reverse=True)
 
     def dataset(self, name: str | None = None) -> Dataset:
@@ -93,7 +95,7 @@ class Home:
         runs: list[Run] = []
         broken: list[RwmError] = []
         for file in sorted(self.runs_dir.glob(f"{kind or '*'}/*/run.json")):
-            if TMP_MARK not in file.parent.name:
+            if not file.parent.name.startswith(TMP_MARK):
                 try:
                     runs.append(Run.open(file.parent))
                 except RwmError as exc:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,11 +14,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rwmdata.atomic import commit_file, remove_leftovers, rename_folder, temporary_name, write_text
+from rwmdata.atomic import building, commit_file, rename_folder, temporary_name, write_text
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.episodes import Episode, check_finite
 from rwmdata.errors import RwmError
-from rwmdata.locks import exclusive
 from rwmdata.manifest import (
     MANIFEST_FILE,
     ColumnInfo,
@@ -102,24 +100,15 @@ class DatasetWriter:
         self._writing: list[Future[ShardInfo]] = []
 
     def __enter__(self) -> DatasetWriter:
-        folder, name = self.path.parent, self.path.name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._held.enter_context(exclusive(folder / f".lock-{name}", f"Dataset '{name}'", "--name NEW_NAME"))
+        with ExitStack() as held:
+            folder, name = self.path.parent, self.path.name
+            self._temporary = held.enter_context(building(self.path, f"Dataset '{name}'", "--name NEW_NAME"))
             new_dataset_path(folder, name)
-            remove_leftovers(self.path)
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary.mkdir()
-        except (OSError, RwmError) as exc:
-            self._held.close()
-            if isinstance(exc, RwmError):
-                raise
-            raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--home FOLDER") from exc
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._workers.shutdown()
-        shutil.rmtree(self._temporary, ignore_errors=True)
         self._held.close()
 
     def append(self, episode: Episode) -> None:
@@ -165,12 +154,13 @@ class DatasetWriter:
         """Write the manifest and make the dataset visible under its name.
 
         Raises:
-            RwmError: There are no rows, or another writer has taken the name.
+            RwmError: There are no rows, another writer has taken the name, or a shard is not as it was written.
         """
         self._flush()
         shards = [shard.result() for shard in self._writing]
         if not shards:
             raise RwmError(f"Dataset '{self.path.name}' has no rows; nothing was written.")
+        self._check(shards)
         manifest = self._manifest(shards)
         write_text(self._temporary / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
         new_dataset_path(self.path.parent, self.path.name)
@@ -180,6 +170,20 @@ class DatasetWriter:
             new_dataset_path(self.path.parent, self.path.name)
             raise RwmError(f"Cannot commit {self.path}: {exc.strerror}.", "--home FOLDER") from exc
         return Dataset(self.path, manifest)
+
+    def _check(self, shards: list[ShardInfo]) -> None:
+        """Read every shard again: what is committed is whole.
+
+        Raises:
+            RwmError: One is missing or has another checksum.
+        """
+        paths = [self._temporary / shard.file for shard in shards]
+        sums = list(self._workers.map(lambda path: checksum(path) if path.is_file() else None, paths))
+        odd = [s.file for s, found in zip(shards, sums, strict=True) if found != s.sha256]
+        if odd:
+            which = f"{odd[0]} and {len(odd) - 1} others are" if len(odd) > 1 else f"{odd[0]} is"
+            fault = f"{which} missing or changed since being written; '{self.path.name}' was not committed"
+            raise RwmError(f"{fault}.", "the same command again, and a look at what else writes to the disk")
 
     def _manifest(self, shards: list[ShardInfo]) -> DatasetManifest:
         stats = {key: getattr(self._statistics, key) for key in ("mean", "std", "min", "max")}

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
-from rwmdata.atomic import commit_folder, remove_folder
+from rwmdata.atomic import commit_folder, remove_folder, temporary_name, write_text
 from rwmdata.errors import RwmError
 
 
 @pytest.fixture
 def synced(monkeypatch):
     """Record what is synced, by name and in order."""
-    names, fsync = [], os.fsync
+    names, fsync, mark = [], os.fsync, temporary_name(Path("a")).name.removesuffix("a")
 
     def record(handle):
-        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")).split("-", 2)[-1])
+        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")).removeprefix(mark))
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", record)
@@ -35,7 +37,7 @@ def test_everything_in_it_is_synced_before_the_rename_and_the_parent_after(tmp_p
     with commit_folder(tmp_path / "a") as folder:
         (folder / "inner").mkdir()
         (folder / "inner" / "x").write_text("1")
-    assert sorted(synced[:2]) == ["inner", "x"] and synced[2:] == ["a", tmp_path.name.split("-", 2)[-1]]
+    assert sorted(synced[:2]) == ["inner", "x"] and synced[2:] == ["a", tmp_path.name]
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,18 @@ def test_a_removed_folder_is_gone_for_good(tmp_path, synced):
     assert list(tmp_path.iterdir()) == [] and len(synced) == 1
     with pytest.raises(RwmError, match="Cannot remove .*a: No such file"):
         remove_folder(tmp_path / "a")
+
+
+def test_one_process_at_a_time_builds_a_folder(tmp_path):
+    with commit_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("1")
+        with pytest.raises(RwmError, match="a is being written by another process"), commit_folder(tmp_path / "a"):
+            pass
+    assert (tmp_path / "a" / "x").exists()
+
+
+def test_a_folder_removed_while_it_is_built_is_not_made_anew(tmp_path):
+    with pytest.raises(RwmError, match="Cannot write"), commit_folder(tmp_path / "a") as folder:
+        shutil.rmtree(folder)
+        write_text(folder / "inner" / "x", "1")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 from contextlib import nullcontext
 
@@ -9,11 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rwmdata import writer as writer_module
+from rwmdata import atomic
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.machine import place
 from rwmdata.manifest import RunningStatistics, split_episodes
 from rwmdata.writer import DatasetWriter
 
@@ -118,7 +120,7 @@ def test_a_taken_name_is_refused(home, schema, dataset):
 def test_a_name_that_is_being_written_is_refused_until_its_writer_is_done(home, schema, rows):
     with writer_of(home, schema) as first:
         first.append(Episode(rows[:10], truncated=True))
-        with pytest.raises(RwmError, match=rf"'set' is being written by another process \(number {os.getpid()}\)"):
+        with pytest.raises(RwmError, match=rf"'set' is being written by .* \(number {os.getpid()} on .+\)"):
             writer_of(home, schema).__enter__()
     with writer_of(home, schema) as second:
         second.append(Episode(rows, truncated=True))
@@ -128,15 +130,16 @@ def test_a_name_that_is_being_written_is_refused_until_its_writer_is_done(home, 
 
 
 def test_without_locks_the_first_to_commit_wins(home, schema, rows, monkeypatch):
-    monkeypatch.setattr(writer_module, "exclusive", lambda *_: nullcontext())
-    with writer_of(home, schema) as first, writer_of(home, schema) as second:
-        second._temporary = second._temporary.with_name(".tmp-0-set")
-        second._temporary.mkdir()
+    monkeypatch.setattr(atomic, "exclusive", lambda *_: nullcontext())
+    with writer_of(home, schema) as first:
+        monkeypatch.setattr(atomic, "place", lambda: "01234567")
+        second = writer_of(home, schema).__enter__()
         first.append(Episode(rows[:10], truncated=True))
         second.append(Episode(rows, truncated=True))
         first.commit()
         with pytest.raises(RwmError, match="exists already"):
             second.commit()
+        second.__exit__()
     assert home.dataset("set").rows == 10
 
 
@@ -244,8 +247,31 @@ def test_rows_of_any_memory_order_and_length_are_the_same_at_rest(home, schema, 
 def test_a_writer_clears_what_a_dead_one_left_of_its_own_name_only(home, schema, rows):
     gone = 2**22 + 1  # above the largest process number
     for name in ("set", "other-set"):
-        (home.data_dir / f".tmp-{gone}-{name}").mkdir(parents=True)
+        (home.data_dir / f".tmp-{gone}-{place()}-{name}").mkdir(parents=True)
     with writer_of(home, schema) as writer:
         writer.append(Episode(rows, truncated=True))
         writer.commit()
-    assert sorted(p.name for p in home.data_dir.iterdir()) == [f".tmp-{gone}-other-set", "set"]
+    assert sorted(p.name for p in home.data_dir.iterdir()) == [f".tmp-{gone}-{place()}-other-set", "set"]
+
+
+def test_a_dataset_whose_shards_were_removed_while_it_was_made_is_not_committed(home, schema, rows):
+    with writer_of(home, schema, rows_per_shard=10) as writer:
+        for part in np.split(rows, 10):
+            writer.append(Episode(part, truncated=True))
+        for done in writer._writing:
+            done.result()
+        (building,) = home.data_dir.glob(".tmp-*")
+        (building / "shard-00003.parquet").unlink()
+        with pytest.raises(RwmError, match=r"shard-00003.parquet is missing or changed .* 'set' was not committed"):
+            writer.commit()
+    assert list(home.data_dir.iterdir()) == []
+
+
+def test_a_dataset_whose_folder_was_removed_while_it_was_made_does_not_make_it_anew(home, schema, rows):
+    with writer_of(home, schema, rows_per_shard=10) as writer:
+        (building,) = home.data_dir.glob(".tmp-*")
+        shutil.rmtree(building)
+        writer.append(Episode(rows, truncated=True))
+        with pytest.raises(RwmError, match=r"Cannot write .*shard-00000.parquet: No such file"):
+            writer.commit()
+    assert list(home.data_dir.iterdir()) == []

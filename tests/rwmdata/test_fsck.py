@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
-from rwmdata.atomic import TMP_MARK
+from rwmdata import atomic
+from rwmdata.atomic import TMP_MARK, commit_file
+from rwmdata.episodes import Episode
 from rwmdata.fsck import check_home, repair
-from rwmdata.machine import alive
+from rwmdata.locks import exclusive
+from rwmdata.machine import alive, place
 from rwmdata.runs import Run
+from rwmdata.writer import DatasetWriter
 
 
 @pytest.fixture
@@ -34,13 +40,83 @@ def test_a_whole_home_has_no_trouble(home, make_dataset, episodes):
 def test_leftovers_of_dead_writers_are_removed_and_those_of_living_ones_kept(home, make_dataset, episodes, dead_pid):
     dataset = make_dataset(episodes(2, 20))
     for pid in (dead_pid, os.getpid()):
-        (home.data_dir / f"{TMP_MARK}{pid}-other").mkdir()
-        (home.data_dir / f"{TMP_MARK}{pid}-other" / "shard-00000.parquet").write_text("half")
-    (dataset.path / f"{TMP_MARK}{dead_pid}-dataset.json").write_text("half")
+        (home.data_dir / f"{TMP_MARK}{pid}-{place()}-other").mkdir()
+        (home.data_dir / f"{TMP_MARK}{pid}-{place()}-other" / "shard-00000.parquet").write_text("half")
+    (dataset.path / f"{TMP_MARK}{dead_pid}-{place()}-dataset.json").write_text("half")
     troubles = check_home(home)
     assert len(troubles) == 2 and all("cut off" in t.what for t in troubles)
     assert len(repair(home, troubles)) == 2 and check_home(home) == []
-    assert (home.data_dir / f"{TMP_MARK}{os.getpid()}-other").is_dir() and dataset.matrix().shape[0] == 40
+    assert (home.data_dir / f"{TMP_MARK}{os.getpid()}-{place()}-other").is_dir() and dataset.matrix().shape[0] == 40
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Let this process look at a home from another container: its process numbers mean nothing, its locks do."""
+    monkeypatch.setattr(atomic, "place", lambda: "0e15e0e1")
+    monkeypatch.setattr(atomic, "alive", lambda pid: False)
+
+
+def aged(path, seconds):
+    for part in (*path.rglob("*"), path):
+        os.utime(part, (time.time() - seconds,) * 2)
+
+
+def test_an_export_that_runs_in_another_container_is_left_alone(home, schema, episodes, monkeypatch):
+    rows = episodes(3, 20)
+    with DatasetWriter(home.data_dir, "set", "anymal_d", schema, 50.0, {}, rows_per_shard=20) as writer:
+        for part in rows:
+            writer.append(Episode(part, truncated=True))
+            with monkeypatch.context() as seen:
+                seen.setattr(atomic, "alive", lambda pid: False)  # Were its lock not enough, it would count as dead.
+                (building,) = home.data_dir.glob(f"{TMP_MARK}*")
+                aged(building, 5000)
+                assert check_home(home) == [] and not atomic.abandoned(building)
+        writer.commit()
+    np.testing.assert_array_equal(home.dataset("set").matrix(), np.concatenate(rows))
+
+
+@pytest.mark.parametrize(("seconds", "removed"), [(30, False), (2 * atomic.QUIET_S, True)])
+def test_what_no_lock_guards_is_removed_from_elsewhere_only_when_old(home, elsewhere, seconds, removed):
+    folder = home.data_dir / f"{TMP_MARK}1-01234567-set"
+    (folder / "inner").mkdir(parents=True)
+    aged(folder, seconds)
+    assert [t.path for t in repair_all(home)] == [folder] * removed and folder.exists() is not removed
+
+
+def repair_all(home):
+    troubles = check_home(home)
+    repair(home, troubles)
+    return troubles
+
+
+def test_files_that_are_being_written_elsewhere_are_left_alone(home, elsewhere):
+    def write(path):
+        path.write_text("half")
+        aged(path, 5000)
+        assert check_home(home) == []
+
+    commit_file(home.data_dir / "rows.f32", write)
+    assert (home.data_dir / "rows.f32").read_text() == "half"
+
+
+def test_the_folder_of_a_user_is_no_leftover_whatever_it_is_called(home):
+    for name in (f"{TMP_MARK}notes", f"{TMP_MARK}2024-walks", f"{TMP_MARK}1-walks"):
+        (home.data_dir / name).mkdir(parents=True)
+        aged(home.data_dir / name, 5000)
+    assert check_home(home) == []
+
+
+def test_a_dataset_with_the_mark_inside_its_name_is_listed(home, make_dataset, episodes):
+    make_dataset(episodes(1, 20), name=f"walk{TMP_MARK}1")
+    assert [d.name for d in home.datasets()] == [f"walk{TMP_MARK}1"]
+
+
+def test_the_lock_of_a_dead_writer_is_removed_and_that_of_a_living_one_kept(home):
+    home.data_dir.mkdir(parents=True)
+    (home.data_dir / ".lock-dead").write_text("1 on another")
+    with exclusive(home.data_dir / ".lock-living", "it", ""):
+        assert [t.path.name for t in repair_all(home)] == [".lock-dead"]
+        assert [p.name for p in home.data_dir.iterdir()] == [".lock-living"]
 
 
 def test_damage_is_named_and_not_touched(home, make_dataset, episodes):
