@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 
 # Read by torch's thread pool when it is loaded: how long a waiting thread spins before it gives way. The default spins
@@ -16,6 +17,7 @@ from cli import bench, data_edit, demo, doctor, evaluate, fit, model, policy, re
 from cli.common import command
 from cli.progress import err
 from rwmdata.errors import RwmError
+from rwmdata.processes import ended_by_signals, signal_received
 
 INTERRUPTED = 130
 """What typer exits with on Ctrl-C."""
@@ -51,7 +53,8 @@ command(app, "doctor")(doctor.doctor)
 def run() -> None:
     """Run the command line; faults the user can fix end in one sentence and exit code 1."""
     try:
-        app()
+        with ended_by_signals():
+            app()
     except RwmError as exc:
         err.print(f"error: {exc.message}", style="red", highlight=False, markup=False)
         if exc.hint:
@@ -65,7 +68,10 @@ def run() -> None:
         sys.exit(1)
     except SystemExit as exc:
         if exc.code == INTERRUPTED:
-            err.print("interrupted; what was committed stays; go on with: rwm runs resume", highlight=False)
+            number = signal_received()
+            by = f" by {signal.Signals(number).name}" if number else ""
+            err.print(f"interrupted{by}; what was committed stays; go on with: rwm runs resume", highlight=False)
+            sys.exit(INTERRUPTED if number is None else 128 + number)
         raise
 
 

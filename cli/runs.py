@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from cli.common import Call, command, out, print_json, print_table, say
+from rwmdata.atomic import remove_folder
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.locks import held
 from rwmdata.progress import Progress
-from rwmdata.runs import HOW_TO_MAKE, KINDS, Run
+from rwmdata.runs import HOW_TO_MAKE, KINDS, LOCK_FILE, Run
 
 RESUMABLE = ("model", "policy", "train")
 
@@ -26,15 +29,24 @@ def ls(
     """List runs, newest first."""
     if kind is not None and kind not in KINDS:
         raise RwmError(f"Unknown kind '{kind}'; kinds: {', '.join(KINDS)}.", "rwm runs ls")
-    listed = call.home.runs(kind)
+    listed, broken = call.home.readable_runs(kind)
+    for fault in broken:
+        say(f"not listed: {fault.message} Try: rwm data fsck, or rwm runs rm RUN")
     if call.json:
-        print_json({"runs": [r.meta.model_dump(exclude={"summary", "config"}) | {"path": r.path} for r in listed]})
+        print_json({"runs": [about(r, {"summary", "config"}) for r in listed]})
         return
     if not listed:
         say(f"No run yet in {call.home.runs_dir}. Try: rwm demo")
         return
-    rows = [(r.id, r.kind, r.meta.status, r.meta.created[:19], lineage(r), r.meta.seed) for r in listed]
+    rows = [(r.id, r.kind, r.status, r.meta.created[:19], lineage(r), r.meta.seed) for r in listed]
     print_table("runs", ("id", "kind", "status", "created (UTC)", "made from", "seed"), rows)
+    if any(r.gone for r in listed):
+        say("gone: the process ended without a word. Try: rwm runs resume, or rwm data fsck --repair")
+
+
+def about(run: Run, left_out: set[str] | None = None) -> dict[str, Any]:
+    """Return a run's record with its path and the status it has now."""
+    return run.meta.model_dump(exclude=left_out) | {"status": run.status, "path": run.path}
 
 
 def lineage(run: Run) -> str:
@@ -47,12 +59,12 @@ def show(call: Call, run_id: RunArgument = None) -> None:
     """Show one run: status, parents, config, key numbers (the newest finished when left out)."""
     run = call.home.run(None, run_id)
     if call.json:
-        print_json(run.meta.model_dump() | {"path": run.path})
+        print_json(about(run))
         return
     meta = run.meta
     facts = [
         ("path", run.path),
-        ("status", meta.status),
+        ("status", run.status),
         ("created", meta.created),
         ("finished", meta.finished),
         ("made from", lineage(run) or "-"),
@@ -85,6 +97,38 @@ def resume(call: Call, run_id: RunArgument = None) -> None:
         print_json(run.meta.summary | {"run": run.id, "path": run.path})
     else:
         out.print(f"{run.kind} {run.id} {run.meta.status}: {run.path}", highlight=False)
+
+
+@command(app, "rm")
+def rm(
+    call: Call,
+    run_id: Annotated[str, typer.Argument(help="Run id or path.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a run, also one whose record cannot be read."""
+    folder = run_folder(call.home, run_id)
+    if held(folder / LOCK_FILE):
+        raise RwmError(f"Run {folder.name} is running.", "rwm runs ls")
+    if not yes:
+        typer.confirm(f"Delete {folder.parent.name} {folder.name} for good?", abort=True, err=True)
+    remove_folder(folder)
+    made_from = [r.id for r in call.home.runs() if folder.name in r.meta.parents.values()]
+    if call.json:
+        print_json({"removed": folder.name, "runs_made_from_it": made_from})
+        return
+    out.print(f"removed {folder.name}", highlight=False)
+    if made_from:
+        say(f"note: {len(made_from)} runs were made from it: {', '.join(made_from)}")
+
+
+def run_folder(home: Home, run_id: str) -> Path:
+    """Return the folder of a run, whether its record can be read or not.
+
+    Raises:
+        RwmError: There is none of that id.
+    """
+    known = [folder for folder in home.runs_dir.glob("*/*") if folder.name == run_id and folder.parent.name in KINDS]
+    return known[0] if known else home.run(None, run_id).path
 
 
 def continue_run(home: Home, run: Run, progress: Progress) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -22,6 +23,11 @@ TEMPORARY = re.compile(re.escape(TMP_MARK) + r"(?P<pid>\d+)-(?P<place>[0-9a-f]{8
 """Names of uncommitted files and folders: process, the place it runs in, and the name after the commit."""
 LOCK_MARK = ".lock-"
 """Begins the name of the lock that is held beside a folder while it is built."""
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+"""Errors of a file system that cannot set blocks aside."""
+BLOCK_BYTES = 2**26
+"""Written at a time, there."""
 QUIET_S = 3600.0
 """So long nothing has been written into what a process of another host or container left, before it counts as dead."""
 
@@ -108,7 +114,7 @@ def commit_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file, then rename it to ``path``; on an error nothing is left behind.
 
     Raises:
-        RwmError: The disk is full or the folder cannot be written.
+        RwmError: The disk is full or the folder cannot be written, whatever the library that writes makes of it.
     """
     temporary = temporary_name(path)
     try:
@@ -118,11 +124,55 @@ def commit_file(path: Path, write: Callable[[Path], object]) -> None:
             sync_file(temporary)
             temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as exc:
-        raise RwmError(f"Cannot write {path}: {exc.strerror or exc}.", "make room, or --home FOLDER") from exc
+    except RwmError:
+        raise
+    except Exception as exc:
+        if (reason := unwritable(exc)) is None:
+            raise
+        raise RwmError(f"Cannot write {path}: {reason}.", "make room, or --home FOLDER") from exc
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def unwritable(exc: Exception) -> str | None:
+    """Return why a file could not be written, where that is what an exception says; libraries have their own types."""
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc)
+    return next((reason for reason in map(os.strerror, NO_ROOM) if reason in str(exc)), None)
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Refuse to begin what would not fit: for libraries that end the process when a disk is full.
+
+    Args:
+        folder: An existing folder on that disk.
+        size: Bytes that will be needed.
+
+    Raises:
+        OSError: There is no room for them.
+    """
+    trial = temporary_name(folder / "room")
+    try:
+        set_aside(trial, size)
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, size: int) -> None:
+    """Make a file of that size whose blocks are there: a full disk is an error now, not a crash in the middle.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as exc:
+            if exc.errno not in NO_FALLOCATE:
+                raise
+            for start in range(0, size, BLOCK_BYTES):
+                file.write(bytes(min(size - start, BLOCK_BYTES)))
 
 
 @contextmanager

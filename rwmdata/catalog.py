@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from rwmdata.atomic import commit_file
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.machine import available_threads
 from rwmdata.manifest import CACHED_ROWS, MANIFEST_FILE, DatasetManifest
+from rwmdata.mapped_rows import mapped_rows
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 
@@ -57,6 +57,7 @@ class Dataset:
         self.name, self.robot = manifest.name, manifest.robot
         self.rows, self.control_hz = manifest.rows, manifest.control_hz
         self.schema: Schema = manifest.build_schema()
+        self._verified: set[int] = set()
 
     @classmethod
     def open(cls, path: str | Path) -> Dataset:
@@ -112,19 +113,17 @@ class Dataset:
     def mapped_matrix(self) -> np.ndarray:
         """Return the rows of :meth:`matrix` as a memory-mapped file: for data larger than memory.
 
-        The file, ``rows.f32`` beside the shards, is created by the first call. Changes to the array stay in this
-        process.
+        The file, ``rows.f32`` beside the shards, is created by the first call, and again where it is damaged. Changes
+        to the array stay in this process.
 
         Raises:
             RwmError: As :meth:`matrix`, or there is no room for the file.
         """
         file, shape = self.path / ROWS_FILE, (self.rows, self.schema.width)
         try:
-            if not file.exists() or file.stat().st_size != 4 * self.rows * self.schema.width:
-                commit_file(file, lambda p: self.read_into(np.memmap(p, np.float32, "w+", shape=shape)))
-            return np.memmap(file, np.float32, "c", shape=shape)
+            return mapped_rows(file, shape, [shard.sha256 for shard in self.manifest.shards], self.read_into)
         except OSError as exc:
-            raise RwmError(f"Cannot write {file}: {exc.strerror}.", "rwm fit --rows memory") from exc
+            raise RwmError(f"Cannot read {file}: {exc.strerror}.", "rwm fit --rows memory") from exc
 
     def read_into(self, out: np.ndarray) -> None:
         """Fill ``out (R, width)`` with all rows, reading the shards in parallel.
@@ -141,9 +140,27 @@ class Dataset:
             rows = read_shard(self.shard_paths[number], self.schema, out[start:stop])
             if rows != stop - start:
                 raise self._damaged(f"{self.shard_paths[number]} holds {rows} rows, the manifest says {stop - start}")
+            self.verify(number)
 
         with ThreadPoolExecutor(available_threads(), "shard") as pool:
             list(pool.map(read, range(len(self.manifest.shards))))
+
+    def verify(self, number: int) -> None:
+        """Compare a shard with its checksum, the first time it is read.
+
+        Raises:
+            RwmError: It is missing, or not what was written.
+        """
+        path = self.shard_paths[number]
+        if number in self._verified:
+            return
+        try:
+            same = checksum(path) == self.manifest.shards[number].sha256
+        except OSError as exc:
+            raise self._damaged(f"Cannot read {path}: {exc.strerror}") from exc
+        if not same:
+            raise self._damaged(f"{path} has another checksum than when it was written")
+        self._verified.add(number)
 
     def _damaged(self, what: str) -> RwmError:
         return RwmError(f"{what}.", f"rwm data validate {self.name}")

@@ -13,9 +13,8 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, Provenance, split_episodes
 from rwmdata.progress import Progress, silent
-from rwmdata.runs import now
 from rwmdata.views import open_views
-from rwmdata.writer import DatasetWriter, new_dataset_path
+from rwmdata.writer import DatasetWriter, created_now, new_dataset_path
 
 Part = tuple[Dataset, set[int] | None]
 """A dataset and the numbers of the episodes to take from it; all when None."""
@@ -85,7 +84,7 @@ def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float],
     target = new_dataset_path(home.data_dir, name)
     splits = split_episodes(len(source.episodes), seed, shares)
     origin = {"source": "rwm data split", "datasets": [about(source)], "shares": shares, "seed": seed}
-    changes = {"name": name, "created": now(), "splits": splits, "provenance": origin}
+    changes = {"name": name, "created": created_now(home.data_dir), "splits": splits, "provenance": origin}
     manifest = DatasetManifest.model_validate({**source.manifest.model_dump(), **changes})
     with commit_folder(target) as folder:
         for path in source.shard_paths:

@@ -60,11 +60,11 @@ def read_episodes(dataset: Dataset, numbers: set[int] | None = None) -> Iterator
         numbers: Episodes to read; all when None.
 
     Raises:
-        RwmError: A shard cannot be read.
+        RwmError: A shard cannot be read, or is not what was written.
     """
     table = dataset.manifest.episodes
     number, base = 0, 0
-    for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
+    for file, (path, shard) in enumerate(zip(dataset.shard_paths, dataset.manifest.shards, strict=True)):
         in_shard = []
         while number < len(table.start) and table.start[number] < base + shard.rows:
             if numbers is None or number in numbers:
@@ -72,6 +72,7 @@ def read_episodes(dataset: Dataset, numbers: set[int] | None = None) -> Iterator
             number += 1
         if in_shard:
             columns = _read_columns(dataset, path)
+            dataset.verify(file)
             for k in in_shard:
                 start = table.start[k] - base
                 yield _episode(dataset, k, {name: c[start : start + table.length[k]] for name, c in columns.items()})

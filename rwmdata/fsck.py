@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import json
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,12 +10,16 @@ from pathlib import Path
 
 from rwmdata.atomic import LOCK_MARK, TEMPORARY, TMP_MARK, abandoned
 from rwmdata.catalog import Dataset, checksum
+from rwmdata.checksums import CHANGED, damage_of
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.locks import exclusive, held
-from rwmdata.machine import alive
 from rwmdata.manifest import MANIFEST_FILE
-from rwmdata.runs import Run
+from rwmdata.runs import METRICS_FILE, Run
+
+NAMED = 5
+"""Odd lines of a file that are listed."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,13 @@ def check_home(home: Home, deep: bool = True) -> list[Trouble]:
 
     Args:
         home: The folder.
-        deep: Also read every shard and compare its checksum.
+        deep: Also read every shard and checkpoint and compare checksums.
     """
     troubles = [*_leftovers(home.data_dir), *_leftovers(home.runs_dir)]
     for folder in _folders(home.data_dir, "*"):
         troubles += _dataset_troubles(folder, deep)
     for folder in _folders(home.runs_dir, "*/*"):
-        troubles += _run_troubles(folder)
+        troubles += _run_troubles(folder, deep)
     return troubles
 
 
@@ -51,7 +55,9 @@ def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
             with suppress(RwmError), exclusive(trouble.path, str(trouble.path), ""):
                 pass  # Leaving the block removes it.
         elif trouble.path.name == "run.json":
-            Run.open(trouble.path.parent).update(status="interrupted", error="the process that ran it is gone")
+            run = Run.open(trouble.path.parent)
+            if run.gone:  # still
+                run.update(status="interrupted", error="the process that ran it is gone")
         elif trouble.path.is_dir():
             shutil.rmtree(trouble.path, ignore_errors=True)
         else:
@@ -83,12 +89,19 @@ def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:
     for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
         if not path.is_file():
             troubles.append(Trouble(path, "is missing", ""))
-        elif deep and checksum(path) != shard.sha256:
-            troubles.append(Trouble(path, "has another checksum than when it was written", ""))
+        elif deep and (damage := _shard_damage(path, shard.sha256)):
+            troubles.append(Trouble(path, damage, ""))
     return troubles
 
 
-def _run_troubles(folder: Path) -> list[Trouble]:
+def _shard_damage(path: Path, expected: str) -> str | None:
+    try:
+        return None if checksum(path) == expected else CHANGED
+    except OSError as exc:
+        return f"cannot be read: {exc.strerror}"
+
+
+def _run_troubles(folder: Path, deep: bool) -> list[Trouble]:
     file = folder / "run.json"
     if not file.is_file():
         return [Trouble(folder, "has no run.json, so it is not a run", "")]
@@ -96,7 +109,41 @@ def _run_troubles(folder: Path) -> list[Trouble]:
         run = Run.open(folder)
     except RwmError as exc:
         return [Trouble(folder, exc.message, "")]
-    here = run.meta.machine.get("host") == platform.node()
-    if run.meta.status == "running" and here and (run.meta.pid is None or not alive(run.meta.pid)):
-        return [Trouble(file, "says running, but its process is gone", "mark it interrupted; rwm runs resume goes on")]
-    return []
+    troubles = _damaged(run.kept_files) if deep else []
+    troubles += _records(run)
+    if run.gone:
+        repair = "mark it interrupted; rwm runs resume goes on"
+        troubles.append(Trouble(file, "says running, but its process is gone", repair))
+    return troubles
+
+
+def _records(run: Run) -> list[Trouble]:
+    """Return which of a run's records cannot be read; the last line of the metrics may be cut off by a crash."""
+    troubles = []
+    for path in sorted(run.path.glob("*.json")):
+        try:
+            json.loads(path.read_bytes())
+        except (OSError, ValueError) as exc:
+            troubles.append(Trouble(path, f"cannot be read: {one_line(exc)}", ""))
+    try:
+        lines = run.metric_lines()
+    except OSError as exc:
+        return [*troubles, Trouble(run.path / METRICS_FILE, f"cannot be read: {exc.strerror}", "")]
+    odd = [str(number) for number, row in enumerate(lines, 1) if row is None and number < len(lines)]
+    if odd:
+        which = f"{', '.join(odd[:NAMED])}{', ...' if len(odd) > NAMED else ''}"
+        troubles.append(Trouble(run.path / METRICS_FILE, f"lines {which} are no metrics and are left out", ""))
+    return troubles
+
+
+def _damaged(files: list[Path]) -> list[Trouble]:
+    """Return which of the files that carry checksums are not as they were written."""
+    troubles = []
+    for path in files:
+        try:
+            damage = damage_of(path)
+        except OSError as exc:
+            damage = f"cannot be read: {exc.strerror}"
+        if damage:
+            troubles.append(Trouble(path, damage, ""))
+    return troubles

@@ -21,13 +21,23 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from rwmdata.atomic import commit_folder, write_json, write_text
+from rwmdata.atomic import commit_folder, ended, sync_file, sync_folder, write_json, write_text
+from rwmdata.clock import moment_after, now, text_of
 from rwmdata.config import Model, one_line
 from rwmdata.errors import RwmError
-from rwmdata.locks import exclusive
+from rwmdata.locks import exclusive, held
+from rwmdata.machine import place
+from rwmdata.processes import Ended, ended_by_signals
 from rwmdata.wandb_log import WandbLog
 
 Status = Literal["created", "running", "finished", "failed", "interrupted"]
+GONE = "gone"
+"""Shown in place of ``running`` where the process has ended without a word."""
+KEPT = (".safetensors", ".pt")
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = ".lock"
+"""In a run's folder, held by the process that runs it."""
 HOW_TO_MAKE = {
     "model": "rwm fit",
     "policy": "rwm policy",
@@ -36,16 +46,13 @@ HOW_TO_MAKE = {
     "report": "rwm report",
 }
 KINDS = tuple(HOW_TO_MAKE)
+STAMP = "%Y%m%d-%H%M%S"
+"""Begins a run's id: when it was created."""
 DIGEST = "#sha256="
 """Between a file and the digest of its content, where lineage names a file and not a run."""
 LOG = logging.getLogger(__name__)
 """Says at level INFO which run begins, and in which folder."""
 LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
-
-
-def now() -> str:
-    """Return the UTC time as ISO 8601, with microseconds so that runs sort by creation."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def versions() -> dict[str, str]:
@@ -92,7 +99,20 @@ class RunMeta(BaseModel):
     machine: dict[str, str] = {}
     pid: int | None = None
     """Process that runs it, on that machine."""
+    place: str | None = None
+    """Host, boot and PID namespace of that process, see :func:`rwmdata.machine.place`."""
     git: dict[str, str | bool] = {}
+
+
+def _moment_of_new(runs_dir: Path) -> datetime:
+    """Return the time a new run is created at: later than every other run, also where the clock was set back."""
+    stamp = f"{datetime.now(UTC):{STAMP}}"
+    return moment_after(p / RUN_FILE for p in runs_dir.glob("*/*") if p.name[:1].isdigit() and p.name >= stamp)
+
+
+def state_before(state_file: Path) -> Path:
+    """Return the name the state before the newest one is kept under."""
+    return state_file.with_stem(f"{state_file.stem}-before")
 
 
 class HasRuns(Protocol):
@@ -110,6 +130,20 @@ class Run:
         self.path, self.meta = path, meta
         self.id, self.kind = meta.id, meta.kind
         self._wandb: WandbLog | None = None
+
+    @property
+    def status(self) -> str:
+        """The recorded status; ``gone`` where that is ``running`` and the process that ran it is there no more."""
+        return GONE if self.gone else self.meta.status
+
+    @property
+    def gone(self) -> bool:
+        """Whether it says running, but was cut off: its lock is free, and its process is gone or long silent."""
+        meta = self.meta
+        if meta.status != "running" or held(self.path / LOCK_FILE):
+            return False
+        where = meta.place or (place() if meta.machine.get("host") == platform.node() else "")
+        return meta.pid is None or ended(meta.pid, where, self.path)
 
     @property
     def checkpoints(self) -> Path:
@@ -142,6 +176,11 @@ class Run:
         """What a resumed run continues from: newest weights, optimizer and counters."""
         return self.checkpoints / "state.pt"
 
+    @property
+    def kept_files(self) -> list[Path]:
+        """The model, policy and state files that it keeps."""
+        return sorted(p for p in self.checkpoints.glob("*") if p.suffix in KEPT and not p.name.startswith("."))
+
     def stage_file(self, iteration: int) -> Path:
         """Return the file of the policy after ``iteration`` iterations; all are kept for replays."""
         return self.checkpoints / f"policy-{iteration:06d}.safetensors"
@@ -157,10 +196,11 @@ class Run:
         Raises:
             RwmError: The folder cannot be written.
         """
-        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        moment = _moment_of_new(home.runs_dir)
+        run_id = f"{moment:{STAMP}}-{secrets.token_hex(3)}"
         machine = {"host": platform.node(), "system": platform.platform(), "cpu": platform.machine()}
         state = {"command": sys.argv, "versions": versions(), "machine": machine, "git": git_state()}
-        made = {"id": run_id, "kind": kind, "status": "created", "created": now(), "seed": seed}
+        made = {"id": run_id, "kind": kind, "status": "created", "created": text_of(moment), "seed": seed}
         meta = RunMeta.model_validate({**made, "parents": parents, "config": config, **state})
         path = home.runs_dir / kind / run_id
         with commit_folder(path) as folder:
@@ -177,15 +217,15 @@ class Run:
         Raises:
             RwmError: ``run.json`` is missing or does not validate.
         """
-        file = path / "run.json"
+        file = path / RUN_FILE
         try:
             return cls(path, RunMeta.model_validate_json(file.read_text()))
-        except (OSError, ValidationError) as exc:
+        except (OSError, ValueError) as exc:  # A byte that is no text is a ValueError.
             raise RwmError(f"{file} is not a readable run record: {one_line(exc)}.", "rwm runs ls") from exc
 
     def save(self) -> None:
         """Write ``run.json`` atomically."""
-        write_text(self.path / "run.json", self.meta.model_dump_json(indent=2) + "\n")
+        write_text(self.path / RUN_FILE, self.meta.model_dump_json(indent=2) + "\n")
 
     def configuration(self, model: type[Model]) -> Model:
         """Return the options the run was started with; an option that an older record lacks has its field's default.
@@ -199,35 +239,45 @@ class Run:
             raise RwmError(f"The recorded options of run {self.id} are not valid: {one_line(exc)}.") from exc
 
     def update(self, **changes: Any) -> None:
-        """Change fields of ``run.json`` and save it."""
+        """Change fields of ``run.json`` and save it; what was logged before is durable then."""
+        self.sync()
         self.meta = self.meta.model_copy(update=changes)
         self.save()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Append one row per metric to ``metrics.jsonl``; non-finite values are written as null, not dropped."""
+        """Append one row per metric to ``metrics.jsonl``, durable after :meth:`sync`; non-finite values become null."""
         values = {name: float(value) for name, value in metrics.items()}
         rows = [{"step": step, "metric": k, "value": v if math.isfinite(v) else None} for k, v in values.items()]
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / METRICS_FILE).open("a") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
         if self._wandb:
             self._wandb.log(step, values)
 
+    def sync(self) -> None:
+        """Make the metrics logged so far durable, before a state is saved that counts on them."""
+        file = self.path / METRICS_FILE
+        if file.exists():
+            sync_file(file)
+            sync_folder(self.path)
+
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the metric rows; a line torn by a crash is left out."""
-        file = self.path / "metrics.jsonl"
-        rows = []
-        for line in file.read_text().splitlines() if file.exists() else []:
-            with suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-        return rows
+        """Return the metric rows; a line that is none (torn by a crash, damaged) is left out."""
+        return [row for row in self.metric_lines() if row is not None]
+
+    def metric_lines(self) -> list[dict[str, Any] | None]:
+        """Return what each line of ``metrics.jsonl`` holds; None where it is no metric row."""
+        file = self.path / METRICS_FILE
+        lines = file.read_text(errors="replace").split("\n") if file.exists() else []
+        return [_metric_row(line) for line in (lines[:-1] if lines and not lines[-1] else lines)]
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the rows after ``step``: a resumed run writes them again."""
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
-        write_text(self.path / "metrics.jsonl", "".join(kept))
+        write_text(self.path / METRICS_FILE, "".join(kept))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the run as finished with its key numbers."""
+        """Mark the run as finished with its key numbers; only an unfinished run needs the state before the last."""
+        state_before(self.state_file).unlink(missing_ok=True)
         self.update(status="finished", finished=now(), summary=summary, error=None)
 
     def _open_wandb(self) -> WandbLog | None:
@@ -243,21 +293,23 @@ class Run:
     def running(self) -> Iterator[Run]:
         """Mark the run as running; as failed or interrupted when the block ends by an exception.
 
-        The block calls :meth:`finish`; leaving it without one leaves the status ``running``. Where the configuration
-        names a project of Weights & Biases as ``wandb``, what the block logs goes there too.
+        SIGTERM and SIGHUP interrupt it as Ctrl-C does, unless they are handled already. The block calls :meth:`finish`;
+        leaving it without one leaves the status ``running``. Where the configuration names a project of Weights &
+        Biases as ``wandb``, what the block logs goes there too.
 
         Raises:
             RwmError: Another process runs it, or wandb is missing or refuses.
         """
         machine = {**self.meta.machine, "host": platform.node()}
-        with exclusive(self.path / ".lock", f"Run {self.id}", "rwm runs ls"):
-            self.update(status="running", error=None, pid=os.getpid(), machine=machine)
+        with ended_by_signals(), exclusive(self.path / LOCK_FILE, f"Run {self.id}", "rwm runs ls"):
+            self.update(status="running", error=None, pid=os.getpid(), machine=machine, place=place())
             LOG.info("%s %s writes to %s", self.kind, self.id, self.path)
             try:
                 self._wandb = self._open_wandb()
                 yield self
-            except KeyboardInterrupt:
-                self.update(status="interrupted", error="interrupted by the user")
+            except KeyboardInterrupt as exc:
+                by = str(exc) if isinstance(exc, Ended) else "the user"
+                self.update(status="interrupted", error=f"interrupted by {by}")
                 raise
             except BaseException as exc:
                 self.update(status="failed", error=" ".join(f"{type(exc).__name__}: {exc}".split())[:2000])
@@ -266,6 +318,19 @@ class Run:
                 if self._wandb:
                     self._wandb.close(failed=self.meta.status != "finished")
                 self._wandb = None
+
+
+def _metric_row(line: str) -> dict[str, Any] | None:
+    """Return a metric row; None for a line that is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int) or not isinstance(row.get("metric"), str):
+        return None
+    if "value" not in row or not isinstance(row["value"], float | int | None) or "\ufffd" in row["metric"]:
+        return None
+    return row
 
 
 @dataclass(frozen=True)

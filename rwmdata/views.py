@@ -100,7 +100,7 @@ def _episode_rows(dataset: Dataset) -> Iterator[Row]:
 
 def _run_row(run: Run) -> Row:
     m, parents = run.meta, run.meta.parents
-    return (m.id, m.kind, m.status, m.created, m.finished, m.seed, *(parents.get(k) for k in PARENTS), str(run.path),
+    return (m.id, m.kind, run.status, m.created, m.finished, m.seed, *(parents.get(k) for k in PARENTS), str(run.path),
             json.dumps(m.config), json.dumps(m.summary))  # fmt: skip
 
 

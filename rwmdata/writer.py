@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from rwmdata.atomic import building, commit_file, rename_folder, temporary_name, write_text
 from rwmdata.catalog import Dataset, checksum
+from rwmdata.clock import moment_after, text_of
 from rwmdata.episodes import Episode, check_finite
 from rwmdata.errors import RwmError
 from rwmdata.manifest import (
@@ -28,7 +29,6 @@ from rwmdata.manifest import (
     ShardInfo,
     split_episodes,
 )
-from rwmdata.runs import now
 from rwmdata.schema import COMMAND_COLUMNS, Schema
 
 ROWS_PER_SHARD = 200_000
@@ -50,6 +50,11 @@ def new_dataset_path(data_dir: Path, name: str) -> Path:
     if (data_dir / name).exists():
         raise RwmError(f"Dataset '{name}' exists already in {data_dir}.", "--name NEW_NAME")
     return data_dir / name
+
+
+def created_now(data_dir: Path) -> str:
+    """Return the time a new dataset is created at: later than every other, also where the clock was set back."""
+    return text_of(moment_after(data_dir.glob(f"[!.]*/{MANIFEST_FILE}")))
 
 
 class DatasetWriter:
@@ -192,8 +197,10 @@ class DatasetWriter:
             for i, column in enumerate(self.schema.columns)
         ]
         extension = [c.name.removeprefix("extension_") for c in self.schema.columns if c.group == "extension"]
-        about = {"name": self.path.name, "created": now(), "provenance": self.provenance, "control_hz": self.control_hz}
-        robot = {"robot": self.robot, "joints": list(self.schema.joints), "legs": list(self.schema.legs)}
+        created = created_now(self.path.parent)
+        about = {"name": self.path.name, "created": created, "provenance": self.provenance}
+        about |= {"control_hz": self.control_hz, "robot": self.robot}
+        robot = {"joints": list(self.schema.joints), "legs": list(self.schema.legs)}
         content = {"rows": self.rows, "columns": columns, "episodes": self._table, "shards": shards}
         splits = split_episodes(len(self._table.start), self.seed)
         return DatasetManifest.model_validate({**about, **robot, "extension": extension, **content, "splits": splits})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +19,9 @@ from torch import Tensor
 from rwmdata.atomic import commit_file
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
+from rwmdata.runs import state_before
 from rwmmodel.calibration_factors import Calibration
-from rwmmodel.described_file import read_described, save_described
+from rwmmodel.described_file import read_described, refuse_damaged, save_described
 from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 
@@ -25,6 +29,7 @@ FORMAT = "rwm-dynamics-ensemble-1"
 METADATA_KEY = "rwm_model"
 POLICY_PREFIXES = ("actor.", "critic.", "rwm_policy")
 """Prefixes of keys in policy files: the authors', rsl_rl's and ours."""
+LOG = logging.getLogger(__name__)
 WANTED = "a checkpoints/model.safetensors written by 'rwm fit'"
 
 
@@ -119,8 +124,56 @@ class FitState:
 
 
 def save_fit_state(path: Path, state: FitState, weights: dict[str, Tensor], optimizer_state: dict[str, Any]) -> None:
-    """Write everything a resumed fit needs to one file, atomically."""
-    save_state(path, {"fit": asdict(state), "model": weights, "optimizer": optimizer_state})
+    """Write everything a resumed fit needs to one file, atomically; the state before is kept beside it."""
+    save_resumable(path, {"fit": asdict(state), "model": weights, "optimizer": optimizer_state})
+
+
+def load_fit_state(path: Path, device: torch.device) -> tuple[FitState, dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_fit_state` wrote, see :func:`load_resumable`.
+
+    Raises:
+        RwmError: Neither state is one of a fit.
+    """
+    content = load_resumable(path, device)
+    try:
+        return FitState(**content["fit"]), content["model"], content["optimizer"]
+    except (KeyError, TypeError) as exc:
+        raise RwmError(f"{path} is not a fit state to resume from: {one_line(exc)}.", "rwm fit") from exc
+
+
+def save_resumable(path: Path, content: Mapping[str, object]) -> None:
+    """Write a state that a run resumes from, atomically; the state before is kept beside it."""
+    before = state_before(path)
+    if path.exists():
+        commit_file(before, lambda p: _link(path, p))
+    save_state(path, content)
+
+
+def load_resumable(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read the newest state that :func:`save_resumable` wrote; where it is damaged, the one before, and say so.
+
+    Raises:
+        RwmError: Neither can be read.
+    """
+    try:
+        return load_state(path, device)
+    except RwmError as exc:
+        before = state_before(path)
+        if not before.exists():
+            raise
+        content = load_state(before, device)
+        commit_file(path, lambda p: _link(before, p))  # Or the next save would keep the damaged one.
+        LOG.warning("%s The run goes on from the state before it, %s.", exc.message, before.name)
+        return content
+
+
+def _link(path: Path, link: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        shutil.copyfile(path, link)
 
 
 def save_state(path: Path, content: Mapping[str, object]) -> None:
@@ -131,11 +184,12 @@ def save_state(path: Path, content: Mapping[str, object]) -> None:
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what :func:`save_state` wrote, unpickling tensors and plain values only.
+    """Read what :func:`save_state` wrote, unpickling tensors and plain values only; its checksums are compared.
 
     Raises:
         RwmError: The file is damaged or of another kind.
     """
+    refuse_damaged(path, "checkpoint")
     try:
         return dict(torch.load(path, map_location=device, weights_only=True))
     except Exception as exc:  # Arbitrary bytes make the unpickler raise anything.
@@ -145,12 +199,3 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
 def unreadable(path: Path, exc: Exception) -> RwmError:
     """Return the error for a checkpoint that cannot be read or does not fit."""
     return RwmError(f"The checkpoint {path} cannot be read: {type(exc).__name__}.", "start a new run")
-
-
-def load_fit_state(path: Path, device: torch.device) -> tuple[FitState, dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_fit_state` wrote; raises as :func:`load_state` does."""
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-        return FitState(**content["fit"]), content["model"], content["optimizer"]
-    except Exception as exc:  # Arbitrary bytes make the unpickler raise anything.
-        raise RwmError(f"{path} is not a fit state to resume from: {one_line(exc)}.", "rwm fit") from exc

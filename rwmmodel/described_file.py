@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rwmdata.atomic import commit_file
+from rwmdata.checksums import CHECKSUM, damage_of, safetensors_checksum
 from rwmdata.errors import RwmError
 
 LFS_MARK = b"version https://git-lfs"
@@ -25,11 +26,12 @@ def is_safetensors(path: Path) -> bool:
 
 
 def save_described(path: Path, network: nn.Module, key: str, description: Mapping[str, object]) -> None:
-    """Write a network's tensors and, under ``key``, its description to one file, atomically."""
+    """Write a network's tensors and, under ``key``, its description with a checksum of both to one file, atomically."""
     # Cloned, because on a GPU a recurrent net's weights share one block of memory, which the format refuses.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
     # One key only: the format does not keep the order of several, and equal networks should give equal files.
-    packed = save(tensors, {key: json.dumps(description)})
+    checksum = safetensors_checksum(save(tensors, {key: json.dumps(description)}))
+    packed = save(tensors, {key: json.dumps({**description, CHECKSUM: checksum})})
     commit_file(path, lambda p: p.write_bytes(packed))
 
 
@@ -47,13 +49,30 @@ def refuse_missing(path: Path, what: str, hint: str) -> None:
             raise RwmError(text, f"git lfs pull --include {path.name}")
 
 
+def refuse_damaged(path: Path, what: str) -> None:
+    """Refuse a ``what`` file that carries checksums and is not as it was written.
+
+    Raises:
+        RwmError: It is damaged, or cannot be read.
+    """
+    try:
+        damage = damage_of(path)
+    except OSError as exc:
+        raise RwmError(f"Cannot read the {what} file {path}: {exc.strerror}.", "rwm runs ls") from exc
+    if damage:
+        raise RwmError(
+            f"The {what} file {path} {damage}.", "a copy of it, or a new run; rwm data fsck checks the others"
+        )
+
+
 def read_described(path: Path, what: str, hint: str) -> tuple[dict[str, str], dict[str, Tensor]] | None:
     """Return the metadata and the tensors of a safetensors file; None for a file of another format.
 
     Raises:
-        RwmError: The file is missing or a Git LFS pointer, see :func:`refuse_missing`.
+        RwmError: The file is missing or a Git LFS pointer, see :func:`refuse_missing`, or its checksum is another.
     """
     refuse_missing(path, what, hint)
+    refuse_damaged(path, what)
     try:
         with safe_open(path, framework="pt") as content:
             return content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118

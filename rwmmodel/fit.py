@@ -228,6 +228,7 @@ class _Fit:
 
     def _save(self, run: Run) -> None:
         self.state.step = self.updates.count  # an interrupt may have come in between
+        run.sync()
         save_fit_state(run.state_file, self.state, self.updates.weights(), self.updates.optimizer.state_dict())
         self.saved = self.state.step
 

@@ -15,7 +15,7 @@ from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 from rwmmodel.adam_state import Moments, moments_of, optimizer_state
 from rwmmodel.checkpoint import POLICY_PREFIXES, save_state
-from rwmmodel.described_file import refuse_missing
+from rwmmodel.described_file import refuse_damaged, refuse_missing
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
 
@@ -116,6 +116,7 @@ def export_reference(model: DynamicsEnsemble, path: Path, beside: Mapping[str, o
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """Return what a checkpoint holds, tensors on the CPU; raises as :func:`import_reference` does."""
     refuse_missing(path, "checkpoint", "rwm model import FILE")
+    refuse_damaged(path, "checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # Arbitrary bytes make the unpickler raise anything.

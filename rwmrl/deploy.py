@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import warnings
@@ -109,7 +110,9 @@ def _torchscript(policy: MlpPolicy, path: Path, observation: torch.Tensor, expec
     def write(temporary: Path) -> np.ndarray:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)
-            torch.jit.save(torch.jit.trace(policy, observation[:1]), str(temporary))
+            packed = io.BytesIO()  # Where a disk is full, torch's own writer ends the process.
+            torch.jit.save(torch.jit.trace(policy, observation[:1]), packed)
+            temporary.write_bytes(packed.getbuffer())
             return torch.jit.load(str(temporary))(observation).numpy()
 
     return _commit_checked(path, write, expected)

@@ -20,7 +20,7 @@ from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmdata.windows import WindowSampler, split_starts
-from rwmmodel.checkpoint import load_state, save_state, unreadable
+from rwmmodel.checkpoint import load_resumable, save_resumable, unreadable
 from rwmmodel.devices import resolve_device
 from rwmrl.observations import add_noise, noise_scale
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, save_policy
@@ -212,7 +212,8 @@ class Learner:
         """Write the newest policy, then the state a resumed run starts from."""
         save_policy(self.policy(f"policy {run.id}"), run.policy_file)
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        save_state(run.state_file, {"completed": self.done, "parts": parts})
+        run.sync()
+        save_resumable(run.state_file, {"completed": self.done, "parts": parts})
 
     def restore(self, run: Run) -> None:
         """Go back to the run's last checkpoint, if it has one.
@@ -223,7 +224,7 @@ class Learner:
         path = run.state_file
         if not path.exists():
             return
-        state = load_state(path, self.device)
+        state = load_resumable(path, self.device)
         try:
             for name, part in self._parts().items():
                 part.load_state_dict(state["parts"][name])

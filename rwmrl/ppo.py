@@ -18,7 +18,7 @@ from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
 from rwmdata.runs import Checkpoint, Run
-from rwmmodel.checkpoint import load_state, save_state, unreadable
+from rwmmodel.checkpoint import load_resumable, load_state, save_resumable, unreadable
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import Observations, VecEnv
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
@@ -371,7 +371,10 @@ class Runner(OnPolicyRunner):
 
     def _save_state(self, moment: Snapshot | None) -> None:
         beside = self.companion.state() if self.companion else {}
-        save_state(self.run.state_file, {**self.alg.save(), **beside, "completed": self.completed, "moment": moment})
+        self.run.sync()
+        save_resumable(
+            self.run.state_file, {**self.alg.save(), **beside, "completed": self.completed, "moment": moment}
+        )
 
     def _moment(self) -> Snapshot | None:
         """Return what the next iteration depends on beside the networks, if all of it can be told."""
@@ -452,7 +455,7 @@ class Runner(OnPolicyRunner):
         path = self.run.state_file
         if not path.exists():
             return
-        state = load_state(path, torch.device(self.device))
+        state = load_resumable(path, torch.device(self.device))
         try:
             self.alg.load(state, None, strict=True)
             self.completed = self.current_learning_iteration = int(state["completed"])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Generator
+from concurrent.futures import as_completed
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +18,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.optional import optional_import
+from rwmdata.processes import WorkerPool
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Checkpoint, Run
 from rwmrl.imagination_training import parents_of, train_policy, with_clone
@@ -93,12 +94,13 @@ def sweep_policies(
     progress(len(finished), len(configs), {})
     threads = max(1, available_threads() // workers)
     run_jobs = _on_ray(jobs, workers, threads, address) if engine == "ray" else _locally(jobs, workers, threads)
-    for k, (run_id, error) in run_jobs:
-        if run_id is None:
-            failures.append(f"lambda {configs[k].imagination.lam:g}, seed {configs[k].seed}: {error}")
-        else:
-            finished[k] = home.run("policy", run_id)
-        progress(len(finished), len(configs), {})
+    with closing(run_jobs):  # An interruption in this block ends the workers too.
+        for k, (run_id, error) in run_jobs:
+            if run_id is None:
+                failures.append(f"lambda {configs[k].imagination.lam:g}, seed {configs[k].seed}: {error}")
+            else:
+                finished[k] = home.run("policy", run_id)
+            progress(len(finished), len(configs), {})
     if failures:
         failed = f"{len(failures)} of {len(configs)} policies failed ({'; '.join(failures)})"
         raise RwmError(f"{failed}; the others are finished.", "the same command again")
@@ -119,6 +121,7 @@ Job = tuple[str, str, str, str]
 """Home, dataset, model and configuration: text only, so that it can be sent anywhere."""
 Outcome = tuple[str | None, str]
 """Run id, or None and the error."""
+Outcomes = Generator[tuple[int, Outcome], None, None]
 
 
 def train_one(job: Job, threads: int) -> Outcome:
@@ -135,18 +138,17 @@ def train_one(job: Job, threads: int) -> Outcome:
     return run.id, ""
 
 
-def _locally(jobs: dict[int, Job], workers: int, threads: int) -> Iterator[tuple[int, Outcome]]:
+def _locally(jobs: dict[int, Job], workers: int, threads: int) -> Outcomes:
     if not jobs:
         return
-    # Spawned, because a fork would inherit torch's thread pool in a state it cannot use.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with WorkerPool(workers) as pool:
         waiting = {pool.submit(train_one, job, threads): k for k, job in jobs.items()}
         for done in as_completed(waiting):
             error = done.exception()
             yield waiting[done], (None, f"{type(error).__name__}: {error}") if error else done.result()
 
 
-def _on_ray(jobs: dict[int, Job], workers: int, threads: int, address: str | None) -> Iterator[tuple[int, Outcome]]:
+def _on_ray(jobs: dict[int, Job], workers: int, threads: int, address: str | None) -> Outcomes:
     with optional_import("A sweep on a cluster needs the package ray", extra="ray"):
         import ray
     if not jobs:

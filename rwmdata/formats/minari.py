@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rwmdata.atomic import commit_folder
+from rwmdata.atomic import commit_folder, require_room
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 EPISODES_AT_ONCE = 64
+WIDER = 8
+"""Floats of a step beside those of a row: command, reward, ends."""
+EPISODE_BYTES = 32_768
+"""Of HDF5's own for each episode, at most."""
 
 
 def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) -> str:
@@ -60,6 +64,8 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
     }
     with commit_folder(target, hint="--out FOLDER") as temporary, datasets_root(temporary), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # About the authors and the environment, which are not given.
+        size = 4 * dataset.rows * (dataset.schema.width + WIDER) + EPISODE_BYTES * len(dataset.episodes)
+        require_room(temporary, size)  # HDF5 ends the process where a disk is full.
         written = None
         for buffers, rows in _buffers(dataset):
             if written is None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from rwmdata.atomic import commit_folder, remove_folder, temporary_name, write_text
+from rwmdata.atomic import (
+    commit_file,
+    commit_folder,
+    remove_folder,
+    require_room,
+    set_aside,
+    temporary_name,
+    write_text,
+)
 from rwmdata.errors import RwmError
 
 
@@ -86,4 +95,45 @@ def test_a_folder_removed_while_it_is_built_is_not_made_anew(tmp_path):
     with pytest.raises(RwmError, match="Cannot write"), commit_folder(tmp_path / "a") as folder:
         shutil.rmtree(folder)
         write_text(folder / "inner" / "x", "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+class LibraryError(Exception):
+    """What a library makes of a full disk."""
+
+
+@pytest.mark.parametrize("text", ["No space left on device (os error 28)", "x: File too large", "Disk quota exceeded"])
+def test_a_full_disk_is_one_sentence_whatever_the_library_that_writes_makes_of_it(tmp_path, text):
+    def write(path):
+        raise LibraryError(text)
+
+    with pytest.raises(RwmError, match=r"Cannot write .*x: (No space|File too|Disk quota)"):
+        commit_file(tmp_path / "x", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_a_library_is_its_own(tmp_path):
+    def write(path):
+        raise LibraryError("odd")
+
+    with pytest.raises(LibraryError, match="odd"):
+        commit_file(tmp_path / "x", write)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_room_is_asked_for_and_given_back(tmp_path, monkeypatch, number):
+    require_room(tmp_path, 5000)
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    if number == errno.ENOSPC:
+        with pytest.raises(OSError, match="No space left"):
+            set_aside(tmp_path / "x", 5000)
+        (tmp_path / "x").unlink()
+    else:
+        set_aside(tmp_path / "x", 5000)
+        assert (tmp_path / "x").stat().st_size == 5000
+        (tmp_path / "x").unlink()
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -10,9 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rwmdata import atomic
+from rwmdata import atomic, mapped_rows
 from rwmdata.catalog import Dataset, checksum
-from rwmdata.episodes import Episode
+from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.machine import place
@@ -275,3 +276,40 @@ def test_a_dataset_whose_folder_was_removed_while_it_was_made_does_not_make_it_a
         with pytest.raises(RwmError, match=r"Cannot write .*shard-00000.parquet: No such file"):
             writer.commit()
     assert list(home.data_dir.iterdir()) == []
+
+
+def test_a_flipped_bit_in_a_shard_is_noticed_when_rows_are_read(home, schema, rows):
+    with writer_of(home, schema) as writer:
+        writer.append(Episode(rows, truncated=True))
+        path = writer.commit().shard_paths[0]
+    raw = path.read_bytes()
+    for at in range(100, len(raw), len(raw) // 20):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :])
+        for read in (Dataset.matrix, Dataset.mapped_matrix, lambda dataset: list(read_episodes(dataset))):
+            with pytest.raises(RwmError, match="shard-00000.parquet"):
+                read(Dataset.open(path.parent))
+    path.write_bytes(raw)
+    np.testing.assert_array_equal(Dataset.open(path.parent).matrix(), rows)
+
+
+def test_mapped_rows_that_were_damaged_are_made_again(dataset, rows, monkeypatch):
+    monkeypatch.setattr(mapped_rows, "BLOCK_BYTES", 1024)
+    dataset.mapped_matrix()
+    file = dataset.path / "rows.f32"
+    raw = bytearray(file.read_bytes())
+    raw[5000] ^= 1
+    file.write_bytes(raw)
+    np.testing.assert_array_equal(dataset.mapped_matrix(), rows)
+    made = file.stat().st_ino
+    dataset.mapped_matrix()
+    assert file.stat().st_ino == made
+
+
+def test_mapped_rows_ask_for_their_room_before_they_are_written(dataset, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RwmError, match=r"Cannot write .*rows.f32: No space left"):
+        dataset.mapped_matrix()
+    assert not list(dataset.path.glob("*rows.f32*"))

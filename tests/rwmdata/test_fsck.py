@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from rwmdata import atomic
 from rwmdata.atomic import TMP_MARK, commit_file
@@ -18,6 +20,7 @@ from rwmdata.locks import exclusive
 from rwmdata.machine import alive, place
 from rwmdata.runs import Run
 from rwmdata.writer import DatasetWriter
+from rwmmodel.described_file import save_described
 
 
 @pytest.fixture
@@ -138,9 +141,10 @@ def test_damage_is_named_and_not_touched(home, make_dataset, episodes):
 def test_runs_whose_process_is_gone_are_marked_interrupted(home, dead_pid):
     dead, living, elsewhere = (Run.create(home, "model", {}, {}, 0) for _ in range(3))
     machine = dead.meta.machine
-    dead.update(status="running", pid=dead_pid)
-    living.update(status="running", pid=os.getpid())
+    dead.update(status="running", pid=dead_pid, place=place())
+    living.update(status="running", pid=os.getpid(), place=place())
     elsewhere.update(status="running", pid=dead_pid, machine={**machine, "host": "another"})
+    assert [r.status for r in (dead, living, elsewhere)] == ["gone", "running", "running"]
     troubles = check_home(home)
     assert what(troubles) == [("run.json", "says running, but its process is gone", True)]
     repair(home, troubles)
@@ -153,3 +157,36 @@ def test_a_running_block_names_its_process(home):
     with run.running():
         assert Run.open(run.path).meta.pid == os.getpid() and alive(os.getpid())
         run.finish({})
+
+
+def test_a_run_that_is_silent_elsewhere_is_gone_unless_its_lock_is_held(home):
+    run = Run.create(home, "model", {}, {}, 0)
+    run.update(status="running", pid=1, place="01234567")
+    assert not run.gone
+    aged(run.path, 2 * atomic.QUIET_S)
+    assert run.gone
+    with exclusive(run.path / ".lock", "it", ""):
+        aged(run.path, 2 * atomic.QUIET_S)
+        assert not run.gone
+
+
+def test_a_run_whose_process_is_gone_is_listed_as_such(home, rwm, dead_pid):
+    Run.create(home, "model", {}, {}, 0).update(status="running", pid=dead_pid, place=place())
+    assert json.loads(rwm("runs", "ls", "--json"))["runs"][0]["status"] == "gone" and " gone " in rwm("runs", "ls")
+    assert json.loads(rwm("sql", "select status from runs", "--json"))["rows"] == [{"status": "gone"}]
+
+
+def test_a_damaged_checkpoint_is_named_and_whole_ones_are_not(home):
+    run = Run.create(home, "model", {}, {}, 0)
+    save_described(run.model_file, torch.nn.Linear(4, 2), "about", {"format": "x"})
+    save_described(run.policy_file, torch.nn.Linear(4, 2), "about", {"format": "x"})
+    torch.save({"w": torch.arange(100.0)}, run.state_file)
+    run.finish({})
+    assert check_home(home) == []
+    for path in (run.policy_file, run.state_file):
+        raw = bytearray(path.read_bytes())
+        raw[raw.index(torch.arange(100.0).numpy().tobytes()) + 9 if path == run.state_file else -1] ^= 1
+        path.write_bytes(raw)
+    troubles = check_home(home)
+    assert [t.path for t in troubles] == [run.policy_file, run.state_file] and check_home(home, deep=False) == []
+    assert all("has another checksum than when it was written" in t.what and not t.repair for t in troubles)

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from rwmdata.errors import RwmError
-from rwmmodel.checkpoint import FitState, load_fit_state, load_model, save_fit_state, save_model
+from rwmmodel.checkpoint import (
+    METADATA_KEY,
+    FitState,
+    load_fit_state,
+    load_model,
+    load_resumable,
+    load_state,
+    save_fit_state,
+    save_model,
+    save_resumable,
+    save_state,
+)
+from rwmmodel.described_file import read_described
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
 
@@ -77,7 +91,7 @@ class Trap:
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
     torch.save({"x": Trap(tmp_path / "harmed")}, tmp_path / "trap.pt")
     assert "not a world model" in refused(tmp_path / "trap.pt")
-    with pytest.raises(RwmError, match="not a fit state"):
+    with pytest.raises(RwmError, match="trap.pt cannot be read"):
         load_fit_state(tmp_path / "trap.pt", torch.device("cpu"))
     assert not (tmp_path / "harmed").exists()
 
@@ -103,11 +117,13 @@ def test_tensors_that_do_not_fit_the_description_are_refused(tmp_path):
 def test_a_damaged_description_is_refused(tmp_path):
     model = small_model()
     save_model(model, tmp_path / "x.safetensors")
-    raw = (tmp_path / "x.safetensors").read_bytes()
-    (tmp_path / "x.safetensors").write_bytes(raw.replace(b"lstm", b"lsXm"))
-    assert "damaged: base" in refused(tmp_path / "x.safetensors")
-    (tmp_path / "x.safetensors").write_bytes(raw.replace(b"ensemble-1", b"ensemble-9"))
-    assert "ensemble-9" in refused(tmp_path / "x.safetensors")
+    metadata, tensors = read_described(tmp_path / "x.safetensors", "model", "")
+    description = json.loads(metadata[METADATA_KEY])
+    description.pop("checksum")
+    for old, new, fault in (("lstm", "lsXm", "damaged: base"), ("ensemble-1", "ensemble-9", "ensemble-9")):
+        text = json.dumps(description).replace(old, new)
+        save_file(tensors, tmp_path / "x.safetensors", {METADATA_KEY: text})
+        assert fault in refused(tmp_path / "x.safetensors")
 
 
 def test_fit_state_comes_back(tmp_path):
@@ -121,3 +137,75 @@ def test_fit_state_comes_back(tmp_path):
     assert dataclasses.asdict(got) == dataclasses.asdict(state)
     assert torch.equal(weights["weight"], net.weight)
     assert torch.equal(moments["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def flips(path):
+    """Flip one bit of a file after the other, evenly spaced over its bytes; the file is whole again afterwards."""
+    raw = path.read_bytes()
+    for at in range(0, len(raw), max(1, len(raw) // 150)):
+        changed = bytearray(raw)
+        changed[at] ^= 1 << (at % 8)
+        path.write_bytes(changed)
+        yield
+    path.write_bytes(raw)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_flipped_bit_in_a_model_file_is_noticed_or_changes_nothing(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(small_model(), path)
+    whole, unchanged = load_model(path), 0
+    for _ in flips(path):
+        try:
+            flipped = load_model(path)
+        except RwmError as exc:
+            assert str(path) in exc.message
+        else:
+            unchanged += 1
+            assert flipped.config == whole.config and flipped.info == whole.info
+            assert same(flipped.state_dict(), whole.state_dict())
+    assert unchanged < 5  # the padding of the header
+
+
+def test_a_flipped_bit_in_a_state_file_is_noticed_or_changes_nothing(tmp_path):
+    path, whole = tmp_path / "state.pt", {f"w{k}": torch.randn(40) for k in range(4)}
+    save_state(path, whole)
+    noticed = 0
+    for _ in flips(path):
+        try:
+            assert same(load_state(path, torch.device("cpu")), whole)
+        except RwmError as exc:
+            noticed += 1
+            assert str(path) in exc.message
+    assert noticed > 20
+
+
+def damage(path):
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(torch.full((8,), 7.0).numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_damaged_state_is_replaced_by_the_one_before_with_a_sentence(tmp_path, caplog):
+    path, cpu = tmp_path / "state.pt", torch.device("cpu")
+    for step in (1, 2):
+        save_resumable(path, {"step": step, "w": torch.full((8,), 7.0)})
+    damage(path)
+    with caplog.at_level(logging.WARNING):
+        assert load_resumable(path, cpu)["step"] == 1
+    (sentence,) = caplog.messages
+    assert "state.pt has another checksum" in sentence and "goes on from the state before it" in sentence
+    save_resumable(path, {"step": 3, "w": torch.full((8,), 7.0)})
+    damage(path)
+    assert load_resumable(path, cpu)["step"] == 1  # a whole one is kept, not the damaged one
+
+
+def test_without_a_whole_state_nothing_is_resumed(tmp_path):
+    path = tmp_path / "state.pt"
+    save_resumable(path, {"w": torch.full((8,), 7.0)})
+    damage(path)
+    with pytest.raises(RwmError, match="state.pt has another checksum"):
+        load_resumable(path, torch.device("cpu"))

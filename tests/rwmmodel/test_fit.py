@@ -120,6 +120,24 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(home, linear_dataset, at
     assert resumed.metrics() == undisturbed.metrics()
 
 
+def test_a_fit_whose_newest_state_is_damaged_goes_on_from_the_one_before_to_the_same_weights(
+    home, linear_dataset, caplog
+):
+    undisturbed = fit_model(home, linear_dataset, tiny(checkpoint_interval=3))
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny(checkpoint_interval=3), interrupting(8))
+    run = next(r for r in home.runs("model") if r.meta.status == "interrupted")
+    raw = bytearray(run.state_file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    run.state_file.write_bytes(raw)
+    resumed = fit_model(home, linear_dataset, resume=run)
+    assert "goes on from the state before it" in caplog.text
+    expected, got = weights_of(undisturbed), weights_of(resumed)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert resumed.metrics() == undisturbed.metrics()
+    assert sorted(p.name for p in resumed.checkpoints.iterdir()) == ["model.safetensors", "state.pt"]
+
+
 def test_an_interrupted_validation_is_made_up_for(home, linear_dataset, monkeypatch):
     undisturbed = fit_model(home, linear_dataset, tiny())
     real = fit_module.Validator.__call__
@@ -313,3 +331,12 @@ def test_windows_that_end_in_a_fall_are_drawn_as_often_as_asked(make_dataset, sc
     assert share() == pytest.approx(0.5 / 55, abs=0.005)
     assert share(fall_share=0.2) == pytest.approx(0.2, abs=0.02)
     assert share(fall_share=0.2, balance=True) == pytest.approx(0.2, abs=0.02)
+
+
+def test_metrics_are_on_the_disk_before_the_state_that_counts_on_them(home, linear_dataset, monkeypatch):
+    order, sync, save = [], Run.sync, fit_module.save_fit_state
+    monkeypatch.setattr(Run, "sync", lambda run: (order.append("sync"), sync(run)))
+    monkeypatch.setattr(fit_module, "save_fit_state", lambda *content: (order.append("state"), save(*content)))
+    fit_model(home, linear_dataset, tiny())
+    assert order.count("state") > 1
+    assert all(order[k - 1] == "sync" for k, what in enumerate(order) if what == "state")

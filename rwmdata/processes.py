@@ -1,0 +1,126 @@
+"""How work ends early: SIGTERM and SIGHUP as Ctrl-C does, and workers with the process that began them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import TypeVar
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""What Slurm, Docker and systemd send, and a terminal that closes."""
+SAVING_S = 20.0
+"""So long after the first of these signals others are ignored: the state is being saved."""
+GRACE_S = 60.0
+"""So long a worker may take to save its state."""
+Result = TypeVar("Result")
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked the process to end; whatever saves its state on Ctrl-C saves it.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+
+
+class _Received:
+    number: int | None = None
+    at = 0.0
+
+
+def signal_received() -> int | None:
+    """Return the number of the signal that asked this process to end; None if none did."""
+    return _Received.number
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if _Received.number is not None and now - _Received.at < SAVING_S:
+        return
+    _Received.number, _Received.at = number, now
+    raise Ended(number)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise :class:`Ended` inside the block, where they would end the process without a word.
+
+    Signals that are handled or ignored already (``nohup``) stay so. Only the main thread can do this; in another
+    nothing changes.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in ENDING if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+class WorkerPool:
+    """Processes that end with this one, however it ends: their state is saved as on SIGTERM.
+
+    Leaving the block by an exception ends them too; otherwise it waits for them. They are spawned, because a fork
+    would inherit torch's thread pool in a state it cannot use.
+
+    Args:
+        workers: How many work at the same time.
+    """
+
+    def __init__(self, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        # A worker sees the end of this process as the end of the pipe, whose other end nobody else holds.
+        self._theirs, self._ours = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(workers, context, _end_with, (self._theirs,))
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def submit(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
+        """Let a worker call a function."""
+        return self._pool.submit(_call, function, *arguments)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            self._ours.close()
+        self._pool.shutdown(cancel_futures=kind is not None)
+        self._theirs.close()
+        self._ours.close()
+
+
+def _call(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a worker; one that is told to end takes no other job."""
+    try:
+        return function(*arguments)
+    except KeyboardInterrupt:
+        os._exit(128 + (signal_received() or signal.SIGINT))
+
+
+def _end_with(parent: Connection) -> None:
+    """Prepare a worker: it ends as by SIGTERM when the other end of the pipe is closed."""
+    for number in ENDING:
+        signal.signal(number, _end)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: Connection) -> None:
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os._exit(128 + signal.SIGTERM)

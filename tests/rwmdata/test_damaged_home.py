@@ -1,0 +1,81 @@
+"""One bad byte does not hide the rest: what is damaged is named, what is whole is listed, and damage can be removed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rwmdata.errors import RwmError
+from rwmdata.fsck import check_home
+from rwmdata.runs import METRICS_FILE, RUN_FILE, Run
+
+ODD = (b"17", b"[1, 2]", b'{"step": "x", "metric": "a", "value": 1}', b'{"metric": "a", "value": 1}', b"\xff\xfe",
+       b'{"step": 2, "metric": "\xff", "value": 1.0}', b'{"step": 2, "metric": "a", "value": "q"}')  # fmt: skip
+
+
+def record_with(run, content):
+    (run.path / RUN_FILE).write_bytes(content)
+
+
+@pytest.fixture
+def two(home):
+    """Return a whole run and the folder of one whose record holds a byte that is no text."""
+    whole, broken = Run.create(home, "model", {}, {}, 0), Run.create(home, "model", {}, {}, 0)
+    whole.finish({})
+    raw = (broken.path / RUN_FILE).read_bytes()
+    record_with(broken, raw.replace(b"created", b"cre\xffted", 1))
+    return whole, broken.path
+
+
+def test_a_byte_that_is_no_text_is_a_fault_of_its_run(two):
+    with pytest.raises(RwmError, match="run.json is not a readable run record"):
+        Run.open(two[1])
+
+
+def test_runs_are_listed_beside_a_broken_one_which_is_named(two, rwm_process):
+    whole, broken = two
+    done = rwm_process("runs", "ls", "--json")
+    assert [r["id"] for r in json.loads(done.stdout)["runs"]] == [whole.id] and done.returncode == 0
+    assert str(broken) in done.stderr and "rwm runs rm" in done.stderr
+
+
+def test_a_broken_run_can_be_removed(home, two, rwm):
+    assert json.loads(rwm("runs", "rm", two[1].name, "--yes", "--json"))["removed"] == two[1].name
+    assert not two[1].exists() and [p.name for p in (home.runs_dir / "model").iterdir()] == [two[0].id]
+
+
+def test_a_run_that_is_running_is_not_removed(home, rwm):
+    run = Run.create(home, "model", {}, {}, 0)
+    with run.running(), pytest.raises(RwmError, match="is running"):
+        rwm("runs", "rm", run.id, "--yes")
+    assert run.path.exists()
+
+
+def test_lines_that_are_no_metrics_are_left_out_and_named(home):
+    run = Run.create(home, "model", {}, {}, 0)
+    run.log(1, {"loss": 1.0})
+    with (run.path / METRICS_FILE).open("ab") as file:
+        file.write(b"\n".join(ODD) + b"\n")
+    run.log(3, {"loss": float("nan")})
+    with (run.path / METRICS_FILE).open("ab") as file:
+        file.write(b'{"step": 4, "met')
+    assert [(row["step"], row["value"]) for row in run.metrics()] == [(1, 1.0), (3, None)]
+    (trouble,) = check_home(home)
+    assert trouble.path.name == METRICS_FILE and trouble.what.startswith("lines 2, 3, 4, 5, 6, ... are no metrics")
+    run.truncate_metrics(3)
+    assert len(run.metrics()) == 2 and check_home(home) == []
+
+
+def test_fsck_names_what_cannot_be_read_and_goes_on(home, two, make_dataset, episodes):
+    whole, broken = two
+    half = make_dataset(episodes(1, 20), name="half").path / "dataset.json"
+    half.write_bytes(half.read_bytes()[:200])
+    shard = make_dataset(episodes(1, 20), name="shard").shard_paths[0]
+    shard.unlink()
+    shard.mkdir()
+    (whole.path / "summary.json").write_bytes(b"{\xff")
+    places = [t.path for t in check_home(home)]
+    assert places == [half.parent, shard, whole.path / "summary.json", broken] or places == [
+        half.parent, shard, broken, whole.path / "summary.json"
+    ]  # fmt: skip

@@ -1,0 +1,80 @@
+"""Signals end work as Ctrl-C does, and workers end with the process that began them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rwmdata import processes
+from rwmdata.machine import alive
+from rwmdata.processes import Ended, ended_by_signals
+from rwmdata.runs import Run
+
+PARENT = """
+import os, time
+from rwmdata.processes import WorkerPool, ended_by_signals
+
+if __name__ == "__main__":
+    with ended_by_signals(), WorkerPool(2) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 300).result()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_signal_yet(monkeypatch):
+    monkeypatch.setattr(processes._Received, "number", None)
+
+
+@pytest.mark.parametrize("number", processes.ENDING)
+def test_a_run_that_is_told_to_end_is_marked_interrupted_by_that_signal(home, number):
+    run = Run.create(home, "model", {}, {}, 0)
+    with pytest.raises(KeyboardInterrupt), run.running():
+        assert signal.getsignal(number) is not signal.SIG_DFL  # or the next line would end the tests
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    meta = Run.open(run.path).meta
+    assert (meta.status, meta.error) == ("interrupted", f"interrupted by {signal.Signals(number).name}")
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_second_signal_does_not_disturb_what_saves_the_state():
+    saved = []
+    with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            saved.append(True)
+    assert saved == [True]
+
+
+def test_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_began_them_however_it_ends(tmp_path, number):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    command = [sys.executable, str(script)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    worker = int(parent.stdout.readline())
+    assert alive(worker)
+    parent.send_signal(number)
+    parent.wait(30)
+    until = time.monotonic() + 30
+    while alive(worker) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not alive(worker)
