@@ -198,7 +198,7 @@ class DatasetWriter:
         ]
         extension = [c.name.removeprefix("extension_") for c in self.schema.columns if c.group == "extension"]
         created = created_now(self.path.parent)
-        about = {"name": self.path.name, "created": created, "provenance": self.provenance}
+        about: dict[str, object] = {"name": self.path.name, "created": created, "provenance": self.provenance}
         about |= {"control_hz": self.control_hz, "robot": self.robot}
         robot = {"joints": list(self.schema.joints), "legs": list(self.schema.legs)}
         content = {"rows": self.rows, "columns": columns, "episodes": self._table, "shards": shards}
