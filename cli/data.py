@@ -69,7 +69,9 @@ def convert(
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the new dataset.")] = None,
-    robot: Annotated[str | None, typer.Option(help="Robot the rows come from.")] = None,
+    robot: Annotated[
+        str | None, typer.Option(help="Robot the rows come from; else the one an HDF5 file is of, else anymal_d.")
+    ] = None,
     episode_ends: Annotated[
         str | None, typer.Option(help="CSV: auto, marked and physically implied; file, marked only; none.")
     ] = None,
@@ -79,6 +81,15 @@ def convert(
     extension: Annotated[
         str | None,
         typer.Option("--extension", help="Names of additional columns between action and contact: height,slope."),
+    ] = None,
+    joint_order: Annotated[
+        str | None, typer.Option(help="HDF5: order of the recorded joints: robot, legs, types, or their names.")
+    ] = None,
+    quaternions: Annotated[
+        str | None, typer.Option(help="HDF5: wxyz or xyzw; else what the file says and its motion shows.")
+    ] = None,
+    rate_hz: Annotated[
+        float | None, typer.Option(help="HDF5: rows per second; else what the file says. Higher rates are thinned out.")
     ] = None,
     infer: Annotated[
         bool, typer.Option("--infer", help="Only print a proposed mapping for a log, from its column names.")
@@ -98,7 +109,8 @@ def convert(
         return
     if name is None:
         raise RwmError("The new dataset needs a name.", "--name NAME")
-    options = call.chosen("robot", "mapping", "episode_ends", "seed") | {"extension": names_of(extension)}
+    options = call.chosen("robot", "mapping", "episode_ends", "joint_order", "quaternions", "rate_hz", "seed")
+    options |= {"extension": names_of(extension)}
     show_result(call, call.work("convert", convert_sources, call.home, sources, name, **options))
 
 

@@ -24,6 +24,11 @@ class Request:
     mapping: Mapping | None = None
     episode_ends: str = "auto"
     extension: Sequence[str] = ()
+    robot_given: bool = True
+    """The robot was named, not found in the sources or presumed."""
+    joint_order: str | None = None
+    quaternions: str | None = None
+    rate_hz: float | None = None
 
 
 class Format(ABC):
@@ -60,6 +65,15 @@ class Format(ABC):
     @abstractmethod
     def sniff(cls, source: Path, mapped: bool) -> bool:
         """Return whether ``source`` is of this format; ``mapped`` says that there is a mapping file."""
+
+    @classmethod
+    def robot_of(cls, sources: Sequence[Path]) -> str | None:
+        """Return the name of the robot that sources were recorded on; None where they do not say.
+
+        Raises:
+            RwmError: They are of several robots, or cannot be read.
+        """
+        return None
 
     @abstractmethod
     def read(self, file: Path) -> Iterator[Episode]:

@@ -21,15 +21,20 @@ from rwmdata.writer import DatasetWriter
 FORMATS: list[type[Format]] = [LeRobotFormat, Hdf5Format, LogFormat, CsvFormat]
 """All formats, in the order in which they are tried on a source."""
 
+DEFAULT_ROBOT = "anymal_d"
+
 
 def convert(
     home: Home,
     sources: Sequence[Path],
     name: str,
-    robot: str = "anymal_d",
+    robot: str | None = None,
     mapping: Path | None = None,
     episode_ends: str = "auto",
     extension: Sequence[str] = (),
+    joint_order: str | None = None,
+    quaternions: str | None = None,
+    rate_hz: float | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Dataset:
@@ -39,11 +44,14 @@ def convert(
         home: Where the dataset goes.
         sources: Files, folders of CSV files, or the folder of a LeRobot dataset; all of one format.
         name: Name of the new dataset.
-        robot: Robot that was recorded.
+        robot: Robot that was recorded; when None, the one that an HDF5 file is of, else anymal_d.
         mapping: File that says where the column groups are.
         episode_ends: CSV only: ``auto`` takes marked ends and those implied by physics, ``file`` only marked ones,
             ``none`` makes each file one episode.
         extension: Names of the extension columns of a CSV, between action and contact.
+        joint_order: HDF5 only: order of the joints in the recording, ``robot``, ``legs``, ``types`` or their names.
+        quaternions: HDF5 only: ``wxyz`` or ``xyzw``; when None, what the file says or its motion shows.
+        rate_hz: HDF5 only: rows per second; when None, what the file says.
         seed: Seed of the split.
         progress: Called after each file.
 
@@ -51,13 +59,15 @@ def convert(
         RwmError: The sources differ in format, one is missing, damaged or not laid out as expected, or a value is not
             finite. File and place are named and nothing is written.
     """
-    spec = load_robot(robot)
     layout = load_mapping(mapping) if mapping else None
     form = find_format(sources, mapping is not None)
-    special = {"episode_ends": episode_ends != "auto", "extension": bool(extension)}
+    special = {"episode_ends": episode_ends != "auto", "extension": bool(extension), "rate_hz": rate_hz is not None}
+    special |= {"joint_order": joint_order is not None, "quaternions": quaternions is not None}
     for option in (name for name, given in special.items() if given and name not in form.reads):
         raise RwmError(f"{form.label} files are converted without --{option.replace('_', '-')}.", "leave it out")
-    recordings = form(Request(sources, spec, layout, episode_ends, extension))
+    spec = load_robot(robot or form.robot_of(sources) or DEFAULT_ROBOT)
+    hints = {"joint_order": joint_order, "quaternions": quaternions, "rate_hz": rate_hz}
+    recordings = form(Request(sources, spec, layout, episode_ends, extension, robot is not None, **hints))
     hz, origin = 1 / spec.control_dt_s, {"source": "rwm data convert"}
     with DatasetWriter(home.data_dir, name, spec.name, recordings.schema, hz, origin, seed) as writer:
         for count, file in enumerate(recordings.files, start=1):

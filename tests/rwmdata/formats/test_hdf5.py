@@ -56,7 +56,8 @@ def test_the_stock_recorder_becomes_rows_of_state_and_the_action_before(home, ro
     np.testing.assert_allclose(rows[k, schema.group("joint_torque")], torque.clip(-80, 80), atol=1e-3)
     origin = dataset.manifest.provenance
     assert origin["computed_groups"] == ["joint_torque"]
-    assert origin["missing_groups"] == ["foot_contact", "thigh_contact"] and len(origin["notes"]) == 3
+    assert origin["missing_groups"] == ["foot_contact", "termination", "thigh_contact"]
+    assert "termination was not recorded and is zero" in origin["notes"]
 
 
 def test_every_demo_is_an_episode_in_the_order_of_its_number(home, robot, tmp_path):
@@ -120,7 +121,10 @@ def test_a_mapping_slices_scales_reorders_and_shifts(home, robot, schema, tmp_pa
 def test_faults_name_file_demo_and_dataset_and_leave_nothing(home, robot, tmp_path):
     demo, _ = stock_demo(robot)
     cases = [
-        ({k: v for k, v in demo.items() if k != "actions"}, r"demo_0 has no dataset 'actions'; it has initial_state/"),
+        (
+            {k: v for k, v in demo.items() if k != "actions"},
+            "demo_0 has a layout of its own, .*datasets: initial_state/",
+        ),
         (demo | {"actions": np.zeros((T, 11))}, r"'actions' has shape \(6, 11\), expected \(T, 12\)"),
         (demo | {"actions": np.full((T, 12), np.nan)}, "demo_0: row 0, column 'joint_torque|demo_0: row 1, column"),
     ]
