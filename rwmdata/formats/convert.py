@@ -66,8 +66,8 @@ def convert(
     for option in (name for name, given in special.items() if given and name not in form.reads):
         raise RwmError(f"{form.label} files are converted without --{option.replace('_', '-')}.", "leave it out")
     spec = load_robot(robot or form.robot_of(sources) or DEFAULT_ROBOT)
-    hints = {"joint_order": joint_order, "quaternions": quaternions, "rate_hz": rate_hz}
-    recordings = form(Request(sources, spec, layout, episode_ends, extension, robot is not None, **hints))
+    hints = (joint_order, quaternions, rate_hz)
+    recordings = form(Request(sources, spec, layout, episode_ends, extension, robot is not None, *hints))
     hz, origin = 1 / spec.control_dt_s, {"source": "rwm data convert"}
     with DatasetWriter(home.data_dir, name, spec.name, recordings.schema, hz, origin, seed) as writer:
         for count, file in enumerate(recordings.files, start=1):
