@@ -31,6 +31,9 @@ def import_(
             "taken over with the optimisers, and another left out.",
         ),
     ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Of the policy's layers: elu (the authors'), relu or tanh.")
+    ] = None,
 ) -> None:
     """Take in a model file of ours, or a checkpoint of the authors' code, which does not say its robot and history.
 
@@ -45,11 +48,12 @@ def import_(
         own = (model.info.robot if model.info else None, model.config.history)
         if (robot or own[0], history or own[1]) != own:
             raise RwmError(f"{file} is a model of {own[0]} with a history of {own[1]}.", "no --robot and no --history")
-        if with_policy:
-            raise RwmError(f"{file} is a model alone; it holds no policy.", "rwm model import, without --with-policy")
+        if with_policy or activation:
+            option = "--with-policy" if with_policy else "--activation"
+            raise RwmError(f"{file} is a model alone; it holds no policy.", f"rwm model import, without {option}")
         training = Training(model)
     else:
-        training = import_training(file, **call.chosen("robot", "history", "with_policy"))
+        training = import_training(file, **call.chosen("robot", "history", "with_policy", "activation"))
     run = keep_training(call.home, training, file.name)
     facts = facts_of(run.model_file)
     if training.policy:

@@ -19,6 +19,7 @@ from rwmdata.errors import RwmError
 from rwmdata.optional import optional_import
 from rwmdata.robots import RobotSpec, load_robot
 from rwmmodel.checkpoint import save_state
+from rwmrl.obs_normalizer import folded
 from rwmrl.policy_file import MlpPolicy, load_policy
 
 ONNX_FILE, TORCHSCRIPT_FILE, DESCRIPTION_FILE = "policy.onnx", "policy.pt", "policy.json"
@@ -75,8 +76,9 @@ def rsl_rl_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
         actor = copy.deepcopy(policy.mlp).cpu()
         first = actor[0]
         assert isinstance(first, torch.nn.Linear)
-        first.bias.sub_(first.weight @ (policy.mean / policy.scale).cpu())
-        first.weight.div_(policy.scale.cpu())
+        weight, bias = folded(first.weight, first.bias, policy.mean.cpu(), policy.scale.cpu())
+        first.weight.copy_(weight)
+        first.bias.copy_(bias)
         critic = copy.deepcopy(actor)
         critic[-1] = torch.nn.Linear(policy.info.hidden_dims[-1], 1)
         for parameter in critic.parameters():

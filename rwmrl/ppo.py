@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
@@ -14,28 +13,27 @@ from torch import Tensor
 
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
-from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
 from rwmdata.runs import Checkpoint, Run
 from rwmmodel.checkpoint import load_resumable, load_state, save_resumable, unreadable
 from rwmmodel.distributed import Ranks
-from rwmrl.envs.base import Observations, VecEnv
+from rwmrl.envs.base import VecEnv
+from rwmrl.obs_normalizer import normalizer_state, with_normalizer
 from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
 from rwmrl.ppo_config import PPOConfig
-from rwmrl.snapshots import Snapshot, copies, put_back
+from rwmrl.rsl_env import RslVecEnv, needing_rsl_rl
+from rwmrl.run_logger import RunLogger, diverged
+from rwmrl.snapshots import Snapshot
 from rwmrl.symmetry import Mirror
 
-with optional_import("PPO needs the package rsl-rl-lib 5.4 or newer", extra="rl", advice=", or rwm doctor"):
+with needing_rsl_rl():
     from rsl_rl.runners import OnPolicyRunner
     from rsl_rl.storage import RolloutStorage
-    from rsl_rl.utils.logger import Logger
     from tensordict import TensorDict
 
-RUNNING = ("cur_reward_sum", "cur_episode_length")
-"""Tensors of rsl_rl's logger about the running episodes."""
-WARM_COUNT = 1_000_000
-"""Observations that the normaliser of a warm start counts for: new ones move it slowly."""
+EXPLORATION = "distribution."
+"""Prefix of the actor's tensors of exploration."""
 
 
 def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]:
@@ -74,140 +72,6 @@ def with_mirror_image(
     if actions is not None:
         actions = torch.cat([actions, mirror.actions(actions)])
     return obs, actions
-
-
-class RslVecEnv:
-    """One of our environments in the form rsl_rl expects.
-
-    Attributes:
-        current: Observations of the last step, if any, which :meth:`get_observations` repeats: new ones would be of
-            the same state with other noise.
-    """
-
-    current: TensorDict | None = None
-
-    def __init__(self, env: VecEnv) -> None:
-        self.env = env
-        self.num_actions = env.num_actions
-        self.max_episode_length, self.device = env.max_episode_length, env.device
-        self.cfg: dict[str, object] = {}
-
-    @property
-    def num_envs(self) -> int:
-        """How many environments there are now."""
-        return self.env.num_envs
-
-    @property
-    def episode_length_buf(self) -> Tensor:
-        """Control steps since the last reset, ``(E,)``."""
-        return self.env.episode_length_buf
-
-    @episode_length_buf.setter
-    def episode_length_buf(self, value: Tensor) -> None:
-        self.env.episode_length_buf = value
-
-    def _pack(self, observations: Observations) -> TensorDict:
-        return TensorDict({"policy": observations["policy"]}, batch_size=[self.num_envs], device=self.device)
-
-    def get_observations(self) -> TensorDict:
-        """Return the policy's observations."""
-        return self._pack(self.env.get_observations()) if self.current is None else self.current
-
-    def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, object]]:
-        """Step; time-outs are passed on so that their value is bootstrapped: they are not falls."""
-        # rsl_rl collects in inference mode; its tensors could not be changed in place after training.
-        with torch.inference_mode(False), torch.no_grad():
-            step = self.env.step(actions.clone())
-        extras = {"time_outs": step.truncated.float(), "log": step.log}
-        self.current = self._pack(step.observations)
-        return self.current, step.reward, step.done.long(), extras
-
-    def state(self) -> Snapshot | None:
-        """Return the environment's state with the current observations, if it can tell."""
-        state = self.env.state()
-        return None if state is None else {"env": state, "observations": self.get_observations()["policy"].clone()}
-
-    def restore(self, state: Snapshot) -> None:
-        """Go on from a :meth:`state`."""
-        self.env.restore(state["env"])
-        self.current = self._pack({"policy": state["observations"]})
-
-
-class RunLogger(Logger):
-    """rsl_rl's logger (TensorBoard), which also writes each iteration's numbers to the run and to the progress bar.
-
-    The environment's logged values are averaged over an iteration; names ending in ``_max`` and ``_count`` take the
-    maximum and the sum. ``progress`` gets the metrics ``shown``; ``options`` are rsl_rl's own arguments.
-    """
-
-    def __init__(self, run: Run, progress: Progress, shown: tuple[str, ...], **options: Any) -> None:
-        super().__init__(log_dir=str(run.path / "tensorboard"), **options)
-        self.run, self.progress, self.shown = run, progress, shown
-        self.git_status_repos: list[str] = []
-        self.beside: dict[str, float] = {}
-        """What is logged of what is trained beside the policy."""
-
-    def init_logging_writer(self) -> None:
-        """Open TensorBoard's file."""
-        if not self.disable_logs:
-            super().init_logging_writer()
-
-    def state(self) -> Snapshot:
-        """Return returns and lengths of the last episodes, and those of the running ones so far."""
-        return {"returns": list(self.rewbuffer), "lengths": list(self.lenbuffer), **copies(self, RUNNING)}
-
-    def restore(self, state: Snapshot) -> None:
-        """Go on from a :meth:`state`."""
-        for buffer, saved in ((self.rewbuffer, state["returns"]), (self.lenbuffer, state["lengths"])):
-            buffer.clear()
-            buffer.extend(saved)
-        put_back(self, RUNNING, state)
-
-    def process_env_step(self, rewards: Tensor, dones: Tensor, extras: dict, intrinsic: Tensor | None = None) -> None:
-        """Add a step's numbers to the buffers; of returns and lengths only those of simulated robots, if any are."""
-        count = len(self.cur_reward_sum)
-        super().process_env_step(rewards[:count], dones[:count], extras, intrinsic)
-
-    def log(self, it: int, start_it: int, total_it: int, **numbers: Any) -> None:
-        """Log one iteration; its text is printed.
-
-        Raises:
-            RwmError: A loss or the exploration is not finite.
-        """
-        if self.disable_logs:
-            return
-        metrics = {f"loss/{k}": float(v) for k, v in numbers["loss_dict"].items()}
-        metrics["policy/std"] = float(numbers["action_std"].detach().mean())
-        metrics["policy/learning_rate"] = float(numbers["learning_rate"])
-        broken = [f"{k} is {v}" for k, v in metrics.items() if not math.isfinite(v)]
-        for key in dict.fromkeys(k for step in self.ep_extras for k in step):
-            metrics[key] = _reduce(key, [step[key] for step in self.ep_extras if key in step])
-        if self.rewbuffer:
-            metrics["episode/return"] = sum(self.rewbuffer) / len(self.rewbuffer)
-            metrics["episode/length"] = sum(self.lenbuffer) / len(self.lenbuffer)
-        seconds = numbers["collect_time"] + numbers["learn_time"]
-        metrics["perf/steps_per_second"] = self.cfg["num_steps_per_env"] * self.num_envs * self.gpu_world_size / seconds
-        metrics["perf/collect_s"], metrics["perf/learn_s"] = numbers["collect_time"], numbers["learn_time"]
-        metrics |= self.beside
-        super().log(it, start_it, total_it, **numbers)
-        for key, value in self.beside.items():
-            self.writer.add_scalar(key, value, it)
-        self.run.log(it + 1, metrics)
-        if broken:
-            raise _diverged("; ".join(broken))
-        self.progress(it + 1, total_it, {k.split("/")[-1]: metrics[k] for k in self.shown if k in metrics})
-
-
-def _diverged(how: str) -> RwmError:
-    return RwmError(f"PPO diverged: {how}. The last checkpoint stays.", "a lower learning rate")
-
-
-def _reduce(key: str, values: list[float | Tensor]) -> float:
-    """Reduce one iteration's values of a logged number, each a scalar or ``(n,)``, to one."""
-    joined = torch.cat([torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in values])
-    if key.endswith("_max"):
-        return float(joined.max())
-    return float(joined.sum() if key.endswith("_count") else joined.mean())
 
 
 class Companion(Protocol):
@@ -305,7 +169,7 @@ class Runner(OnPolicyRunner):
             networks = (self.alg.actor, self.alg.critic)
             if all(torch.isfinite(p).all() for network in networks for p in network.parameters()):
                 raise
-            raise _diverged("the networks are not finite") from exc
+            raise diverged("the networks are not finite") from exc
 
     def _update_both(self, update: Callable[[], dict[str, float]], companion: Companion) -> dict[str, float]:
         """Update the policy, then what is trained beside it; return the policy's losses."""
@@ -345,14 +209,19 @@ class Runner(OnPolicyRunner):
 
     @contextmanager
     def _critic_alone(self) -> Iterator[None]:
-        """Freeze the actor, exploration included; the learning rate is fixed, as there is no KL to adapt it to."""
-        schedule, self.alg.schedule = self.alg.schedule, "fixed"
-        self.alg.actor.requires_grad_(False)
+        """Let the actor stay as it is, exploration and normaliser included.
+
+        The learning rate is fixed, as there is no KL to adapt it to.
+        """
+        actor, schedule, normalized = self.alg.actor, self.alg.schedule, self.alg.actor.obs_normalization
+        self.alg.schedule = "fixed"
+        actor.requires_grad_(False)
+        actor.obs_normalization = False  # It still normalises, but its statistics are not updated.
         try:
             yield
         finally:
-            self.alg.schedule = schedule
-            self.alg.actor.requires_grad_(True)
+            self.alg.schedule, actor.obs_normalization = schedule, normalized
+            actor.requires_grad_(True)
 
     def save(self, path: str, infos: dict | None = None) -> None:
         """Write the newest state and policy; ``path`` is rsl_rl's own choice and not used."""
@@ -416,40 +285,41 @@ class Runner(OnPolicyRunner):
         starts anew. A run with a checkpoint of its own continues from that instead.
 
         Raises:
-            RwmError: There is no policy to begin with, or its networks are of another shape.
+            RwmError: There is no policy to begin with, or its networks, observations or actions are others than ours.
         """
-        if source.run is None or not source.run.state_file.exists():
-            self._begin_with(load_policy(source.file), source.id)
-            return
-        state = load_state(source.run.state_file, torch.device(self.device))
-        own = self.alg.actor.state_dict()
-        exploration = {k: v for k, v in own.items() if k.startswith("distribution.")}
+        policy = load_policy(source.file)
+        self._refuse_other(policy.info, source.id)
+        state = self._state_of(policy)
+        if source.run and source.run.state_file.exists():
+            state = load_state(source.run.state_file, torch.device(self.device))
         try:
-            self.alg.actor.load_state_dict({**state["actor_state_dict"], **exploration})
-            self.alg.critic.load_state_dict(state["critic_state_dict"])
+            for network, name in ((self.alg.actor, "actor_state_dict"), (self.alg.critic, "critic_state_dict")):
+                own = {k: v for k, v in network.state_dict().items() if k.startswith(EXPLORATION)}
+                given = {k: v for k, v in state[name].items() if not k.startswith(EXPLORATION)}
+                network.load_state_dict(with_normalizer(given, self.ppo.obs_normalization) | own)
         except (RuntimeError, KeyError) as exc:
             raise RwmError(f"The networks of {source.id} do not fit ours: {one_line(exc)}.", "rwm runs ls") from exc
 
-    @torch.no_grad()
-    def _begin_with(self, policy: MlpPolicy, name: str) -> None:
-        actor, theirs = linear_layers(self.alg.actor.mlp), linear_layers(policy.mlp)
-        if [m.weight.shape for m in actor] != [m.weight.shape for m in theirs]:
-            shapes = " x ".join(str(m.out_features) for m in theirs)
-            raise RwmError(f"The networks of {name} do not fit ours: its layers are {shapes}.", "rwm runs ls")
-        if {policy.info.activation, policy.info.last_activation} - {self.ppo.activation, None}:
-            raise RwmError(f"The networks of {name} do not fit ours: it has other activations.", "rwm runs ls")
-        for layer, given in zip(actor, theirs, strict=True):
-            layer.load_state_dict(given.state_dict())
-        if not self.ppo.obs_normalization:
-            actor[0].bias.sub_(actor[0].weight @ (policy.mean / policy.scale).to(self.device))
-            actor[0].weight.div_(policy.scale.to(self.device))
-            return
-        for network in (self.alg.actor, self.alg.critic):
-            normalizer = network.obs_normalizer
-            std = (policy.scale - normalizer.eps).clamp_min(0.0)
-            seen = {"_mean": policy.mean, "_std": std, "_var": std.square()}
-            state = {k: v.unsqueeze(0) for k, v in seen.items()} | {"count": torch.tensor(WARM_COUNT)}
-            normalizer.load_state_dict(state)
+    def _refuse_other(self, info: PolicyInfo, name: str) -> None:
+        own, misfit = PolicyInfo.of(self.robot, self.ppo.hidden_dims), f"The networks of {name} do not fit ours"
+        for what in ("observations", "joints"):
+            if getattr(info, what) != getattr(own, what):
+                fault = f"it is a policy of '{info.robot}', with other {what} than '{self.robot.name}' has"
+                raise RwmError(f"{misfit}: {fault}.", f"--robot {info.robot}")
+        if info.hidden_dims != own.hidden_dims:
+            sizes = [str(size) for size in info.hidden_dims]
+            hint = f"--set ppo.hidden_dims=[{','.join(sizes)}]"
+            raise RwmError(f"{misfit}: its hidden layers are {' x '.join(sizes)}.", hint)
+        if {info.activation, info.last_activation} - {self.ppo.activation, None}:
+            hint = "" if info.last_activation else f"--set ppo.activation={info.activation}"
+            raise RwmError(f"{misfit}: it has other activations.", hint)
+
+    def _state_of(self, policy: MlpPolicy) -> dict[str, dict[str, Tensor]]:
+        """Return a policy's actor, and our critic behind its normaliser, as a checkpoint holds them."""
+        normalizer = normalizer_state(policy.mean, policy.scale)
+        actor = {f"mlp.{k}": v for k, v in policy.mlp.state_dict().items()}
+        critic = {k: v for k, v in self.alg.critic.state_dict().items() if k.startswith("mlp.")}
+        return {"actor_state_dict": normalizer | actor, "critic_state_dict": normalizer | critic}
 
     def _restore(self) -> None:
         path = self.run.state_file

@@ -28,9 +28,8 @@ from rwmmodel.reference_checkpoint import (
     read_checkpoint,
     world_model_of,
 )
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, save_policy
-
-Weights = dict[str, Tensor]
+from rwmrl.obs_normalizer import EPSILON, PREFIX, STATISTICS, Weights, folded, identity_state
+from rwmrl.policy_file import ACTIVATIONS, MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
 
 NAMES = {
     "distribution.std_param": "std",
@@ -40,12 +39,9 @@ NAMES = {
 }
 """Prefixes of the actor's tensors in rsl_rl 5, and in the reference's policy."""
 CRITIC_NAMES = {"mlp.": "critic.", "obs_normalizer.": "critic_obs_normalizer."}
-STATISTICS = {"_mean", "_var", "_std", "count"}
-EPSILON = 1e-2
-"""What rsl_rl's normaliser adds to a standard deviation."""
-NEVER_MOVED = 10**15
-"""Observations that the identity of a policy without a normaliser counts for: so many that it stays the identity."""
 OLD_NORMALIZER = "obs_norm_state_dict"
+ACTIVATION, USUAL_ACTIVATION = "activation", "elu"
+"""Entry of ``infos`` that our export writes, and what the authors' configurations have."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Training:
     state: dict[str, Any] | None = None
     """A training's state: networks, world model and optimisers; None without a policy or without a critic that fits."""
     notes: tuple[str, ...] = ()
-    """What was left out, and why."""
+    """What was left out or assumed, and why."""
 
 
 def export_training(run: Run, path: Path, keep_normalizers: bool = False) -> tuple[str, ...]:
@@ -65,7 +61,8 @@ def export_training(run: Run, path: Path, keep_normalizers: bool = False) -> tup
 
     The authors' configurations train without observation normalisers, so these are folded into the first layers. Adam's
     second moments of a folded weight do not follow from the old ones (they would need the mean product of two
-    gradients); such a weight is written without moments, and Adam begins anew with it.
+    gradients); such a weight is written without moments, and Adam begins anew with it. The activation of the policy's
+    layers goes into ``infos``, where :func:`import_training` finds it.
 
     Args:
         run: The run.
@@ -88,6 +85,12 @@ def export_training(run: Run, path: Path, keep_normalizers: bool = False) -> tup
         except (KeyError, ValueError, AttributeError) as exc:
             raise RwmError(f"The state {run.state_file} cannot be exported: {exc}.", "rwm runs ls") from exc
         beside |= {POLICY: policy, POLICY_OPTIMIZER: optimizer, "iter": max(int(state.get("completed", 0)) - 1, 0)}
+        activation = load_policy(run.policy_file).info.activation
+        beside["infos"] = {ACTIVATION: activation}
+        if activation != USUAL_ACTIVATION:
+            notes.append(
+                f'the layers are {activation}: configure the reference\'s policy with activation="{activation}"'
+            )
         if first := [k for k, name in enumerate(_parameters(policy)) if k not in optimizer["state"] and ".0." in name]:
             notes.append(f"normalisers are folded in: {len(first)} weights have no moments (--keep-normalizers)")
     else:
@@ -116,17 +119,21 @@ def training_of(model_file: Path) -> Run | None:
 
 
 def import_training(
-    path: Path, robot: str = "anymal_d", history: int = 32, with_policy: bool | None = None
+    path: Path,
+    robot: str = "anymal_d",
+    history: int = 32,
+    with_policy: bool | None = None,
+    activation: str | None = None,
 ) -> Training:
     """Read a reference checkpoint: its world model, and its policy and optimisers where they fit the robot.
-
-    The activation of the policy's layers is not in the file; it is taken to be ELU, as in the authors' configurations.
 
     Args:
         path: The checkpoint.
         robot: The robot it was trained on.
         history: History horizon M of a recurrent model, rows.
         with_policy: False leaves the policy out; True refuses a file whose policy does not fit.
+        activation: Of the policy's layers. A file says it if we have exported it; with neither it is taken to be ELU,
+            as in the authors' configurations, and a note says so.
 
     Raises:
         RwmError: As :func:`rwmmodel.reference_checkpoint.import_reference` does, or there is no policy that fits.
@@ -143,17 +150,19 @@ def import_training(
             raise ValueError(f"{POLICY} is no state dict")
         if OLD_NORMALIZER in content:
             raise ValueError(f"its normaliser is in {OLD_NORMALIZER}, as rsl_rl wrote it before version 3")
-        policy, actor = _policy_of(weights, robot, path.name)
+        known = _activation_of(content, activation)
+        policy, actor = _policy_of(weights, robot, path.name, known or USUAL_ACTIVATION)
     except ValueError as exc:
         if with_policy:
             raise RwmError(f"The policy in {path} cannot be taken over: {exc}.", "--only-model, or --robot") from exc
         return Training(model, notes=(f"the policy is left out: {exc}",))
+    assumed = "the activation of the policy's layers is not in the file and is taken to be ELU (--activation)"
+    notes = [] if known else [assumed]
     try:
         critic = _network(weights, "critic", len(policy.info.observations), 1, list(policy.info.hidden_dims))
     except ValueError as exc:
         note = f"critic and optimisers are left out, so a training begins with a new critic: {exc}"
-        return Training(model, policy, notes=(note,))
-    notes: list[str] = []
+        return Training(model, policy, notes=(*notes, note))
     state: dict[str, Any] = {"actor_state_dict": actor, "critic_state_dict": critic, "completed": _completed(content)}
     state["optimizer_state_dict"] = _policy_optimizer(content, weights, actor, critic, notes)
     state["model"] = model.state_dict()
@@ -208,13 +217,26 @@ def _fold(policy: Weights, moments: Moments, network: str) -> None:
     if bool((mean == 0).all()) and bool((scale == 1).all()):
         return
     weight, bias = f"{network}.0.weight", f"{network}.0.bias"
-    folded = policy[weight].double() / scale.double()
-    policy[bias] = (policy[bias].double() - folded @ mean.double()).to(policy[bias].dtype)
-    policy[weight] = folded.to(policy[weight].dtype)
+    policy[weight], policy[bias] = folded(policy[weight], policy[bias], mean, scale)
     moments.pop(weight, None)
 
 
-def _policy_of(weights: Mapping[str, Tensor], robot: str, source: str) -> tuple[MlpPolicy, Weights]:
+def _activation_of(content: Mapping[str, Any], given: str | None) -> str | None:
+    """Return the activation of the policy's layers: the file's, or else the one that was given; None with neither.
+
+    Raises:
+        ValueError: It is unknown, or the file has another one.
+    """
+    infos = content.get("infos")
+    own = str(infos[ACTIVATION]) if isinstance(infos, Mapping) and ACTIVATION in infos else None
+    if own and given and own != given:
+        raise ValueError(f"its layers are {own}, not {given}")
+    if (chosen := own or given) and chosen not in ACTIVATIONS:
+        raise ValueError(f"its activation '{chosen}' is none of {', '.join(ACTIVATIONS)}")
+    return chosen
+
+
+def _policy_of(weights: Mapping[str, Tensor], robot: str, source: str, activation: str) -> tuple[MlpPolicy, Weights]:
     """Return the policy and rsl_rl's tensors of its actor.
 
     Raises:
@@ -225,7 +247,7 @@ def _policy_of(weights: Mapping[str, Tensor], robot: str, source: str) -> tuple[
     if foreign := [str(k) for k in weights if not str(k).startswith(known) and k not in ("std", "log_std")]:
         kind = "is recurrent" if foreign[0].startswith("memory") else "is no plain actor and critic"
         raise ValueError(f"it {kind} ({foreign[0]})")
-    info = PolicyInfo.of(spec, (), source=f"imported from {source}")
+    info = PolicyInfo.of(spec, (), activation, f"imported from {source}")
     actor = _network(weights, "actor", len(info.observations), len(info.joints))
     layers = [v for k, v in actor.items() if k.startswith("mlp.") and k.endswith(".weight")]
     policy = MlpPolicy(info.model_copy(update={"hidden_dims": tuple(len(w) for w in layers[:-1])}))
@@ -274,14 +296,13 @@ def _statistics(weights: Mapping[str, Tensor], name: str, inputs: int) -> Weight
     prefix = f"{name}_obs_normalizer."
     own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     if not own:
-        std = torch.full((1, inputs), 1.0) - EPSILON
-        own = {"_mean": torch.zeros(1, inputs), "_var": std.square(), "_std": std, "count": torch.tensor(NEVER_MOVED)}
+        return identity_state(inputs)
     sizes = {k: tuple(v.shape) for k, v in own.items()}
     if sizes != {k: () if k == "count" else (1, inputs) for k in STATISTICS}:
         raise ValueError(f"its {prefix[:-1]} is not one of {inputs} numbers")
     if not all(bool(torch.isfinite(v).all()) for v in own.values()) or bool((own["_std"] < 0).any()):
         raise ValueError(f"its {prefix[:-1]} is not finite")
-    return {f"obs_normalizer.{k}": own[k] for k in ("_mean", "_var", "_std", "count")}
+    return {PREFIX + k: own[k] for k in STATISTICS}
 
 
 def _policy_optimizer(

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = ("cli", "reports", "rwmrl", "rwmmodel", "rwmdata")
 ONLY_IN = {
     "torch": ("rwmmodel", "rwmrl", "reports", "cli"),
-    "rsl_rl": ("rwmrl/ppo.py",),
-    "tensordict": ("rwmrl/ppo.py",),
+    "rsl_rl": ("rwmrl/ppo.py", "rwmrl/run_logger.py"),
+    "tensordict": ("rwmrl/ppo.py", "rwmrl/rsl_env.py"),
     "mujoco": ("rwmrl/envs", "rwmrl/backends.py"),
 }
 

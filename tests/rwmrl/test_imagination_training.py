@@ -130,7 +130,7 @@ def test_a_policy_begins_with_a_clone(home, dataset, model_run, normalised):
     x = torch.randn(7, 48)
     torch.testing.assert_close(runner.policy()(x), load_policy(clone.policy_file)(x), rtol=1e-4, atol=1e-5)
     wider = small(hidden_dims=(8,), warm_start=clone.id)
-    with pytest.raises(RwmError, match="do not fit ours: its layers are 16 x 12"):
+    with pytest.raises(RwmError, match="do not fit ours: its hidden layers are 16"):
         train_policy(home, dataset, model_run.checkpoint, wider)
     other = small(hidden_dims=(16,), activation="relu", warm_start=clone.id)
     with pytest.raises(RwmError, match="do not fit ours: it has other activations"):

@@ -12,11 +12,13 @@ from tensordict import TensorDict
 
 import rwmrl.ppo
 from rwmdata.errors import RwmError
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmrl.envs.base import Step, VecEnv
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import RslVecEnv, Runner, _reduce, to_rsl_rl
+from rwmrl.ppo import Runner, to_rsl_rl
 from rwmrl.ppo_config import PPOConfig
+from rwmrl.rsl_env import RslVecEnv
+from rwmrl.run_logger import _reduce
 
 SMALL = PPOConfig(num_steps=8, epochs=4, mini_batches=2, hidden_dims=(16,), checkpoint_interval=2, init_std=0.5)
 
@@ -146,6 +148,24 @@ def test_the_critic_learns_first_and_then_both(schema, robot, run):
     assert [m["step"] for m in run.metrics() if m["metric"] == "task/reward"] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("begun_with", ["a file", "a run", None])
+def test_while_the_critic_learns_alone_the_policy_acts_the_same(schema, robot, home, run, begun_with):
+    """Bit for bit: its normaliser stays too, and the critic's moves."""
+    if begun_with:
+        first = Run.create(home, "train", {}, {}, seed=1)
+        Runner(Target(schema), SMALL, first, robot, 1).train(2)
+    runner = Runner(Target(schema), SMALL.model_copy(update={"critic_first": 3}), run, robot, 0)
+    if begun_with:
+        runner.warm_start(first.checkpoint if begun_with == "a run" else Checkpoint.of_file(first.policy_file))
+    observation = torch.rand(20, 48) * 4 + 1
+    before, seen_by_critic = runner.policy()(observation), runner.alg.critic.obs_normalizer.mean
+    runner.train(3)
+    assert torch.equal(load_policy(run.policy_file)(observation), before)
+    assert not torch.equal(runner.alg.critic.obs_normalizer.mean, seen_by_critic)
+    runner.train(4)
+    assert not torch.equal(load_policy(run.policy_file).mean, load_policy(run.stage_file(3)).mean)
+
+
 def test_a_crash_while_saving_leaves_no_policy_out(schema, robot, run, monkeypatch):
     """Killed after the stage of iteration 3 is written, before anything else of that checkpoint."""
 
@@ -222,7 +242,8 @@ def test_nothing_is_printed_and_no_repository_is_copied(schema, robot, run, caps
 
 
 def test_without_rsl_rl_the_extra_to_install_is_named(monkeypatch):
-    for name in [m for m in sys.modules if m.split(".")[0] == "rsl_rl" or m == "rwmrl.ppo"]:
+    ours = ("rwmrl.ppo", "rwmrl.rsl_env", "rwmrl.run_logger")
+    for name in [m for m in sys.modules if m.split(".")[0] == "rsl_rl" or m in ours]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "rsl_rl", None)
     with pytest.raises(RwmError, match="rsl-rl-lib 5.4 or newer") as error:

@@ -8,18 +8,23 @@ import pytest
 import torch
 from torch import nn
 
+from rwmdata.config import build
 from rwmdata.errors import RwmError
+from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model, load_state, save_model, save_state
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.reference_checkpoint import to_reference
+from rwmrl.online_config import FinetuneConfig
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import Runner
 from rwmrl.ppo_config import PPOConfig
 from rwmrl.reference_training import export_training, import_training, keep_training, training_of
+from rwmrl.simulator_training import train_in_simulator
 
 CPU, M = torch.device("cpu"), 6
+ASSUMED = "the activation of the policy's layers is not in the file and is taken to be ELU (--activation)"
 SMALL = PPOConfig(num_steps=4, epochs=2, mini_batches=2, hidden_dims=(16, 8), checkpoint_interval=2)
 
 
@@ -162,7 +167,7 @@ def equal_moments(a, b):
 @pytest.mark.parametrize("normalised", [False, True])
 def test_a_policy_laid_out_as_the_authors_is_taken_over(six_keys, home, robot, make_env, normalised):
     policy, _, optimizer, _ = checkpoint(six_keys, ActorCritic(normalised=normalised))
-    training = import_training(six_keys, history=M)
+    training = import_training(six_keys, history=M, activation="elu")
     assert training.notes == () and training.state["completed"] == 41
     run = keep_training(home, training, six_keys.name)
     assert (run.kind, run.meta.status) == ("train", "finished")
@@ -190,6 +195,79 @@ def test_a_policy_without_a_normaliser_keeps_none_in_training(six_keys, home, ro
     runner.alg.actor.obs_normalizer.update(x)
     with torch.no_grad():
         torch.testing.assert_close(runner.policy()(x), policy.act(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_training_without_normalisers_begins_with_an_imported_policy(six_keys, home, robot, make_env, normalised):
+    policy, *_ = checkpoint(six_keys, ActorCritic(normalised=normalised))
+    run = keep_training(home, import_training(six_keys, history=M), "a.pt")
+    bare = SMALL.model_copy(update={"obs_normalization": False})
+    runner = Runner(make_env(), bare, Run.create(home, "train", {}, {}, seed=0), robot, seed=0)
+    runner.warm_start(run.checkpoint)
+    x = torch.randn(50, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(runner.policy()(x), policy.act(x), rtol=0, atol=1e-5)
+        n = policy.critic_obs_normalizer
+        seen = (x - n._mean) / (n._std + 0.01) if normalised else x
+        torch.testing.assert_close(runner.alg.critic({"policy": x}), policy.critic(seen), rtol=0, atol=1e-5)
+
+
+def test_a_training_with_normalisers_begins_with_a_run_without(home, robot, make_env):
+    bare = SMALL.model_copy(update={"obs_normalization": False})
+    source = Runner(make_env(), bare, Run.create(home, "train", {}, {}, seed=1), robot, seed=1)
+    source.train(1)
+    runner = make_runner(Run.create(home, "train", {}, {}, seed=0), robot, make_env)
+    runner.warm_start(source.run.checkpoint)
+    runner.alg.actor.obs_normalizer.update(3 + torch.randn(5000, 48))
+    x = torch.randn(50, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(runner.policy()(x), source.policy()(x), rtol=0, atol=1e-5)
+
+
+def test_the_activation_is_the_files_or_the_given_one_or_else_assumed(six_keys, home, tmp_path):
+    checkpoint(six_keys)
+    assert import_training(six_keys, history=M).notes == (ASSUMED,)
+    training = import_training(six_keys, history=M, activation="relu")
+    assert training.policy.info.activation == "relu" and training.notes == ()
+    out = tmp_path / "out.pt"
+    (note,) = export_training(keep_training(home, training, "a.pt"), out)
+    assert 'activation="relu"' in note
+    again = import_training(out, history=M)
+    assert again.policy.info.activation == "relu" and again.notes == ()
+    for given, said in (("elu", "its layers are relu, not elu"), ("relu", None)):
+        notes = import_training(out, history=M, activation=given).notes
+        assert notes == ((f"the policy is left out: {said}",) if said else ())
+    assert "'gelu' is none of elu, relu, tanh" in import_training(six_keys, history=M, activation="gelu").notes[0]
+
+
+def test_a_run_of_another_activation_or_robot_is_no_start(six_keys, home, robot, make_env):
+    checkpoint(six_keys)
+    relu = keep_training(home, import_training(six_keys, history=M, activation="relu"), "a.pt")
+    runner = make_runner(Run.create(home, "train", {}, {}, seed=0), robot, make_env)
+    with pytest.raises(RwmError, match="other activations") as error:
+        runner.warm_start(relu.checkpoint)
+    assert error.value.hint == "--set ppo.activation=relu"
+    runner.robot = load_robot("go2")
+    elu = keep_training(home, import_training(six_keys, history=M), "a.pt")
+    with pytest.raises(RwmError, match="a policy of 'anymal_d', with other observations than 'go2' has"):
+        runner.warm_start(elu.checkpoint)
+
+
+def test_finetuning_begins_with_an_imported_training(six_keys, home):
+    """Policy, critic and model come from the authors' file; while only the critic learns, the policy stays."""
+    policy, world_model, *_ = checkpoint(six_keys, ActorCritic(normalised=True))
+    run = keep_training(home, import_training(six_keys, history=M), "a.pt")
+    begun = {"warm_start": run.id, "model": run.id, "num_envs": 16, "iterations": 2, "imagination.num_envs": 8}
+    small = {"ppo.num_steps": 12, "ppo.hidden_dims": (16, 8), "ppo.critic_first": 1, "ppo.checkpoint_interval": 1}
+    fitted = {"fit.held_out": 4, "fit.batch": 8, "fit.mini_batches": 1, "fit.lr": 1e-9}
+    tuned = train_in_simulator(home, build(FinetuneConfig, "smoke", begun, small, fitted))
+    x = torch.randn(9, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(load_policy(tuned.stage_file(1))(x), policy.act(x), rtol=0, atol=1e-5)
+    assert not torch.equal(load_policy(tuned.policy_file)(x), policy.act(x))
+    own = to_reference(load_model(tuned.model_file).state_dict())
+    for name, value in world_model.state_dict().items():
+        torch.testing.assert_close(own[name], value, rtol=0, atol=1e-6, msg=name)
 
 
 def test_one_step_of_adam_on_the_world_model_is_the_authors(six_keys, home):
@@ -343,7 +421,7 @@ def test_a_policy_that_is_not_finite_or_has_its_normaliser_elsewhere_is_left_out
 
 def test_a_critic_of_other_observations_is_left_out_with_the_optimisers(six_keys, home):
     policy, *_ = checkpoint(six_keys, ActorCritic(critic_observations=60))
-    training = import_training(six_keys, history=M)
+    training = import_training(six_keys, history=M, activation="elu")
     assert "its critic reads 60" in training.notes[0] and training.state is None
     run = keep_training(home, training, "a.pt")
     assert run.kind == "train" and not run.state_file.exists()
@@ -382,7 +460,7 @@ def test_moments_that_do_not_fit_are_left_out_and_the_optimiser_still_loads(six_
     state = optimizer.state_dict()
     change(state)
     checkpoint(six_keys, system_dynamics_optimizer_state_dict=state)
-    training = import_training(six_keys, history=M)
+    training = import_training(six_keys, history=M, activation="elu")
     (note,) = training.notes
     assert said in note and "world model" in note
     assert training.state["model_optimizer"]["state"] == {}
@@ -396,7 +474,7 @@ def test_empty_entries_still_come_in(six_keys):
     training = import_training(six_keys, history=M)
     assert training.policy is None and training.notes == ()
     checkpoint(six_keys, optimizer_state_dict={}, system_dynamics_optimizer_state_dict={})
-    training = import_training(six_keys, history=M)
+    training = import_training(six_keys, history=M, activation="elu")
     assert training.policy and training.notes == ()
     torch.optim.Adam(training.model.parameters()).load_state_dict(training.state["model_optimizer"])
 
@@ -405,7 +483,8 @@ def test_the_command_line_takes_both_in_and_out(rwm, home, six_keys, tmp_path):
     checkpoint(six_keys)
     made = json.loads(rwm("model", "import", six_keys, "--history", M, "--json"))
     run = home.run("train", made["run"])
-    assert made["kind"] == "train" and made["policy"] == "48 x 16 x 8 x 12, elu" and made["notes"] == []
+    assert made["kind"] == "train" and made["policy"] == "48 x 16 x 8 x 12, elu"
+    assert made["notes"] == [ASSUMED]
     assert training_of(run.model_file).id == run.id and training_of(run.policy_file) is None
     for index, name in enumerate((run.id, run.model_file)):
         json.loads(rwm("model", "export", name, "--out", tmp_path / f"{index}.pt", "--json"))
@@ -421,3 +500,5 @@ def test_the_command_line_takes_both_in_and_out(rwm, home, six_keys, tmp_path):
     checkpoint(six_keys, model_state_dict={})
     with pytest.raises(RwmError, match="there is none"):
         rwm("model", "import", six_keys, "--history", M, "--with-policy")
+    with pytest.raises(RwmError, match="without --activation"):
+        rwm("model", "import", run.model_file, "--activation", "elu")
