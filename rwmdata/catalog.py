@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -21,12 +20,10 @@ from rwmdata.machine import available_threads
 from rwmdata.manifest import CACHED_ROWS, MANIFEST_FILE, DatasetManifest
 from rwmdata.mapped_rows import mapped_rows
 from rwmdata.robots import load_robot
-from rwmdata.schema import Schema
+from rwmdata.schema import NormalizerKind, Schema
 
 ROWS_FILE = "rows.f32"
 """All rows as training uses them, float32 row by row; created from the shards where they do not fit in memory."""
-MIN_STD = 1e-6
-"""A column with a smaller standard deviation is constant and is divided by 1."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,7 @@ class Dataset:
     def _damaged(self, what: str) -> RwmError:
         return RwmError(f"{what}.", f"rwm data validate {self.name}")
 
-    def normalizer(self, kind: Literal["auto", "reference", "fitted"] = "auto") -> tuple[np.ndarray, np.ndarray]:
+    def normalizer(self, kind: NormalizerKind = "auto") -> tuple[np.ndarray, np.ndarray]:
         """Return mean and std of state and action, each ``(S + A,)`` float32.
 
         Args:
@@ -175,18 +172,11 @@ class Dataset:
         Raises:
             RwmError: ``reference`` for a robot that has none.
         """
-        if kind != "fitted":
-            spec = load_robot(self.robot).normalizer
-            if spec.std:
-                return self.schema.normalizer(spec)
-            if kind == "reference":
-                raise RwmError(f"Robot '{self.robot}' has no reference normaliser.", "the fitted one")
-        stop, state = self.schema.action.stop, self.schema.state
-        mean, std = np.zeros(stop, np.float32), np.ones(stop, np.float32)
-        columns = self.manifest.columns[state]
-        mean[state] = [c.mean for c in columns]
-        std[state] = [c.std if c.std > MIN_STD else 1.0 for c in columns]
-        return mean, std
+        columns = self.manifest.columns[self.schema.state]
+        robot = None if kind == "fitted" else load_robot(self.robot)
+        return self.schema.choose_normalizer(
+            kind, robot, lambda: (np.array([c.mean for c in columns]), np.array([c.std for c in columns]))
+        )
 
 
 def read_shard(path: Path, schema: Schema, out: np.ndarray) -> int:

@@ -6,12 +6,14 @@ To predict row ``t + 1`` from row ``t`` a model is fed the state of row ``t`` an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
+from rwmdata.errors import RwmError
 from rwmdata.robots import NormalizerSpec, RobotSpec
 
 SCHEMA_VERSION = 1
@@ -22,6 +24,10 @@ CONTACT_GROUPS = ("thigh_contact", "foot_contact")
 UNITS = {"base_lin_vel": "m/s", "base_ang_vel": "rad/s", "projected_gravity": "1", "joint_pos": "rad",
          "joint_vel": "rad/s", "joint_torque": "N m", "action": "1", "extension": "1", "thigh_contact": "{0,1}",
          "foot_contact": "{0,1}"}  # fmt: skip
+MIN_STD = 1e-6
+"""A column with a smaller standard deviation is constant and is divided by 1."""
+NormalizerKind = Literal["auto", "reference", "fitted"]
+"""The robot's own constants (``reference``), the data's statistics, or the constants where the robot has them."""
 
 
 @dataclass(frozen=True)
@@ -136,3 +142,31 @@ class Schema:
             for name, value in values.items():
                 target[self.group(name)] = value
         return mean, std
+
+    def choose_normalizer(
+        self, kind: NormalizerKind, robot: RobotSpec | None, statistics: Callable[[], tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std of state and action, each ``(state + action,)`` float32.
+
+        Args:
+            kind: See :data:`NormalizerKind`.
+            robot: Whose constants are meant; None needs the kind ``fitted``.
+            statistics: Gives mean and standard deviation of the state columns, each ``(state,)``, where they are
+                needed. Actions stay at mean 0, std 1.
+
+        Raises:
+            RwmError: ``reference`` for a robot that has none.
+        """
+        if robot is not None and not is_fitted(kind, robot):
+            if not robot.normalizer.std:
+                raise RwmError(f"Robot '{robot.name}' has no reference normaliser.", "the fitted one")
+            return self.normalizer(robot.normalizer)
+        mean, std = np.zeros(self.action.stop, np.float32), np.ones(self.action.stop, np.float32)
+        mean[self.state], spread = statistics()
+        std[self.state] = np.where(spread > MIN_STD, spread, 1.0)
+        return mean, std
+
+
+def is_fitted(kind: NormalizerKind, robot: RobotSpec) -> bool:
+    """Return whether a normaliser of that kind is made of the data's statistics."""
+    return kind == "fitted" or (kind == "auto" and not robot.normalizer.std)

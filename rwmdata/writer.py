@@ -39,16 +39,16 @@ SHARDS_WAITING = 4
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def new_dataset_path(data_dir: Path, name: str) -> Path:
+def new_dataset_path(data_dir: Path, name: str, hint: str = "--name NEW_NAME") -> Path:
     """Return the folder of a new dataset.
 
     Raises:
-        RwmError: The name is not a file name, or is taken.
+        RwmError: The name is not a file name, or is taken; ``hint`` says what to do then.
     """
     if not NAME_PATTERN.fullmatch(name):
-        raise RwmError(f"'{name}' is not a dataset name; use letters, digits, '.', '_' and '-'.", "--name NAME")
+        raise RwmError(f"'{name}' is not a dataset name; use letters, digits, '.', '_' and '-'.", hint)
     if (data_dir / name).exists():
-        raise RwmError(f"Dataset '{name}' exists already in {data_dir}.", "--name NEW_NAME")
+        raise RwmError(f"Dataset '{name}' exists already in {data_dir}.", hint)
     return data_dir / name
 
 

@@ -19,6 +19,7 @@ Rows = Literal["auto", "memory", "mapped"]
 OUTSIDE = 1e-4
 """Share of the rows that may lie beyond either end of the state range."""
 RANGE_ROWS = 200_000
+"""Rows that the state range is found from, of more an evenly spaced subset."""
 MEMORY_SHARE = 0.5
 """Largest share of the free memory that rows may take."""
 
@@ -77,14 +78,8 @@ class RowStore:
         rows.sub_(self._mean).div_(self._std)
 
     def state_range(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return the ``OUTSIDE`` and ``1 - OUTSIDE`` quantiles of every state column over the given rows, ``(S,)``.
-
-        Of many rows, an evenly spaced subset is used.
-        """
-        subset = rows[:: max(1, len(rows) // RANGE_ROWS)]
-        ordered = self.windows(subset, 1).states[:, 0].sort(dim=0).values
-        low = round(OUTSIDE * (len(ordered) - 1))
-        return ordered[low].clone(), ordered[len(ordered) - 1 - low].clone()
+        """Return the :func:`state_range` of the given rows, normalised."""
+        return state_range(self.windows(some_of(rows), 1).states[:, 0])
 
     def windows(self, starts: np.ndarray, length: int) -> Windows:
         """Gather the windows of ``length`` rows at ``starts (Bt,)``.
@@ -102,6 +97,18 @@ class RowStore:
         if self.mapped:
             self._normalize(rows)
         return Windows.split(rows.to(self.device), self.schema)
+
+
+def some_of(rows: np.ndarray) -> np.ndarray:
+    """Return rows ``(n,)``, or of many an evenly spaced subset of ``RANGE_ROWS`` to twice as many."""
+    return rows[:: max(1, len(rows) // RANGE_ROWS)]
+
+
+def state_range(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ``OUTSIDE`` and ``1 - OUTSIDE`` quantiles of every column of ``states (n, S)``, each ``(S,)``."""
+    ordered = states.sort(dim=0).values
+    low = round(OUTSIDE * (len(ordered) - 1))
+    return ordered[low].clone(), ordered[len(ordered) - 1 - low].clone()
 
 
 def full_width(normalizer: Normalizer, schema: Schema) -> tuple[Tensor, Tensor]:

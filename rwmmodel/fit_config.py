@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from rwmdata.schema import Schema
+from rwmdata.schema import NormalizerKind, Schema
 from rwmmodel.data import Rows
 from rwmmodel.devices import Precision
 from rwmmodel.ensemble import Architecture, EnsembleConfig
@@ -46,7 +46,7 @@ class UpdateConfig(Architecture):
     forecast: int = Field(8, ge=1)
     """Forecast horizon N, rows."""
     loss: LossConfig = LossConfig()
-    normalizer: Literal["auto", "reference", "fitted"] = "auto"
+    normalizer: NormalizerKind = "auto"
     """The robot's own constants, the data's statistics, or (``auto``) the constants where the robot has them."""
     batch: int = Field(256, ge=1)
     """Windows per update."""

@@ -32,7 +32,8 @@ from rwmrl.control_loop import play
 from rwmrl.envs.base import EnvOptions, Step, VecEnv
 from rwmrl.interleave import interleave
 from rwmrl.snapshots import Snapshot
-from rwmrl.tasks import TaskConfig, get_task
+from rwmrl.tasks import get_task
+from rwmrl.train_config import TrainConfig
 
 ROWS_PER_ENV = 800
 """Rows per environment when the number of environments is not given."""
@@ -104,9 +105,8 @@ def export_dataset(home: Home, config: ExportConfig, progress: Progress = silent
         RwmError: Robot, task, backend or policy is unknown or cannot run here, or the dataset's name is taken.
     """
     robot, backend = load_robot(config.robot), resolve_backend(config.backend)
-    task, envs = get_task(config.task, backend), config.resolve_envs()
-    schema, name = Schema.from_robot(robot), config.name or default_name(config)
-    origin = provenance(config, robot, task, backend, envs)
+    envs, schema, name = config.resolve_envs(), Schema.from_robot(robot), config.name or default_name(config)
+    origin = provenance(config, robot, backend, envs, config.policy, config.randomize)
     hz = round(1.0 / robot.control_dt_s, 6)
     with (
         collectors_of(config, robot, backend, envs) as collectors,
@@ -232,6 +232,13 @@ class Recorder:
             self._names[i] = names[robot]
             self._parameters[i] = {key: values[robot] for key, values in drawn.items()}
 
+    def go_on(self, rows: int, dropped: int, names: list[str]) -> None:
+        """Begin new episodes where ``rows`` have been recorded before; ``names`` as for :meth:`start`."""
+        self.rows, self.dropped = rows, dropped
+        self._length[:] = 0
+        if not self.full:
+            self.start(names)
+
     def add(self, command: torch.Tensor, step: Step) -> None:
         """Record the rows of one step that was made under ``command (E, 3)``."""
         rows, commands, reward = (_host(x)[self._robots] for x in (step.transition, command, step.reward))
@@ -296,11 +303,19 @@ class Recorder:
         self._length[i] = 0
 
 
-def provenance(config: ExportConfig, robot: RobotSpec, task: TaskConfig, backend: str, envs: int) -> Provenance:
-    """Return where the rows come from, for the dataset's manifest."""
-    randomized = task.randomize if config.randomize is None else config.randomize
+def provenance(
+    config: ExportConfig | TrainConfig,
+    robot: RobotSpec,
+    backend: str,
+    envs: int,
+    policy: str,
+    randomize: bool | None = None,
+) -> Provenance:
+    """Return where the rows come from, for the dataset's manifest; ``randomize`` None is as the task has it."""
+    task = get_task(config.task, backend)
+    randomized = task.randomize if randomize is None else randomize
     return {
-        "source": "simulation", "backend": backend, "task": task.name, "policy": config.policy, "seed": config.seed,
+        "source": "simulation", "backend": backend, "task": task.name, "policy": policy, "seed": config.seed,
         "num_envs": envs, "control_dt_s": robot.control_dt_s,
         "randomization": robot.randomization.model_dump(mode="json") if randomized else None,
         "config": config.model_dump(mode="json"), "task_config": task.model_dump(mode="json"), "versions": versions(),

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
-from rwmdata.schema import Schema
-from rwmdata.windows import weights_with_share
+from rwmdata.schema import Schema, is_fitted
 from rwmmodel.checkpoint import load_model, save_model
-from rwmmodel.data import OUTSIDE
+from rwmmodel.data import some_of, state_range
 from rwmmodel.ensemble import Architecture, DynamicsEnsemble, ModelInfo
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.updates import NotFiniteError, Updates, seed_of
@@ -24,9 +23,6 @@ from rwmrl.online_config import ReplayFitConfig
 from rwmrl.replay import Replay
 from rwmrl.snapshots import Snapshot
 
-MIN_STD = 1e-6
-"""A column that varies less is not scaled by a fitted normaliser."""
-RANGE_ROWS = 50_000
 NOISY_STEPS = 100
 """Longest horizon that is scored under noise: one rollout for every scale takes its time."""
 
@@ -63,9 +59,8 @@ class OnlineModel:
             sizes = {name: getattr(self._loaded.config, name) for name in Architecture.model_fields}
             config = config.model_copy(update=sizes)
         self.config = config
-        fitted = config.normalizer == "fitted" or (config.normalizer == "auto" and not robot.normalizer.std)
         self._updates: Updates | None = None
-        if self._loaded is not None or not fitted:
+        if self._loaded is not None or not is_fitted(config.normalizer, robot):
             self._updates = self._begin()
 
     @property
@@ -84,7 +79,8 @@ class OnlineModel:
         schema, config = self.replay.schema, self.config
         model = self._loaded
         if model is None:
-            normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *self._statistics())
+            statistics = schema.choose_normalizer(config.normalizer, self.robot, self._statistics)
+            normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *statistics)
             hz = round(1 / self.robot.control_dt_s, 6)
             info = ModelInfo(self.robot.name, schema.csv_names, hz, "the replay of an online training")
             with torch.random.fork_rng(devices=[]):
@@ -92,28 +88,19 @@ class OnlineModel:
                 model = DynamicsEnsemble(config.ensemble(schema), normalizer, info)
         model = model.to(self.device).train().requires_grad_(True)
         model.precision = config.precision
+        if config.mini_batches:
+            model.calibration = None  # Its factors are those of the weights before.
         self.replay.normalizer = model.normalizer
         return Updates(model, config, self.seed)
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and std of state and action, the robot's own or the replay's."""
-        schema, kind, spec = self.replay.schema, self.config.normalizer, self.robot.normalizer
-        if kind != "fitted" and spec.std:
-            return schema.normalizer(spec)
-        if kind == "reference":
-            raise RwmError(f"Robot '{self.robot.name}' has no reference normaliser.", "--set fit.normalizer=fitted")
-        mean = np.zeros(schema.action.stop, np.float32)
-        std = np.ones(schema.action.stop, np.float32)
+        """Return mean and standard deviation of the replay's states, each ``(S,)``."""
         states = self._some_states()
-        mean[schema.state] = states.mean(dim=0).cpu().numpy()
-        spread = states.std(dim=0).cpu().numpy()
-        std[schema.state] = np.where(spread > MIN_STD, spread, 1.0)
-        return mean, std
+        return states.mean(dim=0).cpu().numpy(), states.std(dim=0).cpu().numpy()
 
     def _some_states(self) -> Tensor:
         """Return states of many rows of the replay, ``(n, S)``, physical units."""
-        starts = self.replay.starts(1)
-        return self.replay.gather(starts[:: max(1, len(starts) // RANGE_ROWS)], 1)[:, 0, self.replay.schema.state]
+        return self.replay.gather(some_of(self.replay.starts(1)), 1)[:, 0, self.replay.schema.state]
 
     def learn(self, iteration: int) -> dict[str, float]:
         """Make an iteration's updates, and score the model where that is due; return what is to be logged.
@@ -135,12 +122,12 @@ class OnlineModel:
         due = (iteration + 1) % config.val_interval == 0 or last
         if config.bounded and (due or updates.count == 0):
             self._widen_bounds(updates)
-        weights = self._weights(starts, length)
+        others, falls = self._kinds(starts, length)
         total = self.iterations * config.mini_batches
         sums: dict[str, float] = {}
         for _ in range(config.mini_batches):
-            draw = np.random.default_rng(seed_of(self.seed, updates.count, 1))
-            chosen = starts[draw.choice(len(starts), config.batch, p=weights)]
+            rng = np.random.default_rng(seed_of(self.seed, updates.count, 1))
+            chosen = draw_starts(rng, config.batch, others, falls, config.fall_share)
             try:
                 terms = updates.make(self.replay, chosen, config.forecast, config.lr_at(updates.count, total))
             except NotFiniteError as exc:
@@ -150,21 +137,18 @@ class OnlineModel:
         sums |= {"perf/model_s": time.perf_counter() - began, "replay/rows": float(self.replay.count)}
         return sums | (self.score() if due else {})
 
-    def _weights(self, starts: np.ndarray, length: int) -> np.ndarray | None:
-        """Return how likely each window is drawn; None for all alike."""
-        if not self.config.fall_share:
-            return None
-        falls = self.replay.ending_in_fall(starts, length)
-        if not 0 < falls.sum() < len(falls):
-            return None
-        return weights_with_share(np.ones(len(starts)), falls, self.config.fall_share)
+    def _kinds(self, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the starts of windows without a fall and of those that end with one, where these have a share."""
+        if self.config.fall_share:
+            falls = self.replay.ending_in_fall(starts, length)
+            if 0 < falls.sum() < len(falls):
+                return starts[~falls], starts[falls]
+        return starts, starts[:0]
 
     def _widen_bounds(self, updates: Updates) -> None:
         """Let the bounds of the states include what the replay holds now, in the averaged model too."""
         model = updates.model
-        states = model.normalizer.state(self._some_states().to(self.device)).sort(dim=0).values
-        cut = round(OUTSIDE * (len(states) - 1))
-        low, high = states[cut], states[len(states) - 1 - cut]
+        low, high = state_range(model.normalizer.state(self._some_states().to(self.device)))
         known = torch.isfinite(model.state_low)
         low = torch.where(known, torch.minimum(model.state_low, low), low)
         high = torch.where(known, torch.maximum(model.state_high, high), high)
@@ -220,6 +204,17 @@ class OnlineModel:
             self._updates = self._updates or self._begin()
             self._updates.restore(state["model_updates"], state["model"], state["model_optimizer"])
             self.replay.normalizer = self._updates.model.normalizer
+
+
+def draw_starts(
+    rng: np.random.Generator, count: int, others: np.ndarray, falls: np.ndarray, fall_share: float
+) -> np.ndarray:
+    """Draw ``count`` starts with replacement: with probability ``fall_share`` one of ``falls``, where there are any."""
+    chosen = others[rng.integers(len(others), size=count)]
+    if len(falls):
+        of_fall = rng.random(count) < fall_share
+        chosen[of_fall] = falls[rng.integers(len(falls), size=int(of_fall.sum()))]
+    return chosen
 
 
 def hold_last(history: int, states: Tensor, actions: Tensor) -> Tensor:

@@ -16,19 +16,18 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.manifest import Provenance
 from rwmdata.robots import RobotSpec
-from rwmdata.runs import Run, versions
+from rwmdata.runs import Run
 from rwmdata.writer import DatasetWriter, new_dataset_path
 from rwmmodel.devices import require_precision, resolve_device, use_precision
 from rwmrl.backends import resolve_backend
 from rwmrl.envs.base import VecEnv
 from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.envs.online import OnlineEnv
-from rwmrl.export import Recorder
+from rwmrl.export import Recorder, provenance
 from rwmrl.online_config import FinetuneConfig, PretrainConfig
 from rwmrl.online_model import OnlineModel
 from rwmrl.replay import Replay
 from rwmrl.snapshots import Snapshot
-from rwmrl.tasks import get_task
 
 STAGES = 10
 """Parts of a training that exported episodes are labelled by."""
@@ -42,8 +41,10 @@ class OnlineTraining:
         config: The training.
         robot: The robot.
         real: The simulated robots.
+        resume: The run that is taken up again; what it has exported already is no taken name.
 
     Attributes:
+        config: The training, with the architecture of the model that it goes on from, if any.
         env: The environment the policy is trained in.
         model: The model's side.
 
@@ -51,10 +52,13 @@ class OnlineTraining:
         RwmError: The name of the export is taken, or model and robot or device and precision do not fit.
     """
 
-    def __init__(self, home: Home, config: PretrainConfig, robot: RobotSpec, real: VecEnv) -> None:
+    def __init__(
+        self, home: Home, config: PretrainConfig, robot: RobotSpec, real: VecEnv, resume: Run | None = None
+    ) -> None:
         self.home, self.config, self.robot = home, config, robot
-        if config.export:
-            new_dataset_path(home.data_dir, config.export)
+        if config.export and not (resume and self._exported(resume)):
+            hint = f"rwm data rm {config.export}" if resume else "--export NEW_NAME"
+            new_dataset_path(home.data_dir, config.export, hint)
         if isinstance(config, FinetuneConfig) and not (config.warm_start and config.model):
             missing = "Finetune-v0 begins with a policy and a model"
             raise RwmError(f"{missing}.", "--policy RUN --model RUN, both of rwm train --task Pretrain-v0")
@@ -63,15 +67,21 @@ class OnlineTraining:
         use_precision(config.fit.precision, device)
         fit, source = config.fit, home.model(config.model).file if config.model else None
         replay = Replay(real.num_envs, fit.replay_steps, real.schema, device, fit.held_out)
+        self.model = OnlineModel(replay, fit, robot, config.iterations, config.seed, device, source)
+        fit = self.model.config
+        self.config = config = config.model_copy(update={"fit": fit})
         if not replay.held_out.any():
             few = f"Of {real.num_envs} robots every {fit.held_out}th is held out, which is none"
             raise RwmError(f"{few}.", f"--set fit.held_out={max(2, real.num_envs // 4)}, or more robots")
-        if fit.history + fit.forecast > min(fit.replay_steps, real.max_episode_length + 1):
-            rows = min(fit.replay_steps, real.max_episode_length + 1)
-            window = f"{fit.history + fit.forecast} rows (history + forecast)"
-            raise RwmError(f"A window of {window} does not fit into {rows} rows of replay.", "--set fit.history=8")
-        self.model = OnlineModel(replay, fit, robot, config.iterations, config.seed, device, source)
-        self.recorder = Recorder(real, config.export_transitions, self._recorded(real)) if config.export else None
+        window, rows = fit.history + fit.forecast, min(fit.replay_steps, real.max_episode_length + 1)
+        if window > rows:
+            fault = f"A window of {window} rows (history + forecast) does not fit into {rows} rows of replay"
+            raise RwmError(f"{fault}.", "--set fit.replay_steps=1000" if config.model else "--set fit.history=8")
+        if isinstance(config, FinetuneConfig) and config.imagine and config.imagination.lam and fit.members == 1:
+            fault = "The penalty is the members' disagreement, and the model has one member"
+            raise RwmError(f"{fault}.", "--set imagination.lam=0, or a model of several members")
+        recorded = self._recorded(real)
+        self.recorder = Recorder(real, config.export_transitions, recorded) if config.export else None
         self.env = OnlineEnv(real, replay, self.recorder, self._stage, self._dream)
 
     def _recorded(self, real: VecEnv) -> np.ndarray:
@@ -117,23 +127,43 @@ class OnlineTraining:
         self.model.save(run.model_file)
         self._write_part(run, completed)
 
-    def state(self) -> Snapshot:
-        """Return what a resumed training needs beside the environment's state."""
-        return self.model.state()
+    def state(self, resumable: bool) -> Snapshot:
+        """Return the model's part, and the replay where the environment's own state cannot be told with it."""
+        beside: Snapshot = {"dropped": self.recorder.dropped} if self.recorder else {}
+        if resumable and self.env.real.state() is None:
+            beside["replay"] = self.env.replay.state()
+        return self.model.state() | beside
 
-    def restore(self, run: Run, state: Snapshot) -> None:
+    def restore(self, run: Run, state: Snapshot, anew: bool) -> None:
         """Go on from what :meth:`state` returned; episodes written after that checkpoint are made again."""
         for part in _parts(run):
             if int(part.name.rpartition("-")[2]) > state["completed"]:
                 remove_folder(part)
+        if anew and (replay := _replay_in(state)):
+            recorded = sum(Dataset.open(part).rows for part in _parts(run))
+            steps = state["completed"] * self.config.ppo.num_steps
+            self.env.begin_anew(replay, steps, recorded, state.get("dropped", 0))
         self.model.restore(state)
         self._imagine_with_the_newest()
+
+    def _exported(self, run: Run) -> Dataset | None:
+        """Return the dataset that a run killed before it was marked as finished has written; None without one."""
+        path = self.home.data_dir / (self.config.export or "")
+        if not self.config.export or not path.exists():
+            return None
+        dataset = Dataset.open(path)
+        return dataset if dataset.manifest.provenance.get("policy") == made_by(run) else None
 
     def finish(self, run: Run) -> Dataset | None:
         """Write the exported episodes as one dataset, where one was asked for."""
         name, recorder = self.config.export, self.recorder
         if not name or not recorder:
             return None
+        dataset = self._exported(run) or self._export(run, name, recorder)
+        shutil.rmtree(run.path / "replay", ignore_errors=True)
+        return dataset
+
+    def _export(self, run: Run, name: str, recorder: Recorder) -> Dataset:
         recorder.finish()
         self._write_part(run, self.config.iterations + 1)
         parts = [Dataset.open(part) for part in _parts(run)]
@@ -146,17 +176,13 @@ class OnlineTraining:
                 if left > 0:
                     writer.append(episode)
                     left -= len(episode.rows)
-            dataset = writer.commit()
-        shutil.rmtree(run.path / "replay")
-        return dataset
+            return writer.commit()
 
     def _write_part(self, run: Run, completed: int) -> None:
         episodes = self.recorder.take() if self.recorder else []
         if not episodes:
             return
         name, hz = f"part-{completed:06d}", round(1 / self.robot.control_dt_s, 6)
-        if (run.path / "replay" / name).exists():  # Killed between this part and the state that counts it.
-            remove_folder(run.path / "replay" / name)
         schema, origin = self.env.schema, self._provenance(run)
         with DatasetWriter(run.path / "replay", name, self.robot.name, schema, hz, origin) as writer:
             for episode in episodes:
@@ -165,14 +191,18 @@ class OnlineTraining:
 
     def _provenance(self, run: Run) -> Provenance:
         config, backend = self.config, resolve_backend(self.config.backend)
-        task = get_task(config.task, backend)
-        return {
-            "source": "simulation", "backend": backend, "task": config.task, "policy": f"train {run.id}",
-            "seed": config.seed, "num_envs": config.num_envs, "control_dt_s": self.robot.control_dt_s,
-            "randomization": self.robot.randomization.model_dump(mode="json") if task.randomize else None,
-            "config": config.model_dump(mode="json"), "task_config": task.model_dump(mode="json"),
-            "versions": versions(),
-        }  # fmt: skip
+        return provenance(config, self.robot, backend, config.num_envs, made_by(run))
+
+
+def made_by(run: Run) -> str:
+    """Return what the provenance of a run's dataset names as its policy."""
+    return f"train {run.id}"
+
+
+def _replay_in(state: Snapshot) -> Snapshot | None:
+    """Return the replay in a training's state, which is with the environment's where that could be told."""
+    moment = state.get("moment")
+    return state.get("replay") or (moment["environments"]["env"]["replay"] if moment else None)
 
 
 def _parts(run: Run) -> list[Path]:

@@ -15,7 +15,7 @@ from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
-from rwmdata.runs import Checkpoint, Run
+from rwmdata.runs import Checkpoint, Run, state_before
 from rwmmodel.checkpoint import load_resumable, load_state, save_resumable, unreadable
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import VecEnv
@@ -86,11 +86,11 @@ class Companion(Protocol):
     def save(self, run: Run, completed: int) -> None:
         """Write its files, before the state that a resumed training goes on from."""
 
-    def state(self) -> Snapshot:
-        """Return its part of that state."""
+    def state(self, resumable: bool) -> Snapshot:
+        """Return its part of that state; less where nobody is to resume from it."""
 
-    def restore(self, run: Run, state: Snapshot) -> None:
-        """Go on from a whole state."""
+    def restore(self, run: Run, state: Snapshot, anew: bool) -> None:
+        """Go on from a whole state, with new episodes where ``anew``; without one yet it says that nothing is done."""
 
 
 class Runner(OnPolicyRunner):
@@ -236,14 +236,14 @@ class Runner(OnPolicyRunner):
 
     def forget(self) -> None:
         """Leave out of the state file what only a resumed training needs: the environments with all they keep."""
-        self._save_state(None)
+        self._save_state(None, resumable=False)
+        state_before(self.run.state_file).unlink(missing_ok=True)
 
-    def _save_state(self, moment: Snapshot | None) -> None:
-        beside = self.companion.state() if self.companion else {}
+    def _save_state(self, moment: Snapshot | None, resumable: bool = True) -> None:
+        beside = self.companion.state(resumable) if self.companion else {}
+        state = {**self.alg.save(), **beside, "completed": self.completed, "moment": moment}
         self.run.sync()
-        save_resumable(
-            self.run.state_file, {**self.alg.save(), **beside, "completed": self.completed, "moment": moment}
-        )
+        save_resumable(self.run.state_file, state)
 
     def _moment(self) -> Snapshot | None:
         """Return what the next iteration depends on beside the networks, if all of it can be told."""
@@ -324,6 +324,8 @@ class Runner(OnPolicyRunner):
     def _restore(self) -> None:
         path = self.run.state_file
         if not path.exists():
+            if self.companion:
+                self.companion.restore(self.run, {"completed": 0}, anew=True)
             return
         state = load_resumable(path, torch.device(self.device))
         try:
@@ -334,7 +336,7 @@ class Runner(OnPolicyRunner):
             if moment and known and self.env.env.state() is not None:
                 self._return_to(moment)
             if self.companion:
-                self.companion.restore(self.run, state)
+                self.companion.restore(self.run, state, self._begin_anew)
         except RwmError:
             raise
         except Exception as exc:

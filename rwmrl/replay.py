@@ -12,6 +12,9 @@ from rwmmodel.normalizer import Normalizer
 from rwmrl.envs.base import Step
 from rwmrl.snapshots import Snapshot, copies, put_back
 
+NO_EPISODE = -1
+"""Number of the episode of rows that are in no window."""
+
 
 class Replay:
     """A ring of the newest rows of E robots.
@@ -36,7 +39,7 @@ class Replay:
     def __init__(self, num_envs: int, steps: int, schema: Schema, device: torch.device, held_out: int = 16) -> None:
         self.num_envs, self.steps, self.schema, self.device = num_envs, steps, schema, device
         self.rows = torch.zeros(num_envs, steps, schema.width, device=device)
-        self._episode = torch.full((num_envs, steps), -1, dtype=torch.int64, device=device)
+        self._episode = torch.full((num_envs, steps), NO_EPISODE, dtype=torch.int64, device=device)
         self._written = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self._current = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self.held_out = torch.arange(num_envs, device=device) % held_out == held_out - 1
@@ -65,12 +68,15 @@ class Replay:
     def add(self, step: Step, after: Tensor) -> None:
         """Take in one step of all robots, ``after (E, width)`` being their rows after the resets.
 
-        The row of a simulation that blew up is left out.
+        An episode whose simulation blew up is left out, as in an exported dataset: no window lies in it.
         """
         unstable = step.log.get("unstable")
-        everyone = torch.arange(self.num_envs, device=self.device)
-        sound = everyone if not isinstance(unstable, Tensor) else (unstable.to(self.device) < 0.5).nonzero().squeeze(-1)
+        blown = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        if isinstance(unstable, Tensor):
+            blown = unstable.to(self.device) > 0.5
+        sound = (~blown).nonzero().squeeze(-1)
         self._put(sound, step.transition.to(self.device)[sound])
+        self._episode[blown[:, None] & (self._episode == self._current[:, None])] = NO_EPISODE
         done = step.done.to(self.device).nonzero().squeeze(-1)
         if len(done):
             self.begin(done, after.to(self.device)[done])
@@ -93,7 +99,7 @@ class Replay:
         count = written.clamp(max=self.steps)
         age = (torch.arange(self.steps, device=self.device) - (written - count)) % self.steps
         last = episode.roll(-(length - 1), dims=1)
-        valid = (age + length <= count) & (episode == last)
+        valid = (age + length <= count) & (episode == last) & (episode != NO_EPISODE)
         robot, place = valid.nonzero(as_tuple=True)
         return (robots[robot] * self.steps + place).cpu().numpy()
 

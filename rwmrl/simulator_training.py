@@ -51,7 +51,8 @@ def train_in_simulator(
     robot = with_rewards(config, robot)
     real = make_env(config.backend, robot, EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed))
     try:
-        online = OnlineTraining(home, config, robot, real) if isinstance(config, PretrainConfig) else None
+        online = OnlineTraining(home, config, robot, real, resume) if isinstance(config, PretrainConfig) else None
+        config = online.config if online else config
         ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
         parents = {"policy": source.id if source else None}
         if isinstance(config, PretrainConfig):

@@ -24,7 +24,8 @@ RESUMED_THEN = {
     INTERRUPTED_TRAINING: {"iterations": 4, "steps": 128},
 }
 """What the version that wrote the runs ended with when it resumed them itself; but the policy, whose reward was
--0.03387 then, now keeps its normaliser while only the critic learns, and imagined feet begin with the time they were in the air."""
+-0.03387 then, now keeps its normaliser while only the critic learns, and imagined feet begin with their time in the
+air."""
 
 
 @pytest.fixture

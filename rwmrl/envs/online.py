@@ -145,6 +145,24 @@ class OnlineEnv(VecEnv):
         if state["imagined"]:
             self.imagine().restore(state["imagined"])
 
+    def begin_anew(self, replay: Snapshot, steps_done: int, recorded: int, dropped: int) -> None:
+        """Go on with new episodes where the simulator's own state is lost.
+
+        Args:
+            replay: What the replay held.
+            steps_done: Steps made before.
+            recorded: Rows that the recorder has given away.
+            dropped: Episodes that it has left out.
+
+        Raises:
+            KeyError, ValueError: The replay is another one.
+        """
+        self.steps_done = steps_done
+        self.replay.restore(replay)
+        self.replay.begin(torch.arange(self.num_simulated, device=self.replay.device), self.real.current_rows())
+        if self.recorder:
+            self.recorder.go_on(recorded, dropped, self._names())
+
     def close(self) -> None:
         """Release threads and processes."""
         self.real.close()

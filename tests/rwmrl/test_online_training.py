@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+import rwmrl.simulator_training
 from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
+from rwmdata.runs import Run, state_before
 from rwmdata.validate import validate
-from rwmmodel.checkpoint import load_model, load_state
+from rwmmodel.calibration_factors import Calibration
+from rwmmodel.checkpoint import load_model, load_state, save_model
 from rwmrl.backends import make_env
 from rwmrl.envs.base import EnvOptions
+from rwmrl.envs.mujoco import MujocoEnv
 from rwmrl.online_config import FinetuneConfig, PretrainConfig
+from rwmrl.online_model import draw_starts
 from rwmrl.online_training import OnlineTraining
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import series
+from rwmrl.ppo import Runner, series
 from rwmrl.simulator_training import train_in_simulator, with_rewards
 from rwmrl.train_config import TrainConfig
 
@@ -67,6 +74,7 @@ def test_pretraining_leaves_a_policy_a_model_and_scores_on_robots_it_never_saw(h
         assert np.isfinite(metrics[name][-1]), name
     assert metrics["model/total"][-1] < metrics["model/total"][0]
     assert load_state(run.state_file, torch.device("cpu"))["moment"] is None  # no replay that nobody needs any more
+    assert not state_before(run.state_file).exists()
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -87,6 +95,74 @@ def test_an_interrupted_pretraining_ends_as_an_undisturbed_one(home, at):
     np.testing.assert_array_equal(first.matrix(), home.dataset("again").matrix())
 
 
+def kill(*_):
+    raise KeyboardInterrupt
+
+
+def parts_of(run):
+    return sorted(p.name for p in (run.path / "replay").glob("part-*"))
+
+
+def test_a_run_killed_behind_its_export_takes_it_for_its_own(home, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "finish", kill)
+        train_in_simulator(home, pretraining(iterations=2, export="mixed"))
+    (run,) = home.runs("train")
+    left = run.path / "replay" / "part-000003"
+    left.mkdir(parents=True)  # as a kill within the removal of the parts leaves them
+    written = home.dataset("mixed").manifest
+    resumed = train_in_simulator(home, resume=run)
+    assert resumed.meta.status == "finished" and resumed.meta.summary["exported"] == "mixed"
+    assert home.dataset("mixed").manifest == written and not left.exists()
+
+
+def test_a_resumed_run_does_not_take_anothers_dataset_for_its_export(home, make_dataset, schema):
+    with pytest.raises(KeyboardInterrupt):
+        train_in_simulator(home, pretraining(iterations=3, export="mixed"), interrupt_at(2))
+    make_dataset(np.zeros((2, 5, schema.width), np.float32), "mixed")
+    with pytest.raises(RwmError, match="exists already") as error:
+        train_in_simulator(home, resume=home.runs("train")[0])
+    assert error.value.hint == "rwm data rm mixed"
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_part_of_the_export_that_no_state_counts_is_written_again(home, monkeypatch, at):
+    """Killed between the part and the state of checkpoint ``at``, before the first state too."""
+    short = partial(EnvOptions, episode_length_s=0.4)  # Episodes end in every iteration.
+    monkeypatch.setattr(rwmrl.simulator_training, "EnvOptions", short)
+    config = pretraining(iterations=3, export="mixed")
+    save = Runner._save_state
+
+    def killed(runner, moment, resumable=True):
+        if runner.completed == at:
+            raise KeyboardInterrupt
+        save(runner, moment, resumable)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Runner, "_save_state", killed)
+        train_in_simulator(home, config)
+    (run,) = home.runs("train")
+    newest = f"part-{at:06d}"
+    assert parts_of(run)[-1] == newest
+    shutil.copytree(run.path / "replay" / newest, run.path / "replay" / f".tmp-{2**30}-{newest}")
+    train_in_simulator(home, resume=run)
+    train_in_simulator(home, config.model_copy(update={"export": "undisturbed"}))
+    dataset = home.dataset("undisturbed")
+    np.testing.assert_array_equal(home.dataset("mixed").matrix(), dataset.matrix())
+    assert dataset.rows == 16 * 3 * 12 + len(dataset.episodes)  # a row each step and each episode's first
+
+
+def test_a_part_that_no_state_counts_goes_though_no_episode_ends_this_time(home):
+    """As on a GPU, where a resumed training is not the same to the last bit."""
+    robot, config = load_robot("anymal_d"), pretraining(export="mixed")
+    real = make_env("mujoco", robot, EnvOptions(task="Pretrain-v0", num_envs=16, seed=0))
+    online, run = OnlineTraining(home, config, robot, real), Run.create(home, "train", {}, {}, 0)
+    (run.path / "replay" / "part-000001").mkdir(parents=True)
+    online.restore(run, {"completed": 0}, anew=True)
+    assert parts_of(run) == []
+    real.close()
+
+
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_an_interrupted_finetuning_ends_as_an_undisturbed_one(home, pretrained, at):
     config = finetuning(pretrained, iterations=5, **{"ppo.critic_first": 2})
@@ -97,6 +173,39 @@ def test_an_interrupted_finetuning_ends_as_an_undisturbed_one(home, pretrained, 
     ours, theirs = content(undisturbed), content(resumed)
     assert ours[3] == theirs[3]
     assert ours[2] == theirs[2]
+
+
+def test_where_the_simulators_state_is_lost_the_replay_goes_on_with_new_episodes(home, pretrained, monkeypatch):
+    """As with Isaac Lab and mjlab; imagination needs the replay at once, the critic's iterations being over."""
+    monkeypatch.setattr(MujocoEnv, "state", lambda self: None)
+    config = finetuning(pretrained, iterations=5, export="mixed", **{"ppo.critic_first": 2})
+    with pytest.raises(KeyboardInterrupt):
+        train_in_simulator(home, config, interrupt_at(4))
+    (run, _) = home.runs("train")
+    kept = load_state(run.state_file, torch.device("cpu"))["replay"]["_written"]
+    assert len(kept) == 16 and kept.min() >= 1 + 3 * 12
+    resumed = train_in_simulator(home, resume=run)
+    assert series(resumed)["replay/rows"][-1] >= kept.sum() + 16 * (1 + 2 * 12)
+    assert [row["step"] for row in run.metrics() if row["metric"] == "imagined/reward"] == [3, 4, 5]
+    assert home.dataset("mixed").manifest.episodes.behaviour.count("iteration-000003") >= 16
+    assert "replay" not in load_state(run.state_file, torch.device("cpu"))
+
+
+def test_new_episodes_are_recorded_behind_the_rows_there_are(home):
+    robot, config = load_robot("anymal_d"), pretraining(iterations=10, export="mixed", export_transitions=1000)
+    real = make_env("mujoco", robot, EnvOptions(task="Pretrain-v0", num_envs=16, seed=0))
+    online = OnlineTraining(home, config, robot, real)
+    for _ in range(3):
+        online.env.step(torch.zeros(16, 12))
+    recorded = len(online.recorder._length)
+    online.env.begin_anew(online.env.replay.state(), steps_done=5 * 12, recorded=1000 - recorded + 2, dropped=1)
+    assert online.recorder.full and online.recorder.dropped == 1
+    online.recorder.finish()
+    episodes = online.recorder.take()
+    assert [len(e.rows) for e in episodes] == [1] * (recorded - 2)
+    assert {e.behaviour for e in episodes} == {"iteration-000005"}
+    assert online.env.replay.count == 16 * 5
+    real.close()
 
 
 def test_the_exported_replay_is_a_dataset_of_every_stage(home, schema):
@@ -186,6 +295,30 @@ def test_a_first_policy_is_trained_with_the_rewards_of_one(begun_with, air_time)
     assert rewarded.task_reward_weights == {"Pretrain-v0": first} and rewarded.task_air_time_s == air_time
 
 
+def test_a_model_that_is_gone_on_from_keeps_its_architecture_and_loses_its_calibration(home, pretrained):
+    """The run's record has the architecture; a replay too short for that of the configuration is no fault."""
+    model = load_model(pretrained.model_file)
+    factors = (1.0, 2.0)
+    about = {"dataset": "mixed", "split": "val", "windows": 4, "seed": 0}
+    model.calibration = Calibration(**about, epistemic=factors, total=factors)
+    save_model(model, pretrained.model_file)
+    sizes = {"fit.history": 32, "fit.members": 7, "fit.replay_steps": 20}
+    run = train_in_simulator(home, pretraining(iterations=2, model=pretrained.id, **sizes))
+    kept = load_model(run.model_file)
+    recorded = {k: run.meta.config["fit"][k] for k in ("history", "members", "hidden")}
+    assert recorded == {"history": 8, "members": 2, "hidden": 16} == {k: getattr(kept.config, k) for k in recorded}
+    assert kept.calibration is None and series(run)["model/total"]
+
+
+def test_windows_that_end_with_a_fall_have_their_share_of_the_draws():
+    others, falls = np.arange(100), np.arange(100, 103)
+    drawn = draw_starts(np.random.default_rng(0), 4000, others, falls, 0.25)
+    assert np.mean(drawn >= 100) == pytest.approx(0.25, abs=0.03) and set(drawn) == set(range(103))
+    again = draw_starts(np.random.default_rng(0), 4000, others, falls, 0.25)
+    np.testing.assert_array_equal(drawn, again)
+    assert draw_starts(np.random.default_rng(0), 50, others, falls[:0], 0.25).max() < 100
+
+
 def test_an_averaged_model_is_bounded_by_what_the_replay_holds(home):
     """Its bounds were infinite when it was made, and infinity has no average."""
     run = train_in_simulator(home, pretraining(iterations=3, **{"fit.ema": 0.9, "fit.bounded": True}))
@@ -195,6 +328,7 @@ def test_an_averaged_model_is_bounded_by_what_the_replay_holds(home):
 
 
 def test_what_does_not_fit_is_refused_and_leaves_no_run(home, pretrained):
+    one = train_in_simulator(home, pretraining(iterations=1, **{"fit.members": 1}))
     begun = len(home.runs("train"))
     for config, message in (
         (TrainConfig(task="Pretrain-v0"), "takes a PretrainConfig"),
@@ -204,6 +338,7 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run(home, pretrained):
         (pretraining(**{"fit.history": 2000}), "does not fit into"),
         (pretraining(**{"fit.held_out": 40}), "held out, which is none"),
         (pretraining(**{"fit.normalizer": "reference", "robot": "go2"}), "no reference normaliser"),
+        (finetuning(pretrained, **{"imagination.lam": 1.0}, model=one.id), "one member"),
     ):
         with pytest.raises(RwmError, match=message):
             train_in_simulator(home, config)

@@ -268,6 +268,7 @@ def test_finetuning_begins_with_an_imported_training(six_keys, home):
     own = to_reference(load_model(tuned.model_file).state_dict())
     for name, value in world_model.state_dict().items():
         torch.testing.assert_close(own[name], value, rtol=0, atol=1e-6, msg=name)
+    assert tuned.meta.config["fit"]["history"] == M and tuned.meta.config["fit"]["members"] == 2
 
 
 def test_one_step_of_adam_on_the_world_model_is_the_authors(six_keys, home):

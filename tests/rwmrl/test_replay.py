@@ -58,13 +58,20 @@ def test_an_end_begins_an_episode_and_a_fall_is_the_last_row_of_one():
     assert replay.ending_in_fall(starts, 2).tolist() == [False, True, False]
 
 
-def test_a_simulation_that_blew_up_leaves_no_row():
-    replay = Replay(2, 10, SCHEMA, CPU, held_out=2)
+def test_an_episode_whose_simulation_blew_up_is_left_out():
+    """As in an export; the robot's episodes before and after it, and those of other robots, stay."""
+    replay = Replay(4, 10, SCHEMA, CPU, held_out=4)
     replay.normalizer = Normalizer(12, 1)
-    replay.begin(torch.arange(2), rows_of([0.0, 0.0]))
-    replay.add(step_of([1.0, 1.0], done=[True, False], unstable=[1, 0]), rows_of([20.0, 1.0]))
-    replay.add(step_of([21.0, 2.0]), rows_of([0, 0]))
-    assert replay.gather(replay.starts(2), 2)[..., 0].tolist() == [[20, 21]]
+    replay.begin(torch.arange(4), rows_of([0.0, 50.0, 60.0, 70.0]))
+    replay.add(step_of([1.0, 51.0, 61.0, 71.0], done=[True, False, False, False]), rows_of([10.0, 0, 0, 0]))
+    replay.add(step_of([11.0, 52.0, 62.0, 72.0]), rows_of([0] * 4))
+    blown = [1, 0, 0, 0]
+    replay.add(step_of([9e3, 53.0, 63.0, 73.0], done=[True, False, False, False], unstable=blown), rows_of([20.0] * 4))
+    replay.add(step_of([21.0, 54.0, 64.0, 74.0]), rows_of([0] * 4))
+    own = [w for w in replay.gather(replay.starts(2), 2)[..., 0].tolist() if w[0] < 50]
+    assert own == [[0, 1], [20, 21]]
+    assert [v for v in replay.gather(replay.starts(1), 1)[..., 0].flatten().tolist() if v < 50] == [0, 1, 20, 21]
+    assert len(replay.starts(5)) == 2
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8])
