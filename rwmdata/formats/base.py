@@ -50,6 +50,8 @@ class Format(ABC):
     label: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ()
     """Options of a :class:`Request` that are of this format alone."""
+    copies_are_left_out: ClassVar[bool] = True
+    """Of files with the same content one is read: the user named them, so that a copy is a mistake."""
 
     def __init__(self, request: Request) -> None:
         self.robot, mapping = request.robot, request.mapping

@@ -9,6 +9,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.csv66 import CsvFormat
+from rwmdata.formats.files import without_copies, without_leftovers
 from rwmdata.formats.hdf5 import Hdf5Format
 from rwmdata.formats.lerobot import LeRobotFormat
 from rwmdata.formats.logs import LogFormat
@@ -42,7 +43,8 @@ def convert(
 
     Args:
         home: Where the dataset goes.
-        sources: Files, folders of CSV files, or the folder of a LeRobot dataset; all of one format.
+        sources: Files, folders of CSV files, or the folder of a LeRobot dataset; all of one format. What other programs
+            left (``._a.csv``, ``a.csv~``) and files with the content of another are not read, and noted.
         name: Name of the new dataset.
         robot: Robot that was recorded; when None, the one that an HDF5 file is of, else anymal_d.
         mapping: File that says where the column groups are.
@@ -60,6 +62,7 @@ def convert(
             finite. File and place are named and nothing is written.
     """
     layout = load_mapping(mapping) if mapping else None
+    sources, notes = without_leftovers(sources)
     form = find_format(sources, mapping is not None)
     special = {"episode_ends": episode_ends != "auto", "extension": bool(extension), "rate_hz": rate_hz is not None}
     special |= {"joint_order": joint_order is not None, "quaternions": quaternions is not None}
@@ -68,6 +71,10 @@ def convert(
     spec = load_robot(robot or form.robot_of(sources) or DEFAULT_ROBOT)
     hints = (joint_order, quaternions, rate_hz)
     recordings = form(Request(sources, spec, layout, episode_ends, extension, robot is not None, *hints))
+    if form.copies_are_left_out:
+        recordings.files, copies = without_copies(recordings.files)
+        notes += copies
+    recordings.notes = notes + recordings.notes
     hz, origin = 1 / spec.control_dt_s, {"source": "rwm data convert"}
     with DatasetWriter(home.data_dir, name, spec.name, recordings.schema, hz, origin, seed) as writer:
         for count, file in enumerate(recordings.files, start=1):
@@ -82,10 +89,12 @@ def find_format(sources: Sequence[Path], mapped: bool) -> type[Format]:
     """Return the format of the sources; ``mapped`` says that there is a mapping file.
 
     Raises:
-        RwmError: They are of several formats.
+        RwmError: They are of several formats, or there is none.
     """
+    if not sources:
+        raise RwmError("There is no recording among the files named.", "rwm data convert FILE... --name NAME")
     formats = {next(f for f in FORMATS if f.sniff(source, mapped)) for source in sources}
     if len(formats) != 1:
-        labels = " and ".join(sorted(f.label for f in formats)) or "No"
+        labels = " and ".join(sorted(f.label for f in formats))
         raise RwmError(f"{labels} files cannot be mixed in one dataset.", "convert them separately, then merge")
     return formats.pop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import zlib
 from collections import deque
@@ -22,10 +21,12 @@ from rwmdata.episode_ends import EpisodeStart, find_episode_starts
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
+from rwmdata.formats.files import numbered_files, opened
 from rwmdata.machine import available_threads
 from rwmdata.schema import Schema
 
-FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz)?$")
+FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz)?", re.IGNORECASE)
+"""Fits whole names only."""
 EPISODE_ENDS = ("auto", "file", "none")
 SHOWN_FAULTS = 5
 BLOCK_BYTES = 8 << 20
@@ -47,7 +48,8 @@ class CsvFormat(Format):
             choices = ", ".join(EPISODE_ENDS)
             raise RwmError(f"Unknown --episode-ends '{request.episode_ends}'; choices: {choices}.")
         super().__init__(request)
-        self.files, self.episode_ends = find_csv_files(request.sources), request.episode_ends
+        self.files, self.notes = find_csv_files(request.sources)
+        self.episode_ends = request.episode_ends
         self.about = {"episode_ends": self.episode_ends}
 
     @classmethod
@@ -103,22 +105,26 @@ def _notes(file: Path, starts: list[EpisodeStart]) -> list[str]:
     return [f"{file.name}: {len(unmarked)} unmarked episode ends found ({shown}{more})"]
 
 
-def find_csv_files(sources: Sequence[Path]) -> list[Path]:
-    """Return the CSV files of ``sources``, those in a folder in the order of their numbers.
+def find_csv_files(sources: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return the CSV files of ``sources``, those in a folder in the order of their numbers, and notes on others.
 
     Raises:
-        RwmError: A source does not exist, or a folder holds no ``state_action_data_N.csv``.
+        RwmError: A source does not exist, or a folder holds no ``state_action_data_N.csv``, or two of one number.
     """
     files: list[Path] = []
+    notes: list[str] = []
     for source in sources:
         if not source.exists():
             raise RwmError(f"There is no file or folder {source}.", "rwm data convert FILE... --name NAME")
-        inside = source.iterdir() if source.is_dir() else []
-        numbered = sorted((int(match[1]), file) for file in inside if (match := FILE_PATTERN.search(file.name)))
-        if source.is_dir() and not numbered:
+        if not source.is_dir():
+            files.append(source)
+            continue
+        numbered, more = numbered_files(source, FILE_PATTERN)
+        if not numbered:
             raise RwmError(f"Folder {source} holds no state_action_data_N.csv.", "name the CSV files themselves")
-        files += [file for _, file in numbered] or [source]
-    return files
+        files += numbered
+        notes += more
+    return files, notes
 
 
 def read_blocks(file: Path, schema: Schema) -> Iterator[np.ndarray]:
@@ -155,7 +161,7 @@ def _raw_blocks(file: Path) -> Iterator[bytes]:
         RwmError: It cannot be read or decompressed, or a line is too long.
     """
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        with opened(file) as stream:
             while block := stream.read(BLOCK_BYTES):
                 tail = b"" if block.endswith(b"\n") else stream.readline(LONGEST_LINE)
                 if len(tail) == LONGEST_LINE:
@@ -237,7 +243,7 @@ def write_csv(dataset: Dataset, folder: Path, rows_per_file: int = 10_000) -> li
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise RwmError(f"Cannot write {folder}: {exc.strerror}.", "--out FOLDER") from exc
-    if any(FILE_PATTERN.search(f.name) for f in folder.iterdir()):
+    if any(FILE_PATTERN.fullmatch(f.name) for f in folder.iterdir()):
         raise RwmError(f"Folder {folder} holds state_action_data files already; nothing was written.", "--out FOLDER")
     rows, first = dataset.matrix(), 0
     files: list[Path] = []

@@ -170,6 +170,7 @@ class LeRobotFormat(Format):
     """
 
     label = "LeRobot"
+    copies_are_left_out = False
 
     def __init__(self, request: Request) -> None:
         if len(request.sources) != 1:

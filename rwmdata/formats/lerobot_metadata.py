@@ -174,6 +174,9 @@ def read_parquet(file: Path, columns: Iterable[str]) -> pa.Table:
     try:
         with pq.ParquetFile(file) as content:
             names = content.schema_arrow.names
-            return content.read(columns=[name for name in columns if name in names])
+            table = content.read(columns=[name for name in columns if name in names])
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise RwmError(f"{file} cannot be read: {one_line(exc)}.", REPAIR) from exc
+    if len({*table.column_names}) != table.num_columns:
+        raise RwmError(f"{file} has two columns of one name: {', '.join(table.column_names)}.", REPAIR)
+    return table
