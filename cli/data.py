@@ -231,7 +231,9 @@ def stats(
 @command(app, "ls")
 def ls(call: Call) -> None:
     """List the datasets, newest first."""
-    found = call.home.datasets()
+    found, broken = call.home.readable_datasets()
+    for fault in broken:
+        say(f"not listed: {fault.message}")
     if call.json:
         print_json({"datasets": [facts(d) for d in found]})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from cli.common import Call, DatasetArgument, SeedOption, command, out, print_json, print_table, say
 from cli.data import app, show_result
 from rwmdata.atomic import commit_file
+from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 
 
@@ -100,16 +102,27 @@ def rm(
     """Delete a dataset."""
     from rwmdata.edit import remove
 
-    source = call.home.dataset(dataset)
+    folder = call.home.dataset_folder(dataset)
+    name, link = Path(os.path.abspath(folder)).name, folder.is_symlink()
     if not yes:
-        typer.confirm(f"Delete {source.name}, {source.rows:,} rows, for good?", abort=True, err=True)
-    orphans = remove(call.home, source)
+        what = f"the link {name}; its data stay" if link else f"{name}, {rows_in(folder)}, for good"
+        typer.confirm(f"Delete {what}?", abort=True, err=True)
+    target = folder.resolve()
+    orphans = remove(call.home, folder)
     if call.json:
-        print_json({"removed": source.name, "runs_made_from_it": orphans})
+        print_json({"removed": name, "runs_made_from_it": orphans})
         return
-    out.print(f"removed {source.name}", highlight=False)
+    out.print(f"removed the link {name}; its data stay in {target}" if link else f"removed {name}", highlight=False)
     if orphans:
         say(f"note: {len(orphans)} runs were made from it: {', '.join(orphans)}")
+
+
+def rows_in(folder: Path) -> str:
+    """Return how much a dataset holds, as text."""
+    try:
+        return f"{Dataset.open(folder).rows:,} rows"
+    except RwmError:
+        return "which cannot be read"
 
 
 @command(app, "fsck")

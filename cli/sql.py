@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import Call, out, print_json, print_table
+from cli.common import Call, out, print_json, print_table, say
 from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 
@@ -31,7 +31,7 @@ def sql(
             f"Format '{form}' {'cannot be printed' if form == 'parquet' else 'cannot be used here'}.",
             f"--format {', '.join(FORMATS)}; parquet needs --out FILE, a table goes to the screen",
         )
-    frame = run_sql(call.home, query)
+    frame = run_sql(call.home, query, report=say)
     if form == "table":
         title = f"{frame.height} rows" + (f", the first {MAX_ROWS} shown" if frame.height > MAX_ROWS else "")
         print_table(title, frame.columns, frame.head(MAX_ROWS).rows())

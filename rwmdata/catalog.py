@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,8 +51,10 @@ class Dataset:
     """
 
     def __init__(self, path: Path, manifest: DatasetManifest) -> None:
-        self.path, self.manifest = path, manifest
-        self.name, self.robot = manifest.name, manifest.robot
+        # A folder may have been copied or renamed since its manifest was written.
+        name = Path(os.path.abspath(path)).name
+        self.path, self.manifest = path, manifest.model_copy(update={"name": name})
+        self.name, self.robot = name, manifest.robot
         self.rows, self.control_hz = manifest.rows, manifest.control_hz
         self.schema: Schema = manifest.build_schema()
         self._verified: set[int] = set()
@@ -95,7 +98,7 @@ class Dataset:
 
     def scan(self) -> pl.LazyFrame:
         """Return a lazy Polars frame over all shards."""
-        return pl.scan_parquet(self.shard_paths)
+        return pl.scan_parquet(self.shard_paths, glob=False)
 
     def matrix(self) -> np.ndarray:
         """Return all rows as one float32 array ``(R, width)``, schema columns in order, ``terminated`` last.

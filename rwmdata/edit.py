@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from rwmdata.atomic import commit_folder, remove_folder, write_text
 from rwmdata.catalog import Dataset
@@ -24,7 +25,8 @@ def merge(home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, prog
     """Write the episodes of several datasets of one robot, one after the other, as a new dataset.
 
     Raises:
-        RwmError: Fewer than two datasets, they differ in robot, rate or columns, or the name is taken.
+        RwmError: Fewer than two datasets, they differ in robot, rate or columns, share rows, or the name is
+            taken.
     """
     if len(sources) < 2:
         raise RwmError("Merging takes at least two datasets.", "rwm data merge A B --name C")
@@ -34,8 +36,19 @@ def merge(home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, prog
             ours, theirs = getattr(first.manifest, what), getattr(other.manifest, what)
             if ours != theirs:
                 raise RwmError(f"'{first.name}' and '{other.name}' differ in {what}: {ours} and {theirs}.")
+    _refuse_shared_rows(sources)
     origin = {"source": "rwm data merge", "datasets": [about(d) for d in sources]}
     return _rewrite(home, [(d, None) for d in sources], name, origin, seed, progress)
+
+
+def _refuse_shared_rows(sources: Sequence[Dataset]) -> None:
+    """Refuse datasets that hold the same files: their rows would be in the new dataset twice, and in several splits."""
+    holder: dict[str, Dataset] = {}
+    for dataset in sources:
+        for shard in dataset.manifest.shards:
+            other = holder.setdefault(shard.sha256, dataset)
+            if other is not dataset:
+                raise RwmError(f"'{other.name}' and '{dataset.name}' hold the same rows.", "merge one of them")
 
 
 def filter_episodes(
@@ -56,10 +69,11 @@ def filter_episodes(
     """
     import duckdb
 
-    query = f"select episode from episodes where dataset = '{source.name}' and ({where}) order by episode"
-    with open_views(home, ("episodes",)) as connection:
+    # The condition sees the one dataset only, and a comment at its end does not hide what follows.
+    query = f"select episode from (select * from episodes where dataset = $1) where (\n{where}\n) order by episode"
+    with open_views(home, ("episodes",), report=lambda _: None) as connection:
         try:
-            kept = [int(row[0]) for row in connection.execute(query).fetchall()]
+            kept = [int(row[0]) for row in connection.execute(query, [source.name]).fetchall()]
             columns = [row[0] for row in connection.execute("describe episodes").fetchall()]
         except duckdb.Error as exc:
             reason = str(exc).splitlines()[0]
@@ -96,14 +110,26 @@ def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float],
     return Dataset.open(target)
 
 
-def remove(home: Home, source: Dataset) -> list[str]:
-    """Delete a dataset; readers see all of it or nothing.
+def remove(home: Home, source: Dataset | Path) -> list[str]:
+    """Delete a dataset, or the folder of one that cannot be opened; readers see all of it or nothing.
+
+    Of a dataset behind a symbolic link only the link is removed.
 
     Returns:
         Ids of the runs made from it, whose dataset is gone now.
+
+    Raises:
+        RwmError: It cannot be removed.
     """
-    made_from = [r.id for r in home.runs() if r.meta.parents.get("dataset") == source.name]
-    remove_folder(source.path)
+    folder = source.path if isinstance(source, Dataset) else source
+    made_from = [r.id for r in home.runs() if r.meta.parents.get("dataset") == folder.name]
+    if not folder.is_symlink():
+        remove_folder(folder)
+        return made_from
+    try:
+        folder.unlink()
+    except OSError as exc:
+        raise RwmError(f"Cannot remove {folder}: {exc.strerror}.") from exc
     return made_from
 
 

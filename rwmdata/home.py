@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rwmdata.atomic import TMP_MARK
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
+from rwmdata.manifest import MANIFEST_FILE
 from rwmdata.runs import DIGEST, HOW_TO_MAKE, Checkpoint, Run
 
 POLICY_KINDS = ("policy", "train")
@@ -41,25 +44,38 @@ class Home:
         return self.root / "runs"
 
     def datasets(self) -> list[Dataset]:
-        """Return every committed dataset, newest first."""
-        folders = [
-            file.parent for file in self.data_dir.glob("*/dataset.json") if not file.parent.name.startswith(TMP_MARK)
-        ]
-        return sorted(map(Dataset.open, folders), key=lambda d: (d.manifest.created, d.name), reverse=True)
+        """Return every committed dataset whose manifest can be read, newest first."""
+        return self.readable_datasets()[0]
+
+    def readable_datasets(self) -> tuple[list[Dataset], list[RwmError]]:
+        """Return the datasets whose manifest can be read, newest first, and a fault for each of the others."""
+        datasets, broken = _opened(Dataset.open, _folders(self.data_dir, f"*/{MANIFEST_FILE}"))
+        return sorted(datasets, key=lambda d: (d.manifest.created, d.name), reverse=True), broken
 
     def dataset(self, name: str | None = None) -> Dataset:
         """Return a dataset by name or by path; without one, the newest.
 
         Raises:
-            RwmError: There is none, or none of that name.
+            RwmError: There is none, none of that name, or its manifest cannot be read.
         """
         if name is None:
             if datasets := self.datasets():
                 return datasets[0]
             raise RwmError(f"No dataset yet in {self.data_dir}.", "rwm data export --task Pretrain-v0")
+        return Dataset.open(self.dataset_folder(name))
+
+    def dataset_folder(self, name: str) -> Path:
+        """Return the folder of the dataset of that name or path, readable or not.
+
+        Raises:
+            RwmError: There is none, or a link that leads nowhere.
+        """
         for path in (self.data_dir / name, Path(name)):
-            if (path / "dataset.json").is_file():
-                return Dataset.open(path)
+            if (path / MANIFEST_FILE).is_file():
+                return path
+            if path.is_symlink() and not path.exists():
+                fault = f"{path} is a link to {path.readlink()}, which is not there."
+                raise RwmError(fault, "make its target available, or remove the link")
         known = ", ".join(d.name for d in self.datasets()) or "none"
         raise RwmError(f"No dataset '{name}' in {self.data_dir}; datasets: {known}.", "rwm data ls")
 
@@ -80,26 +96,12 @@ class Home:
         return next((r for r in same if r.meta.status == "finished"), same[0] if same else None)
 
     def runs(self, kind: str | None = None) -> list[Run]:
-        """Return the runs of one kind (or of all), newest first.
-
-        Raises:
-            RwmError: A run's record cannot be read.
-        """
-        runs, broken = self.readable_runs(kind)
-        if broken:
-            raise broken[0]
-        return runs
+        """Return the runs of one kind (or of all) whose record can be read, newest first."""
+        return self.readable_runs(kind)[0]
 
     def readable_runs(self, kind: str | None = None) -> tuple[list[Run], list[RwmError]]:
         """Return the runs whose record can be read, newest first, and a fault for each of the others."""
-        runs: list[Run] = []
-        broken: list[RwmError] = []
-        for file in sorted(self.runs_dir.glob(f"{kind or '*'}/*/run.json")):
-            if not file.parent.name.startswith(TMP_MARK):
-                try:
-                    runs.append(Run.open(file.parent))
-                except RwmError as exc:
-                    broken.append(exc)
+        runs, broken = _opened(Run.open, _folders(self.runs_dir, f"{kind or '*'}/*/run.json"))
         return sorted(runs, key=lambda r: (r.meta.created, r.id), reverse=True), broken
 
     def run(self, kind: str | None, run_id: str | None = None, runs: list[Run] | None = None) -> Run:
@@ -123,6 +125,8 @@ class Home:
             if finished := [r for r in runs if r.meta.status == "finished"]:
                 return finished[0]
             raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(label, "rwm runs ls"))
+        if broken := _folders(self.runs_dir, f"{kind or '*'}/{escape(run_id)}/run.json"):
+            Run.open(broken[0])  # Listed or not, it is the one that is meant: say what is wrong with it.
         matches = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
         if len(matches) != 1:
             fault = f"'{run_id}' fits {len(matches)} {label}s" if matches else f"No {label} '{run_id}'"
@@ -198,3 +202,23 @@ class Home:
 
     def _holds(self, folder: Path) -> bool:
         return folder.resolve().parent.parent == self.runs_dir.resolve()
+
+
+Kept = TypeVar("Kept")
+
+
+def _folders(root: Path, pattern: str) -> list[Path]:
+    """Return the folders of the files that fit a pattern; hidden ones are not committed."""
+    return [file.parent for file in sorted(root.glob(pattern)) if not file.parent.name.startswith(".")]
+
+
+def _opened(open_: Callable[[Path], Kept], folders: list[Path]) -> tuple[list[Kept], list[RwmError]]:
+    """Open folders; return what could be opened and a fault for each of the others."""
+    kept: list[Kept] = []
+    broken: list[RwmError] = []
+    for folder in folders:
+        try:
+            kept.append(open_(folder))
+        except RwmError as exc:
+            broken.append(exc)
+    return kept, broken

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+import os
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
@@ -19,6 +25,8 @@ Types = Mapping[str, type[pl.DataType]]
 """Columns of a view and their types."""
 Row = tuple[object, ...]
 PARENTS = ("dataset", "model", "policy")
+WRITING = ("COPY", "EXPORT", "ATTACH", "LOAD")
+"""Kinds of statements that write files or open others."""
 VIEWS = ("datasets", "episodes", "transitions", "runs", "metrics", "evaluations")
 DATASETS = {"name": pl.String, "robot": pl.String, "rows": pl.Int64, "episodes": pl.Int64, "control_hz": pl.Float64,
             "created": pl.String, "path": pl.String}  # fmt: skip
@@ -34,19 +42,28 @@ EVALUATIONS = {"run": pl.String, "evaluation": pl.String, "dataset": pl.String, 
                "high": pl.Float64}  # fmt: skip
 
 
-def open_views(home: Home, names: Collection[str] = VIEWS) -> duckdb.DuckDBPyConnection:
+Report = Callable[[str], object]
+"""Told in a sentence what is left out because it is damaged."""
+
+
+def open_views(home: Home, names: Collection[str] = VIEWS, report: Report = warnings.warn) -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB connection with views over the files of ``home``.
 
     Datasets, episodes, runs and evaluations are read from their manifests; ``transitions`` and ``metrics`` are scanned
-    in place. The connection can read files of this home only.
+    in place. The connection can read files of this home only, and of datasets that are linked into it. What cannot be
+    read is left out and reported.
 
     Args:
         home: The folder.
         names: Views to create; the fewer, the less has to be read.
+        report: Told what is left out.
     """
     connection = duckdb.connect()
-    datasets = home.datasets() if {"datasets", "episodes", "transitions"} & {*names} else []
-    runs = home.runs() if {"runs", "metrics", "evaluations"} & {*names} else []
+    of_datasets, of_runs = ({*VIEWS[:3]} & {*names}, {*VIEWS[3:]} & {*names})
+    datasets, broken = home.readable_datasets() if of_datasets else ([], [])
+    runs, broken_runs = home.readable_runs() if of_runs else ([], [])
+    for fault in (*broken, *broken_runs):
+        report(fault.message)
     tables: dict[str, tuple[Types, Callable[[], list[Row]]]] = {
         "datasets": (DATASETS, lambda: [_dataset_row(d) for d in datasets]),
         "episodes": (EPISODES, lambda: [row for d in datasets for row in _episode_rows(d)]),
@@ -58,25 +75,35 @@ def open_views(home: Home, names: Collection[str] = VIEWS) -> duckdb.DuckDBPyCon
             frame = pl.DataFrame(rows(), schema=types, orient="row")
             connection.register(f"{name}_frame", frame.to_arrow())
             connection.execute(f"create view {name} as select * from {name}_frame")
+    files: list[Path] = []
     if "transitions" in names:
-        _create_transitions(connection, datasets)
+        files += _create_transitions(connection, datasets, report)
     if "metrics" in names:
-        _create_metrics(connection, runs)
+        files += _create_metrics(connection, runs)
+    # Both spellings: DuckDB checks the pattern that a view names, then the file that it finds.
+    spellings = dict.fromkeys(text for file in files for text in (str(file), _without_patterns(file)))
+    connection.execute(f"set allowed_paths = [{', '.join(map(_literal, spellings))}]")
     connection.execute(f"set allowed_directories = [{_literal(str(home.root.resolve()) + '/')}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return connection
 
 
-def run_sql(home: Home, query: str) -> pl.DataFrame:
+def run_sql(home: Home, query: str, report: Report = warnings.warn) -> pl.DataFrame:
     """Run one query; only the views it names are created, all if it names none.
 
+    Args:
+        home: The folder.
+        query: The query.
+        report: Told what is left out because it is damaged.
+
     Raises:
-        RwmError: DuckDB rejects it; the error lists the views.
+        RwmError: DuckDB rejects it, or it would write; the error lists the views.
     """
     named = [name for name in VIEWS if name in query.lower()]
-    with open_views(home, named or VIEWS) as connection:
+    with open_views(home, named or VIEWS, report) as connection:
         try:
+            _refuse_writing(connection, query)
             relation = connection.sql(query)
             if relation is None:
                 raise RwmError("That statement returns no rows; ask for some with select.")
@@ -112,31 +139,74 @@ def _evaluation_rows(run: Run) -> list[Row]:
     return [tuple((vars(summary) | vars(scalar))[column] for column in EVALUATIONS) for scalar in summary.scalars]
 
 
-def _create_transitions(connection: duckdb.DuckDBPyConnection, datasets: list[Dataset]) -> None:
-    """Scan the shards of every dataset in place; columns that a robot lacks are null."""
-    parts = [
-        f"select {_literal(d.name)} as dataset, * from read_parquet([{', '.join(_literal(p) for p in d.shard_paths)}])"
-        for d in datasets
-    ]
+def _create_transitions(connection: duckdb.DuckDBPyConnection, datasets: list[Dataset], report: Report) -> list[Path]:
+    """Scan the shards of every dataset in place and return them; columns that a robot lacks are null."""
+    parts: list[str] = []
+    files: list[Path] = []
+    for dataset in datasets:
+        if fault := _damage(dataset):
+            report(f"{fault}; the transitions of '{dataset.name}' are left out.")
+            continue
+        shards = [path.resolve() for path in dataset.shard_paths]
+        files += shards
+        parts.append(f"select {_literal(dataset.name)} as dataset, * from read_parquet({_scanned(shards)})")
     empty = "select null::varchar as dataset, null::integer as episode, null::integer as step where false"
     connection.execute("create view transitions as " + " union all by name ".join(parts or [empty]))
+    return files
 
 
-def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run]) -> None:
-    """Scan every run's metrics under their current names; a line cut off by a crash is skipped."""
-    files = [run.path / "metrics.jsonl" for run in runs if (run.path / "metrics.jsonl").exists()]
+def _damage(dataset: Dataset) -> str | None:
+    """Return which shard cannot be read, if one cannot."""
+    for path in dataset.shard_paths:
+        try:
+            pq.read_metadata(path)
+        except (pa.ArrowException, OSError) as exc:
+            return f"Shard {path} is missing or damaged: {one_line(exc)}"
+    return None
+
+
+def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run]) -> list[Path]:
+    """Scan every run's metrics under their current names and return the files; a line cut off by a crash is skipped."""
+    found = {(r.path / "metrics.jsonl").resolve(): r for r in runs if (r.path / "metrics.jsonl").exists()}
     empty = "select null::varchar as run, null::varchar as kind, null::bigint as step, null::varchar as metric, "
     query = empty + "null::double as value where false"
-    if files:
+    if found:
+        of_file = {"file": [*map(str, found)], "run": [r.id for r in found.values()]}
+        frame = pl.DataFrame(of_file | {"kind": [r.kind for r in found.values()]})
+        connection.register("metrics_frame", frame.to_arrow())
         before, now = RENAMED
         query = (
-            "select parse_path(filename)[-2] as run, parse_path(filename)[-3] as kind, step, "
-            f"replace(metric, {_literal(before)}, {_literal(now)}) as metric, value "
-            f"from read_json([{', '.join(_literal(f) for f in files)}], format = 'newline_delimited', "
+            f"select run, kind, step, replace(metric, {_literal(before)}, {_literal(now)}) as metric, value "
+            f"from read_json({_scanned([*found])}, format = 'newline_delimited', "
             "columns = {step: 'bigint', metric: 'varchar', value: 'double'}, ignore_errors = true, filename = true) "
-            "where metric is not null"
+            "join metrics_frame on filename = file where metric is not null"
         )
     connection.execute(f"create view metrics as {query}")
+    return [*found]
+
+
+def _refuse_writing(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Refuse statements that write, also those that ``explain analyze`` would run.
+
+    Raises:
+        RwmError: There is one.
+    """
+    for statement in connection.extract_statements(query):
+        kind = statement.type.name
+        words = {word.upper() for word in re.findall(r"\w+", statement.query)} if kind == "EXPLAIN" else {kind}
+        if words & {*WRITING}:
+            fault = "The query failed: Cannot access file: queries read, they do not write."
+            raise RwmError(fault, f"--out FILE writes what a query returns; the views are {', '.join(VIEWS)}")
+
+
+def _scanned(files: Sequence[Path]) -> str:
+    """Return files as an SQL list for a table function."""
+    return f"[{', '.join(_literal(_without_patterns(file)) for file in files)}]"
+
+
+def _without_patterns(file: Path) -> str:
+    """Return a path as DuckDB's file functions take it: each character that could be a pattern stands for itself."""
+    return re.sub(r"[\[*?]", r"[\g<0>]", os.fspath(file))
 
 
 def _literal(value: object) -> str:
