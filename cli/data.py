@@ -64,8 +64,8 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="66-column CSV files or folders of them, Isaac Lab recorder files (.hdf5), a LeRobot dataset, or with "
-            "--mapping any robot's log (CSV or Parquet with named columns)."
+            help="66-column CSV files or folders of them, Isaac Lab recorder files (.hdf5), a LeRobot or Minari "
+            "dataset, or with --mapping any robot's log (CSV or Parquet with named columns)."
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the new dataset.")] = None,
@@ -276,7 +276,7 @@ def facts(dataset: Dataset) -> dict[str, Any]:
         "rows": dataset.rows,
         "episodes": len(dataset.episodes),
         "falls": int(dataset.episodes.terminated.sum()),
-        "splits": ", ".join(f"{k} {len(v)}" for k, v in manifest.splits.items()),
+        "splits": ", ".join(f"{name} {size}" for name, size in dataset.split_sizes.items()),
         "created": manifest.created,
     }
 

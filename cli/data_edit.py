@@ -74,13 +74,16 @@ def filter_(
     show_result(call, call.work("filter", filter_episodes, call.home, source, where, name, **call.chosen("seed")))
 
 
-@command(app, "split")
+@command(app, "split", "rwmdata.edit:split_anew")
 def split(
     call: Call,
     name: Annotated[str, typer.Option("--name", help="Name of the new dataset.")],
     train: Annotated[float | None, typer.Option(min=0, help="Share of the episodes.")] = None,
     val: Annotated[float | None, typer.Option(min=0, help="Likewise.")] = None,
     test: Annotated[float | None, typer.Option(min=0, help="Likewise.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Rows an episode needs to count; too few such are divided by time.")
+    ] = None,
     dataset: DatasetArgument = None,
     seed: SeedOption = None,
 ) -> None:
@@ -90,7 +93,7 @@ def split(
 
     source = call.dataset(dataset)
     shares = SPLIT_SHARES | call.chosen("train", "val", "test")
-    show_result(call, split_anew(call.home, source, name, shares, **call.chosen("seed")))
+    show_result(call, split_anew(call.home, source, name, shares, **call.chosen("seed", "window")))
 
 
 @command(app, "rm")

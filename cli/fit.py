@@ -8,6 +8,8 @@ import typer
 
 from cli.common import Call, DatasetArgument, DeviceOption, SeedOption, SettingsOption, WandbOption
 
+SHOWN_EPISODES = 10
+
 
 def fit(
     call: Call,
@@ -43,10 +45,16 @@ def fit(
 
     On several GPUs: torchrun --nproc-per-node 2 -m cli fit ...
     """
+    from rwmdata.windows import too_short
     from rwmmodel.fit import fit_model
     from rwmmodel.fit_config import FitConfig
 
     config = call.config(FitConfig, "dataset")
     source = call.dataset(dataset)
+    window = config.history + config.last_forecast
+    if short := too_short(source, window):
+        shown = ", ".join(map(str, short[:SHOWN_EPISODES])) + (", ..." if len(short) > SHOWN_EPISODES else "")
+        what = f"{len(short)} of {len(source.episodes)} episodes are shorter than the {window} rows of a window"
+        call.say(f"left out: {what}: {shown}")
     run = call.work("fit", fit_model, call.home, source, config)
     call.show_run(run, "rwm policy --lam 1.0, or rwm eval uncertainty")

@@ -87,14 +87,42 @@ class Dataset:
         return Episodes(start, length, np.asarray(table.terminated, bool), table.behaviour)
 
     def split(self, name: str) -> np.ndarray:
-        """Return the episode ids of a split, ``(k,)`` int64.
+        """Return the episode ids of a split, ``(k,)`` int64; of episodes divided by time those with a part in it.
 
         Raises:
             RwmError: The dataset has no split of that name.
         """
+        self._check_split(name)
+        if self.manifest.split_rows:
+            start, _ = self.split_bounds(name)
+            return np.unique(np.searchsorted(self.episodes.start, start, side="right") - 1)
+        return np.asarray(self.manifest.splits[name], np.int64)
+
+    def split_bounds(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return first row and length of the parts of a split, each ``(k,)`` int64, ascending.
+
+        A part is a whole episode, or where episodes are divided by time a part of one.
+
+        Raises:
+            RwmError: The dataset has no split of that name.
+        """
+        self._check_split(name)
+        if self.manifest.split_rows:
+            parts = np.array(self.manifest.split_rows.get(name, []), np.int64).reshape(-1, 2)
+            return parts[:, 0], parts[:, 1] - parts[:, 0]
+        ids = np.sort(self.split(name))
+        return self.episodes.start[ids], self.episodes.length[ids]
+
+    def _check_split(self, name: str) -> None:
         if name not in self.manifest.splits:
             raise RwmError(f"Dataset '{self.name}' has no split '{name}'; it has {', '.join(self.manifest.splits)}.")
-        return np.asarray(self.manifest.splits[name], np.int64)
+
+    @property
+    def split_sizes(self) -> dict[str, str]:
+        """How much each split holds, as text: episodes, or rows where episodes are divided by time."""
+        if self.manifest.split_rows:
+            return {name: f"{self.split_bounds(name)[1].sum():,} rows" for name in self.manifest.splits}
+        return {name: f"{len(ids):,}" for name, ids in self.manifest.splits.items()}
 
     def scan(self) -> pl.LazyFrame:
         """Return a lazy Polars frame over all shards."""

@@ -12,8 +12,9 @@ from rwmdata.catalog import Dataset
 from rwmdata.episodes import read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, Provenance, split_episodes
+from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, Provenance
 from rwmdata.progress import Progress, silent
+from rwmdata.splits import WINDOW_ROWS, deal
 from rwmdata.views import open_views
 from rwmdata.writer import DatasetWriter, created_now, new_dataset_path
 
@@ -45,10 +46,10 @@ def _refuse_shared_rows(sources: Sequence[Dataset]) -> None:
     """Refuse datasets that hold the same files: their rows would be in the new dataset twice, and in several splits."""
     holder: dict[str, Dataset] = {}
     for dataset in sources:
-        for shard in dataset.manifest.shards:
-            other = holder.setdefault(shard.sha256, dataset)
-            if other is not dataset:
-                raise RwmError(f"'{other.name}' and '{dataset.name}' hold the same rows.", "merge one of them")
+        contents = {shard.sha256 for shard in dataset.manifest.shards}
+        for shared in contents & holder.keys():
+            raise RwmError(f"'{holder[shared].name}' and '{dataset.name}' hold the same rows.", "merge one of them")
+        holder |= dict.fromkeys(contents, dataset)
 
 
 def filter_episodes(
@@ -85,20 +86,32 @@ def filter_episodes(
     return _rewrite(home, [(source, set(kept))], name, origin, seed, progress)
 
 
-def split_anew(home: Home, source: Dataset, name: str, shares: dict[str, float], seed: int = 0) -> Dataset:
+def split_anew(
+    home: Home, source: Dataset, name: str, shares: dict[str, float], seed: int = 0, window: int = WINDOW_ROWS
+) -> Dataset:
     """Assign a dataset's episodes to new splits, as a new dataset that shares the files of the old one.
+
+    Args:
+        home: Where both datasets are.
+        source: The dataset.
+        name: Name of the new dataset.
+        shares: Relative size of each split.
+        seed: Seed of the assignment.
+        window: Rows that an episode needs to count; too few such episodes are divided by time.
 
     Raises:
         RwmError: A share is not positive, there are fewer episodes than splits, or the name is taken.
     """
     if min(shares.values(), default=0.0) <= 0.0:
         raise RwmError(f"Shares must be positive, not {shares}.", "--train 0.8 --val 0.1 --test 0.1")
-    if len(source.episodes) < len(shares):
+    splits = deal(source.manifest.episodes.length, seed, shares, window)
+    if len(source.episodes) < len(shares) and not splits.rows:
         raise RwmError(f"'{source.name}' has {len(source.episodes)} episodes, fewer than {len(shares)} splits.")
     target = new_dataset_path(home.data_dir, name)
-    splits = split_episodes(len(source.episodes), seed, shares)
     origin = {"source": "rwm data split", "datasets": [about(source)], "shares": shares, "seed": seed}
-    changes = {"name": name, "created": created_now(home.data_dir), "splits": splits, "provenance": origin}
+    origin |= {"notes": splits.notes} if splits.notes else {}
+    dealt = {"splits": splits.episodes, "split_rows": splits.rows}
+    changes = {"name": name, "created": created_now(home.data_dir), "provenance": origin, **dealt}
     manifest = DatasetManifest.model_validate({**source.manifest.model_dump(), **changes})
     with commit_folder(target) as folder:
         for path in source.shard_paths:

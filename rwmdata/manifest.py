@@ -6,7 +6,7 @@ from collections.abc import Sized
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from rwmdata.schema import SCHEMA_VERSION, Schema
 
@@ -68,6 +68,9 @@ class DatasetManifest(BaseModel):
     columns: list[ColumnInfo]
     episodes: EpisodeTable
     splits: dict[str, list[int]]
+    """Numbers of the episodes of each split."""
+    split_rows: dict[str, list[tuple[int, int]]] = {}
+    """Where episodes are divided by time: rows [start, end) of each split, each within one episode. Else empty."""
     shards: list[ShardInfo]
     provenance: Provenance
 
@@ -79,7 +82,24 @@ class DatasetManifest(BaseModel):
             raise ValueError("the lists about the episodes differ in length")
         if tuple(c.name for c in self.columns) != self.build_schema().names:
             raise ValueError("the columns are not those of the joints, legs and extension it names")
+        if self.split_rows and not self._parts_are_separate():
+            raise ValueError("split_rows are not separate parts of episodes")
         return self
+
+    def _parts_are_separate(self) -> bool:
+        parts = sorted(part for ranges in self.split_rows.values() for part in ranges)
+        table = self.episodes
+        bounds = list(zip(table.start, [a + n for a, n in zip(table.start, table.length, strict=True)], strict=True))
+        inside = all(any(a <= start < end <= b for a, b in bounds) for start, end in parts)
+        apart = all(end <= start for (_, end), (start, _) in zip(parts, parts[1:], strict=False))
+        return inside and apart and self.split_rows.keys() <= self.splits.keys()
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = default(self)
+        if not self.split_rows:  # As versions write it that know whole episodes only.
+            content.pop("split_rows", None)
+        return content
 
     def build_schema(self) -> Schema:
         """Return the schema its joints, legs and extension names imply."""

@@ -118,7 +118,10 @@ def _dataset_row(dataset: Dataset) -> Row:
 
 
 def _episode_rows(dataset: Dataset) -> Iterator[Row]:
-    split = {k: name for name, ids in dataset.manifest.splits.items() for k in ids}
+    split: dict[int, str] = {}
+    for name in dataset.manifest.splits:
+        for k in dataset.split(name).tolist():
+            split[k] = f"{split[k]}, {name}" if k in split else name
     table = dataset.manifest.episodes
     columns = zip(table.start, table.length, table.terminated, table.behaviour, strict=True)
     for k, row in enumerate(columns):

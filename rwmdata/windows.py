@@ -36,14 +36,22 @@ def split_starts(dataset: Dataset, split: str, window: int) -> np.ndarray:
     Raises:
         RwmError: No episode of the split is long enough for one.
     """
-    ids = dataset.split(split)
-    starts = window_starts(dataset.episodes.start, dataset.episodes.length, window, ids)
+    start, length = dataset.split_bounds(split)
+    starts = window_starts(start, length, window)
     if len(starts) == 0:
-        longest = int(dataset.episodes.length[ids].max(initial=0))
+        longest = int(length.max(initial=0))
         fault = f"No episode in the {split} split of '{dataset.name}' has the {window} rows one window needs (in a fit "
-        fault += f"history + forecast); it has {len(ids)} episodes, the longest of {longest} rows."
-        raise RwmError(fault, "shorter windows, or rwm data export with more transitions")
+        fault += f"history + forecast); it has {len(length)} episodes, the longest of {longest} rows."
+        hint = "shorter windows, or rwm data export with more transitions"
+        if (dataset.episodes.length >= window).any():
+            hint = f"rwm data split {dataset.name} --name NEW --window {window}, which divides long episodes by time"
+        raise RwmError(fault, hint)
     return starts
+
+
+def too_short(dataset: Dataset, window: int) -> list[int]:
+    """Return the numbers of the episodes that have fewer than ``window`` rows and so no window."""
+    return [int(k) for k in (dataset.episodes.length < window).nonzero()[0]]
 
 
 def sample_windows(

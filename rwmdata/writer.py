@@ -27,9 +27,9 @@ from rwmdata.manifest import (
     Provenance,
     RunningStatistics,
     ShardInfo,
-    split_episodes,
 )
 from rwmdata.schema import COMMAND_COLUMNS, Schema
+from rwmdata.splits import deal
 
 ROWS_PER_SHARD = 200_000
 ROW_GROUP_ROWS = 65_536
@@ -202,8 +202,11 @@ class DatasetWriter:
         about |= {"control_hz": self.control_hz, "robot": self.robot}
         robot = {"joints": list(self.schema.joints), "legs": list(self.schema.legs)}
         content = {"rows": self.rows, "columns": columns, "episodes": self._table, "shards": shards}
-        splits = split_episodes(len(self._table.start), self.seed)
-        return DatasetManifest.model_validate({**about, **robot, "extension": extension, **content, "splits": splits})
+        splits = deal(self._table.length, self.seed)
+        if splits.notes:
+            about["provenance"] = {**self.provenance, "notes": [*self.provenance.get("notes", []), *splits.notes]}
+        dealt = {"splits": splits.episodes, "split_rows": splits.rows}
+        return DatasetManifest.model_validate({**about, **robot, "extension": extension, **content, **dealt})
 
 
 def shard_table(schema: Schema, episodes: list[Episode], first: int) -> pa.Table:

@@ -56,7 +56,7 @@ class Validator:
         window = config.history + config.last_forecast
         starts = split_starts(dataset, "val", window)
         falls = starts[ending_in_fall(dataset, starts, window)]
-        longest = int(dataset.episodes.length[dataset.split("val")].max())
+        longest = int(dataset.split_bounds("val")[1].max())
         horizons = tuple(h for h in HORIZONS if config.history + h <= longest)
         return cls(store, config, lambda length: split_starts(dataset, "val", length), horizons, falls, config.seed)
 

@@ -129,8 +129,8 @@ def _fit(home: Home, _: BenchDataConfig) -> dict[str, float]:
 
     started = time.perf_counter()
     dataset = home.dataset(NAME)
-    episodes, dims = dataset.episodes, dataset.schema.dims
-    starts = window_starts(episodes.start, episodes.length, HISTORY + FORECAST, dataset.split("train"))
+    dims = dataset.schema.dims
+    starts = window_starts(*dataset.split_bounds("train"), HISTORY + FORECAST)
     sampler = WindowSampler(starts, 0)
     store = RowStore(dataset, Normalizer(dims["state"], dims["action"], *dataset.normalizer()), torch.device("cpu"))
     store.windows(sampler.draw(0, BATCH), HISTORY + FORECAST)

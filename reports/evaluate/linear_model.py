@@ -20,7 +20,7 @@ class RidgeModel:
 
     def __init__(self, dataset: Dataset, mean: np.ndarray, std: np.ndarray, seed: int = 0) -> None:
         state, action = dataset.schema.state, dataset.schema.action
-        starts = window_starts(dataset.episodes.start, dataset.episodes.length, 2, dataset.split("train"))
+        starts = window_starts(*dataset.split_bounds("train"), 2)
         chosen = np.random.default_rng(seed).permutation(starts)[:MAX_ROWS]
         rows = dataset.matrix()
         size = state.stop - state.start

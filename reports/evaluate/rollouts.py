@@ -114,12 +114,11 @@ def held_out_windows(
     """
     length = history + steps
     for split in splits:
-        ids = dataset.split(split)
-        starts = window_starts(dataset.episodes.start, dataset.episodes.length, length, ids)
+        starts = window_starts(*dataset.split_bounds(split), length)
         if len(starts):
             break
     else:
-        longest = max((int(dataset.episodes.length[dataset.split(s)].max(initial=0)) for s in splits), default=0)
+        longest = max((int(dataset.split_bounds(s)[1].max(initial=0)) for s in splits), default=0)
         raise RwmError(
             f"No held-out episode of '{dataset.name}' has the {length} rows one window needs "
             f"(history {history} + {steps} steps); the longest has {longest}.",

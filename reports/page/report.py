@@ -236,7 +236,7 @@ def dataset_tables(dataset: Dataset) -> dict[str, object]:
     episodes, manifest = dataset.episodes, dataset.manifest
     minutes = dataset.rows / dataset.control_hz / 60
     falls = int(episodes.terminated.sum())
-    splits = ", ".join(f"{name} {len(ids):,}" for name, ids in manifest.splits.items())
+    splits = ", ".join(f"{name} {size}" for name, size in dataset.split_sizes.items())
     facts = [
         ("robot", dataset.robot), ("rows", dataset.rows), ("minutes of robot time", minutes),
         ("control rate (Hz)", dataset.control_hz), ("episodes", len(episodes)), ("falls", falls),

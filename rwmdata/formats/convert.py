@@ -14,12 +14,13 @@ from rwmdata.formats.hdf5 import Hdf5Format
 from rwmdata.formats.lerobot import LeRobotFormat
 from rwmdata.formats.logs import LogFormat
 from rwmdata.formats.mapping import load_mapping
+from rwmdata.formats.minari import MinariFormat
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.writer import DatasetWriter
 
-FORMATS: list[type[Format]] = [LeRobotFormat, Hdf5Format, LogFormat, CsvFormat]
+FORMATS: list[type[Format]] = [LeRobotFormat, MinariFormat, Hdf5Format, LogFormat, CsvFormat]
 """All formats, in the order in which they are tried on a source."""
 
 DEFAULT_ROBOT = "anymal_d"
@@ -39,12 +40,13 @@ def convert(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Dataset:
-    """Turn recordings into a dataset: 66-column CSV, Isaac Lab's HDF5, a LeRobot dataset, or any log with a mapping.
+    """Turn recordings into a dataset: 66-column CSV, Isaac Lab's HDF5, LeRobot, Minari, or any log with a mapping.
 
     Args:
         home: Where the dataset goes.
-        sources: Files, folders of CSV files, or the folder of a LeRobot dataset; all of one format. What other programs
-            left (``._a.csv``, ``a.csv~``) and files with the content of another are not read, and noted.
+        sources: Files, folders of CSV files, or the folder of a LeRobot or Minari dataset; all of one format.
+            What other programs left (``._a.csv``, ``a.csv~``) and files with the content of another are not read, and
+            noted.
         name: Name of the new dataset.
         robot: Robot that was recorded; when None, the one that an HDF5 file is of, else anymal_d.
         mapping: File that says where the column groups are.

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +15,7 @@ from rwmdata.atomic import commit_folder, write_json
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
 from rwmdata.errors import RwmError
+from rwmdata.formats.at_rate import rows_at_rate
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.lerobot_frames import RATE_ERROR, DataFile, vectors
 from rwmdata.formats.lerobot_metadata import (
@@ -29,8 +29,7 @@ from rwmdata.formats.lerobot_metadata import (
     read_entries,
     read_info,
 )
-from rwmdata.formats.logs import resample
-from rwmdata.formats.mapping import PER_LEG, Assembler
+from rwmdata.formats.mapping import Assembler
 from rwmdata.progress import Progress, silent
 from rwmdata.schema import COMMAND_COLUMNS, Schema
 
@@ -267,9 +266,4 @@ class LeRobotFormat(Format):
         """Return the rows of other features, at the robot's rate."""
         sources = {group: source for group, source in assembler.mapping.groups.items() if source.kind != "drive"}
         values = {group: source.select(vectors(frames, source.path, where)) for group, source in sources.items()}
-        names = {group: [f"{group}/{j}" for j in range(part.shape[1])] for group, part in values.items()}
-        frame = pl.concat([pl.DataFrame(part, names[g]) for g, part in values.items()], how="horizontal")
-        held = {name for group in (*PER_LEG, "termination", "action") for name in names.get(group, [])}
-        rate = assembler.mapping.model_copy(update={"time": None, "rate_hz": self.info.fps})
-        at_rate = resample(frame, rate, self.robot.control_dt_s, held, where)
-        return assembler.rows(lambda group, _: at_rate.select(names[group]).to_numpy(), where)
+        return rows_at_rate(assembler, values, self.info.fps, where)

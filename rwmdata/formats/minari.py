@@ -1,12 +1,14 @@
-"""Minari datasets, written: the exchange format of offline reinforcement learning libraries."""
+"""Minari datasets, read and written: the exchange format of offline reinforcement learning libraries."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +17,17 @@ import numpy as np
 
 from rwmdata.atomic import commit_folder, require_room
 from rwmdata.catalog import Dataset
-from rwmdata.episodes import Episode, read_episodes
+from rwmdata.config import one_line
+from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
 from rwmdata.errors import RwmError
+from rwmdata.formats.at_rate import rows_at_rate
+from rwmdata.formats.base import Format, Request
+from rwmdata.formats.mapping import Source
 from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 
 if TYPE_CHECKING:
+    import h5py
     from minari.data_collector import EpisodeBuffer
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
@@ -29,6 +36,17 @@ WIDER = 8
 """Floats of a step beside those of a row: command, reward, ends."""
 EPISODE_BYTES = 32_768
 """Of HDF5's own for each episode, at most."""
+DATA, METADATA = "data/main_data.hdf5", "data/metadata.json"
+EPISODE_NAME = re.compile(r"episode_(\d+)")
+PARTS = ("state", "command", "contact", "extension")
+"""Observations of what :func:`write_minari` writes."""
+OF_STEPS = ("action", "termination")
+"""Groups that may have a row for each step, one less than there are observations."""
+DESCRIPTION = re.compile(r"(?P<robot>\S+) at (?P<hz>\d+(\.\d+)?(e[+-]?\d+)?) Hz; columns: (?P<columns>.+)")
+SAME_RATE = 0.01
+"""Rates that differ by less, relatively, are one."""
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError, AttributeError)
+"""What h5py raises for a damaged file; which one depends on the damage."""
 
 
 def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) -> str:
@@ -122,3 +140,144 @@ def _observations(episode: Episode, dataset: Dataset) -> dict[str, np.ndarray]:
     command = episode.command if episode.command is not None else np.zeros((len(rows), 3), np.float32)
     parts = {"state": rows[:, schema.state], "command": command, "contact": rows[:, schema.contact]}
     return parts | ({"extension": rows[:, schema.extension]} if schema.dims["extension"] else {})
+
+
+class MinariFormat(Format):
+    """The folder of a Minari dataset with HDF5 data; every episode stays one.
+
+    What :func:`write_minari` wrote needs no mapping. For others the mapping's ``path`` is a place in an episode,
+    ``observations``, ``observations/state`` or ``actions``, ``columns`` a range of its elements, ``[0, 12]``, and
+    ``rate_hz`` the rate where it is not the robot's. An episode of n steps has n + 1 observations and becomes n + 1
+    rows: what a step led to stands in the row after it. The action before the first step is not known and zero.
+
+    The files are read as data; the environment that a dataset names is never made.
+
+    Raises:
+        RwmError: It is one of several sources, h5py is not installed, the metadata cannot be read, the data are not
+            HDF5, or the dataset is not ours and there is no mapping.
+    """
+
+    label = "Minari"
+    copies_are_left_out = False
+
+    def __init__(self, request: Request) -> None:
+        if len(request.sources) != 1:
+            raise RwmError("Minari datasets are converted one at a time.", "convert them separately, then merge")
+        with optional_import("Minari datasets need the package h5py", extra="hdf5"):
+            import h5py
+        self._h5py = h5py
+        (self.folder,) = request.sources
+        about = self._metadata()
+        ours = DESCRIPTION.fullmatch(str(about.get("description")))
+        columns = ours["columns"].split(", ") if ours else []
+        extension = [c.removeprefix("extension_") for c in columns if c.startswith("extension_")]
+        super().__init__(replace(request, extension=extension))
+        if self.assembler is None:
+            self._check_ours(ours, columns)
+        behaviours = str(about.get("algorithm_name") or "")
+        self._behaviour = behaviours if behaviours and ", " not in behaviours else None
+        self._total = about.get("total_episodes")
+        self.files = [self.folder / DATA]
+        self.about = {"files": [self.folder.name], "minari": {"dataset_id": about.get("dataset_id")}}
+        self.notes.append("the action before the first step of an episode is not known and zero")
+
+    @classmethod
+    def sniff(cls, source: Path, mapped: bool) -> bool:
+        """Return whether it is a folder with Minari's metadata."""
+        return (source / METADATA).is_file()
+
+    def _metadata(self) -> dict[str, object]:
+        file = self.folder / METADATA
+        try:
+            about = json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError) as exc:
+            raise RwmError(f"{file} cannot be read: {one_line(exc)}.") from exc
+        if not isinstance(about, dict) or about.get("data_format", "hdf5") != "hdf5":
+            found = about.get("data_format") if isinstance(about, dict) else "no object"
+            raise RwmError(f"{file}: the data are {found}, expected hdf5.", "minari's own tools, to write it as hdf5")
+        return about
+
+    def _check_ours(self, ours: re.Match[str] | None, columns: list[str]) -> None:
+        if ours is None:
+            fault = f"{self.folder} does not come from rwm data write-minari; a mapping must say what it holds."
+            raise RwmError(fault, "--mapping FILE.yaml with {path: observations, columns: [0, 12]}")
+        hz = 1 / self.robot.control_dt_s
+        if tuple(columns) != self.schema.names or abs(float(ours["hz"]) / hz - 1) > SAME_RATE:
+            fault = f"{self.folder} holds {ours['robot']} at {ours['hz']} Hz, not {self.robot.name} at {hz:g} Hz."
+            raise RwmError(fault, f"--robot {ours['robot']}")
+
+    def read(self, file: Path) -> Iterator[Episode]:
+        """Yield the episodes.
+
+        Raises:
+            RwmError: The file is not HDF5 or holds other episodes than the metadata count, an episode lacks an array or
+                has one of another shape, or a value is not finite. File, episode and array are named.
+        """
+        try:
+            with self._h5py.File(file, "r") as content, np.errstate(over="ignore"):
+                numbers = sorted(int(found[1]) for name in content if (found := EPISODE_NAME.fullmatch(name)))
+                if not numbers or self._total not in (None, len(numbers)):
+                    fault = f"{file} holds {len(numbers)} episodes, {METADATA} counts {self._total}."
+                    raise RwmError(fault, "a complete copy of the dataset")
+                for number in numbers:
+                    yield self._episode(content[f"episode_{number}"], f"{file}, episode {number}")
+        except DAMAGE as exc:
+            raise RwmError(f"{file} cannot be read as HDF5: {one_line(exc)}.") from exc
+
+    def _episode(self, episode: h5py.Group, where: str) -> Episode:
+        steps = len(_array(episode, "actions", where))
+        if self.assembler is None:
+            rows, command, reward = self._own(episode, steps, where)
+            return Episode(rows, is_truncated(rows), command, reward, self._behaviour)
+        mapping, values = self.assembler.mapping, {}
+        for group, source in mapping.groups.items():
+            if source.kind != "drive":
+                values[group] = self._values(episode, group, source, steps, where)
+        rows = rows_at_rate(self.assembler, values, mapping.rate_hz or 1 / self.robot.control_dt_s, where)
+        return Episode(rows, is_truncated(rows), behaviour=self._behaviour)
+
+    def _values(self, episode: h5py.Group, group: str, source: Source, steps: int, where: str) -> np.ndarray:
+        """Return a group's values with a row for each observation.
+
+        What belongs to a step stands in the row that it led to; an action in the one before where the mapping moves it.
+        """
+        values = _array(episode, source.path, where)
+        if len(values) == steps and group in OF_STEPS:
+            moved = self.assembler is not None and self.assembler.mapping.action_index == "next"
+            edge = np.zeros((1, values.shape[1]))
+            values = np.concatenate((values, edge) if group == "action" and moved else (edge, values))
+        if len(values) != steps + 1:
+            fault = f"{where}: '{source.path}' of '{group}' has {len(values)} rows, expected {steps + 1}"
+            raise RwmError(f"{fault}, one an observation.", "--mapping")
+        return source.select(values)
+
+    def _own(self, episode: h5py.Group, steps: int, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        schema, sizes = self.schema, self.schema.dims | {"command": 3}
+        parts = {part: _array(episode, f"observations/{part}", where) for part in PARTS if sizes[part]}
+        parts |= {name: _array(episode, name, where) for name in ("actions", "rewards", "terminations")}
+        widths = {**sizes, "actions": sizes["action"], "rewards": 1, "terminations": 1}
+        for name, values in parts.items():
+            wanted = (steps + (name in PARTS), widths[name])
+            if values.shape != wanted:
+                raise RwmError(f"{where}: '{name}' has shape {values.shape}, expected {wanted}.", "--mapping")
+        if parts["terminations"][:-1].any():
+            raise RwmError(f"{where} terminates before its last step.", "a dataset whose episodes end there")
+        rows = np.zeros((steps + 1, schema.width), np.float32)
+        for part in ("state", "contact", *(["extension"] if sizes["extension"] else [])):
+            rows[:, getattr(schema, part)] = parts[part]
+        rows[1:, schema.action] = parts["actions"]
+        rows[-1, -1] = parts["terminations"][-1, 0]
+        reward = np.concatenate((np.zeros(1), parts["rewards"][:, 0]))
+        return check_finite(rows, schema, f"{where}:"), parts["command"], reward
+
+
+def _array(episode: h5py.Group, path: str, where: str) -> np.ndarray:
+    """Return an array of an episode as ``(n, k)`` float64."""
+    if path not in episode or not hasattr(episode[path], "shape"):
+        names: list[str] = []
+        episode.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+        raise RwmError(f"{where} has no array '{path}'; it has {', '.join(sorted(names)) or 'none'}.", "--mapping")
+    values = np.asarray(episode[path], np.float64)
+    if values.ndim == 0 or not len(values):
+        raise RwmError(f"{where}: '{path}' has shape {values.shape}, expected (n, k).", "--mapping")
+    return values.reshape(len(values), -1)

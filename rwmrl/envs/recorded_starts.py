@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
-from rwmdata.windows import window_starts
+from rwmdata.windows import ending_in_fall, window_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import Carry, DynamicsEnsemble
 from rwmrl.snapshots import Snapshot, rewind
@@ -121,12 +121,13 @@ class RecordedStarts(Starts):
     ) -> None:
         super().__init__(model, generator)
         self.store, self.init_share = store, init_share
-        train, episodes = dataset.split("train"), dataset.episodes
-        anywhere = window_starts(episodes.start, episodes.length - episodes.terminated, self.history, train)
+        start, length = dataset.split_bounds("train")
+        anywhere = window_starts(start, length, self.history)
+        anywhere = anywhere[~ending_in_fall(dataset, anywhere, self.history)]
         if len(anywhere) == 0:
             missing = f"No training episode of '{dataset.name}' has the {self.history} rows a start needs"
             raise RwmError(f"{missing}.", "a dataset with longer episodes")
-        first = anywhere[np.isin(anywhere, episodes.start[train])]
+        first = anywhere[np.isin(anywhere, dataset.episodes.start)]
         self.first, self.anywhere = (torch.from_numpy(starts).to(store.device) for starts in (first, anywhere))
         self._kept, self._states = self._room()
         self._missing = set(range(0, len(self._kept[0]), BLOCK))
