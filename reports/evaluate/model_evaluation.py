@@ -140,8 +140,8 @@ def no_disagreement(members: int) -> str:
 
 def longest_rollout(dataset: Dataset, history: int, splits: tuple[str, ...] = HELD_OUT) -> int:
     """Return how many steps can follow a history in the longest episode of the first split there is, at least 1."""
-    ids = next((split for split in map(dataset.split, splits) if len(split)), np.empty(0, np.int64))
-    return max(1, int(dataset.episodes.length[ids].max(initial=0)) - history)
+    lengths = (dataset.split_bounds(split)[1] for split in splits)
+    return max(1, max(map(int, next((length for length in lengths if len(length)), [])), default=0) - history)
 
 
 def refuse_mismatch(dataset: Dataset, name: str, model: DynamicsEnsemble) -> None:

@@ -22,6 +22,7 @@ from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.formats.at_rate import rows_at_rate
 from rwmdata.formats.base import Format, Request
+from rwmdata.formats.hdf5 import DAMAGE
 from rwmdata.formats.mapping import Source
 from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
@@ -45,8 +46,6 @@ OF_STEPS = ("action", "termination")
 DESCRIPTION = re.compile(r"(?P<robot>\S+) at (?P<hz>\d+(\.\d+)?(e[+-]?\d+)?) Hz; columns: (?P<columns>.+)")
 SAME_RATE = 0.01
 """Rates that differ by less, relatively, are one."""
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError, AttributeError)
-"""What h5py raises for a damaged file; which one depends on the damage."""
 
 
 def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) -> str:
@@ -221,7 +220,7 @@ class MinariFormat(Format):
                     raise RwmError(fault, "a complete copy of the dataset")
                 for number in numbers:
                     yield self._episode(content[f"episode_{number}"], f"{file}, episode {number}")
-        except DAMAGE as exc:
+        except (*DAMAGE, AttributeError) as exc:
             raise RwmError(f"{file} cannot be read as HDF5: {one_line(exc)}.") from exc
 
     def _episode(self, episode: h5py.Group, where: str) -> Episode:
