@@ -241,14 +241,17 @@ def rename_folder(temporary: Path, path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder; a reader sees all of it or nothing.
+    """Delete a folder, of a symbolic link the link alone; a reader sees all of it or nothing.
 
     Raises:
         RwmError: It cannot be renamed.
     """
     temporary = temporary_name(path)
     try:
-        path.rename(temporary)
+        if path.is_symlink():
+            path.unlink()
+        else:
+            path.rename(temporary)
         sync_folder(path.parent)
     except OSError as exc:
         raise RwmError(f"Cannot remove {path}: {exc.strerror}.") from exc

@@ -136,13 +136,7 @@ def remove(home: Home, source: Dataset | Path) -> list[str]:
     """
     folder = source.path if isinstance(source, Dataset) else source
     made_from = [r.id for r in home.runs() if r.meta.parents.get("dataset") == folder.name]
-    if not folder.is_symlink():
-        remove_folder(folder)
-        return made_from
-    try:
-        folder.unlink()
-    except OSError as exc:
-        raise RwmError(f"Cannot remove {folder}: {exc.strerror}.") from exc
+    remove_folder(folder)
     return made_from
 
 

@@ -39,7 +39,7 @@ def check_home(home: Home, deep: bool = True) -> list[Trouble]:
         home: The folder.
         deep: Also read every shard and checkpoint and compare checksums.
     """
-    troubles = [*_leftovers(home.data_dir), *_leftovers(home.runs_dir)]
+    troubles = [*_leftovers(home.data_dir), *_leftovers(home.runs_dir), *_lost_links(home.data_dir)]
     for folder in _folders(home.data_dir, "*"):
         troubles += _dataset_troubles(folder, deep)
     for folder in _folders(home.runs_dir, "*/*"):
@@ -58,7 +58,7 @@ def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
             run = Run.open(trouble.path.parent)
             if run.gone:  # still
                 run.update(status="interrupted", error="the process that ran it is gone")
-        elif trouble.path.is_dir():
+        elif trouble.path.is_dir() and not trouble.path.is_symlink():
             shutil.rmtree(trouble.path, ignore_errors=True)
         else:
             trouble.path.unlink(missing_ok=True)
@@ -76,6 +76,11 @@ def _leftovers(root: Path) -> list[Trouble]:
     locks = [p for p in sorted(root.rglob(f"{LOCK_MARK}*")) if p.is_file() and not held(p)]
     left = [Trouble(path, text, "remove it") for path in paths if abandoned(path)]
     return left + [Trouble(path, "the lock of a writer that was cut off", "remove it") for path in locks]
+
+
+def _lost_links(root: Path) -> list[Trouble]:
+    links = [path for path in sorted(root.glob("*")) if path.is_symlink() and not path.exists()]
+    return [Trouble(path, f"is a link to {path.readlink()}, which is not there", "") for path in links]
 
 
 def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:

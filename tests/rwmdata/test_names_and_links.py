@@ -9,6 +9,7 @@ import pytest
 from rwmdata.catalog import Dataset
 from rwmdata.edit import filter_episodes, remove
 from rwmdata.errors import RwmError
+from rwmdata.fsck import check_home
 from rwmdata.home import Home
 from rwmdata.runs import Run
 from rwmdata.views import open_views, run_sql
@@ -82,6 +83,7 @@ def test_a_link_that_leads_nowhere_is_named(home, dataset):
     with pytest.raises(RwmError, match="gone is a link to /nowhere, which is not there"):
         home.dataset("gone")
     assert [d.name for d in home.datasets()] == ["a"]
+    assert [(t.path.name, t.what) for t in check_home(home)] == [("gone", "is a link to /nowhere, which is not there")]
 
 
 def test_damaged_datasets_and_runs_do_not_hide_the_others(home, dataset, rwm):
