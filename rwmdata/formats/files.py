@@ -39,7 +39,7 @@ def without_copies(files: Sequence[Path]) -> tuple[list[Path], list[str]]:
     heads = [digest(file, HEAD_BYTES) for file in files]
     alike = Counter(heads)
     kept: dict[object, Path] = {}
-    notes = []
+    notes: list[str] = []
     for number, (file, head) in enumerate(zip(files, heads, strict=True)):
         content = digest(file) if head and alike[head] > 1 else head
         original = kept.setdefault(content or number, file)
