@@ -14,12 +14,17 @@ import yaml
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
-from rwmdata.formats.mapping import PER_LEG, Mapping, Source, suffixes
+from rwmdata.formats.clock import read_clock, usual_steps
+from rwmdata.formats.mapping import Mapping, Source, suffixes
+from rwmdata.formats.resample import to_control_rate
+from rwmdata.formats.stamps import Stretch, stretches
+from rwmdata.formats.tables import find_tables, read_table
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.schema import Schema
 
-GAP = 1.5
-"""A pause longer than this many sample intervals starts a new episode."""
+FEW_EPISODES = 5
+SHORT_S = 1.0
+"""A log that falls into at least so many episodes, most of them shorter than this, is refused."""
 SYNONYMS = {
     "base_lin_vel": ("lin_vel", "linvel", "linear_velocity", "velocity", "vel", "v"),
     "base_ang_vel": ("ang_vel", "angvel", "angular_velocity", "gyro", "omega", "w"),
@@ -40,7 +45,7 @@ class LogFormat(Format):
 
     Every file, and within it every change of the episode column and every pause, starts an episode. A log at another
     rate than the robot's control rate is resampled: every k-th row where that fits, otherwise linear interpolation
-    (contacts, termination and actions keep their last value).
+    (contacts and actions keep their last value).
 
     Raises:
         RwmError: There is no mapping, it does not fit the robot, or it names no columns for a group.
@@ -52,6 +57,7 @@ class LogFormat(Format):
         super().__init__(request)
         if self.assembler is None:
             raise RwmError("A log with named columns needs a mapping.", "--mapping FILE.yaml")
+        self.files = find_tables(request.sources)
         self.mapping, self._build_rows = self.assembler.mapping, self.assembler.rows
         self.about = {"mapping": self.mapping.model_dump(mode="json")}
         recorded = {group: source for group, source in self.mapping.groups.items() if source.kind != "drive"}
@@ -70,15 +76,47 @@ class LogFormat(Format):
                 column are named.
         """
         mapping, names = self.mapping, list(dict.fromkeys(c for columns in self._columns.values() for c in columns))
-        frame = read_log(file, names, mapping)
-        unread = [c for c in frame.columns if c not in {*names, mapping.time, mapping.episode}]
+        frame, notes = read_log(file, names, mapping)
+        self.notes += notes
+        unread = [c for c in frame.columns if c not in {*names, *time_columns(mapping), mapping.episode}]
         self.notes += [f"{file.name}: not read: {', '.join(unread)}"] if unread else []
-        held = {c for g in (*PER_LEG, "termination", "action") for c in self._columns.get(g, [])}
-        for k, part in enumerate(episodes_of(frame, mapping)):
+        stamps, starts = self._stamps(frame, file.name), episode_starts(frame, mapping.episode)
+        parts, notes = stretches(stamps, starts, self.robot.control_dt_s, mapping.pause_s, file.name)
+        self.notes += notes
+        self._check_lengths(parts, file)
+        for k, part in enumerate(parts):
             where = f"{file}, episode {k}"
-            at_rate = resample(part, mapping, self.robot.control_dt_s, held, where)
-            rows = self._build_rows(partial(self._fetch, at_rate), where)
+            rows = self._build_rows(partial(self._fetch, frame[part.rows]), where)
+            rows = to_control_rate(rows, part.stamps_s, self.schema, self.robot.control_dt_s, where)
             yield Episode(rows, is_truncated(rows))
+
+    def _stamps(self, frame: pl.DataFrame, where: str) -> np.ndarray:
+        """Return the rows' times from the time column, or from the rate, s."""
+        mapping = self.mapping
+        if mapping.time is None:
+            if mapping.rate_hz is None:
+                hz = f"{1 / self.robot.control_dt_s:g} Hz"
+                self.notes.append(
+                    f"{where}: the mapping gives no time and no rate_hz; its rows are taken to be at {hz}"
+                )
+            return np.arange(frame.height) / (mapping.rate_hz or 1 / self.robot.control_dt_s)
+        stamps, unit = read_clock(frame, mapping.time, mapping.time_unit, where)
+        if unit and mapping.time_unit is None:
+            rate = 1 / next(iter(usual_steps(stamps)), np.inf)
+            self.notes.append(f"{where}: the time '{mapping.time}' was read as {unit}; that makes {rate:.4g} Hz")
+        return stamps
+
+    def _check_lengths(self, parts: list[Stretch], file: Path) -> None:
+        """Refuse a log that falls into many short episodes, which is more often a fault of the mapping than true."""
+        lengths = [part.stamps_s[-1] - part.stamps_s[0] + self.robot.control_dt_s for part in parts]
+        short = sum(length < SHORT_S for length in lengths)
+        if self.mapping.short_episodes or len(parts) < FEW_EPISODES or short <= len(parts) / 2:
+            return
+        why = [note.removeprefix(f"{file.name}: ") for note in self.notes if "begin" in note]
+        why += [f"'{self.mapping.episode}' changes"] if self.mapping.episode else []
+        fault = f"{file} falls into {len(parts)} episodes, {short} of them shorter than {SHORT_S:g} s"
+        hint = "pause_s, time or episode in the mapping file; short_episodes: true accepts them"
+        raise RwmError(f"{fault} ({'; '.join(why)}).", hint)
 
     def _fetch(self, frame: pl.DataFrame, group: str, _: Source) -> np.ndarray:
         return frame.select(self._columns[group]).to_numpy().astype(np.float64)
@@ -98,45 +136,37 @@ def source_columns(group: str, source: Source, robot: RobotSpec, extension: list
     raise RwmError(f"The mapping names no columns for '{group}'.", f"{group}: [column, ...], or a name with {{}} in it")
 
 
-def read_log(file: Path, names: list[str], mapping: Mapping) -> pl.DataFrame:
-    """Read a log; the columns ``names`` as float64.
+def read_log(file: Path, names: list[str], mapping: Mapping) -> tuple[pl.DataFrame, list[str]]:
+    """Read a log, the columns ``names`` as float64, and what was left out of it.
 
     Raises:
         RwmError: See :meth:`LogFormat.read`.
     """
-    if not file.is_file():
-        raise RwmError(f"There is no file {file}.", "rwm data convert FILE... --name NAME --mapping FILE.yaml")
-    try:
-        frame = pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as exc:
-        raise RwmError(f"{file} cannot be read: {exc}.") from exc
-    needed = [*names, *filter(None, (mapping.time, mapping.episode))]
+    frame, notes = read_table(file)
+    needed = [*names, *time_columns(mapping), *filter(None, [mapping.episode])]
     missing = [n for n in needed if n not in frame.columns]
     if missing:
         fault = f"{file} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}."
         raise RwmError(fault, "rwm data convert FILE --infer proposes a mapping")
-    numbers = [n for n in needed if n != mapping.episode]
-    as_numbers = frame.with_columns(pl.col(numbers).cast(pl.Float64, strict=False))
-    for n in numbers:
+    as_numbers = frame.with_columns(pl.col(names).cast(pl.Float64, strict=False))
+    for n in names:
         values = as_numbers[n]
         bad = (values.is_null() | values.is_nan() | values.is_infinite()).arg_true()
         if len(bad):
             raise RwmError(f"{file}, row {bad[0] + 1}, column '{n}': '{frame[n][bad[0]]}' is not a finite number.")
-    return as_numbers
+    return as_numbers, notes
 
 
-def episodes_of(frame: pl.DataFrame, mapping: Mapping) -> list[pl.DataFrame]:
-    """Split a log where its episode column changes and where its time jumps."""
-    starts = np.zeros(frame.height, bool)
-    if mapping.episode:
-        column = frame[mapping.episode]
-        starts |= (column != column.shift()).fill_null(False).to_numpy()
-    if mapping.time:
-        step = np.diff(frame[mapping.time].to_numpy())
-        usual = np.median(step) if len(step) else 0.0
-        starts[1:] |= (step > GAP * usual) | (step <= 0)
-    bounds = [0, *np.flatnonzero(starts[1:]) + 1, frame.height]
-    return [frame[int(a) : int(b)] for a, b in zip(bounds, bounds[1:], strict=False)]
+def time_columns(mapping: Mapping) -> list[str]:
+    """Return the columns that hold the time."""
+    return [mapping.time] if isinstance(mapping.time, str) else list(mapping.time or ())
+
+
+def episode_starts(frame: pl.DataFrame, episode: str | None) -> np.ndarray:
+    """Return the rows where the episode column changes, ``(n,)`` bool."""
+    if episode is None:
+        return np.zeros(frame.height, bool)
+    return (frame[episode] != frame[episode].shift()).fill_null(False).to_numpy()
 
 
 def resample(frame: pl.DataFrame, mapping: Mapping, dt: float, held: set[str], where: str) -> pl.DataFrame:
@@ -144,7 +174,7 @@ def resample(frame: pl.DataFrame, mapping: Mapping, dt: float, held: set[str], w
 
     Args:
         frame: The episode.
-        mapping: Gives the rate or the time column.
+        mapping: Gives the rate.
         dt: New interval, s.
         held: Columns that hold their last value between samples; the others are interpolated.
         where: Names the episode in errors.
@@ -152,12 +182,8 @@ def resample(frame: pl.DataFrame, mapping: Mapping, dt: float, held: set[str], w
     Raises:
         RwmError: The log is slower than a quarter of the wanted rate.
     """
-    if mapping.time:
-        time: np.ndarray = frame[mapping.time].to_numpy().astype(np.float64)
-        step = float(np.median(np.diff(time))) if len(time) > 1 else dt
-    else:
-        step = 1.0 / mapping.rate_hz if mapping.rate_hz else dt
-        time = np.arange(frame.height, dtype=np.float64) * step
+    step = 1.0 / mapping.rate_hz if mapping.rate_hz else dt
+    time = np.arange(frame.height, dtype=np.float64) * step
     if step > 4 * dt:
         raise RwmError(f"{where}: a row every {step:.3g} s is too coarse for a control step of {dt:g} s.")
     every = round(dt / step)
@@ -180,7 +206,7 @@ def infer_mapping(file: Path, robot: str = "anymal_d") -> str:
         RwmError: The file cannot be read, or the robot is unknown.
     """
     spec = load_robot(robot)
-    frame = read_log(file, [], Mapping(groups={}))
+    frame, _ = read_table(file)
     groups: dict[str, list[str]] = {}
     taken: set[str] = set()
     for group in Schema.from_robot(spec).groups:

@@ -65,10 +65,17 @@ class Mapping(Frozen):
     """Whether the action at an index is taken in the state at that index (``next``) or led to it (``previous``)."""
     rate_hz: float | None = Field(None, gt=0)
     """Logs: rows per second; when None, taken from the time column or else the robot's control rate."""
-    time: str | None = None
-    """Logs: column of the time, s."""
+    time: str | tuple[str, str] | None = None
+    """Logs: column of the time, or a column of seconds and one of nanoseconds."""
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """Logs: unit of the time; when None, told from its rate and its magnitude."""
+    pause_s: float | None = Field(None, gt=0)
+    """Logs: longest pause that is bridged by interpolation; a longer one starts a new episode. When None, five control
+    steps."""
     episode: str | None = None
     """Logs: column whose change starts a new episode."""
+    short_episodes: bool = False
+    """Logs: accept a file that falls into many episodes of less than a second."""
 
     @field_validator("groups", mode="before")
     @classmethod

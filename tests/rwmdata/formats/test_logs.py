@@ -156,3 +156,25 @@ def test_a_proposed_mapping_finds_the_columns_and_can_be_used(home, robot, log, 
     assert found["time"] == "t" and "# not used: run, note" in text
     (tmp_path / "m.yaml").write_text(text)
     assert convert(home, [file], "a", mapping=tmp_path / "m.yaml").rows == T
+
+
+def test_a_log_that_falls_into_shreds_is_refused_unless_told(home, log, tmp_path):
+    log["run"] = np.arange(T) // 4
+    file = as_file(tmp_path / "a.csv", log)
+    with pytest.raises(RwmError, match=r"falls into 10 episodes, 10 of them shorter than 1 s \('run' changes\)"):
+        convert(home, [file], "a", mapping=spec_file(tmp_path / "m.yaml"))
+    dataset = convert(home, [file], "a", mapping=spec_file(tmp_path / "m.yaml", short_episodes=True))
+    assert dataset.episodes.length.tolist() == [4] * 10
+
+
+def test_a_folder_of_logs_with_bursts_is_an_episode_a_file(home, log, tmp_path):
+    (tmp_path / "logs").mkdir()
+    log["t"] = np.repeat(1_765_180_800_000 + 40 * np.arange(T // 2), 2)  # ms since 1970, two rows at once
+    for k in range(2):
+        as_file(tmp_path / "logs" / f"run [{k}].parquet", log)
+    mapping = spec_file(tmp_path / "m.yaml", episode=None)
+    dataset = convert(home, [tmp_path / "logs"], "a", mapping=mapping)
+    assert dataset.episodes.length.tolist() == [T, T]
+    np.testing.assert_allclose(dataset.matrix()[:T, 0], log["vx"], rtol=1e-6)
+    notes = dataset.manifest.provenance["notes"]
+    assert any(note.startswith("run [0].parquet: the time 't' was read as milliseconds") for note in notes)
