@@ -65,7 +65,7 @@ def convert(
         list[Path],
         typer.Argument(
             help="66-column CSV files or folders of them, Isaac Lab recorder files (.hdf5), a LeRobot or Minari "
-            "dataset, or with --mapping any robot's log (CSV or Parquet with named columns)."
+            "dataset, or with --mapping any robot's log (text, Parquet, Arrow or NumPy, or a folder of them)."
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the new dataset.")] = None,
@@ -98,7 +98,7 @@ def convert(
 ) -> None:
     """Turn recordings into a dataset: 66-column CSV (unmarked episode ends are found), Isaac Lab's HDF5, any log."""
     from rwmdata.formats.convert import convert as convert_sources
-    from rwmdata.formats.logs import infer_mapping
+    from rwmdata.formats.infer import infer_mapping
 
     if infer:
         mapping_text = infer_mapping(sources[0], **call.chosen("robot"))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 
-from rwmdata.formats.logs import resample
-from rwmdata.formats.mapping import PER_LEG, Assembler
+from rwmdata.formats.mapping import Assembler
+from rwmdata.formats.resample import to_control_rate
 
 
 def rows_at_rate(assembler: Assembler, values: dict[str, np.ndarray], recorded_hz: float, where: str) -> np.ndarray:
@@ -21,9 +20,7 @@ def rows_at_rate(assembler: Assembler, values: dict[str, np.ndarray], recorded_h
     Raises:
         RwmError: The recording is too slow, or does not fit the mapping.
     """
-    names = {group: [f"{group}/{j}" for j in range(part.shape[1])] for group, part in values.items()}
-    frame = pl.concat([pl.DataFrame(part, names[group]) for group, part in values.items()], how="horizontal")
-    held = {name for group in (*PER_LEG, "termination", "action") for name in names.get(group, [])}
-    rate = assembler.mapping.model_copy(update={"time": None, "rate_hz": recorded_hz})
-    at_rate = resample(frame, rate, assembler.robot.control_dt_s, held, where)
-    return assembler.rows(lambda group, _: at_rate.select(names[group]).to_numpy(), where)
+    count = max((len(part) for part in values.values()), default=0)
+    stamps = np.arange(count) / recorded_hz
+    rows = assembler.rows(lambda group, _: values[group], where, stamps)
+    return to_control_rate(rows, stamps, assembler.schema, assembler.robot.control_dt_s, where)

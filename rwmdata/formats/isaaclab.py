@@ -11,6 +11,7 @@ import numpy as np
 
 from rwmdata.errors import RwmError
 from rwmdata.formats.mapping import drive_torque
+from rwmdata.formats.orientation import rotation
 from rwmdata.motion import Agreement, agreement
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
@@ -163,14 +164,3 @@ def _fit(demos: Sequence[RecordedDemo], columns: Sequence[int]) -> tuple[bool, b
     found: Agreement = agreement(change, np.concatenate(rates), 1.0)
     moved = bool(np.abs(change).sum() > TURNED_RAD)
     return found.cosine > TURNS_LIKE, bool(np.concatenate(down).mean() > 0), moved
-
-
-def rotation(quaternion: np.ndarray) -> np.ndarray:
-    """Return the rotation matrices, base to world, of quaternions (w, x, y, z): ``(n, 4)`` -> ``(n, 3, 3)``."""
-    w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)

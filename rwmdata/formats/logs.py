@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import yaml
 
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.clock import read_clock, usual_steps
 from rwmdata.formats.mapping import Mapping, Source, suffixes
+from rwmdata.formats.names import ends_words, told_by_names, words
 from rwmdata.formats.resample import to_control_rate
 from rwmdata.formats.stamps import Stretch, stretches
 from rwmdata.formats.tables import find_tables, read_table
-from rwmdata.robots import RobotSpec, load_robot
-from rwmdata.schema import Schema
+from rwmdata.manifest import Provenance
+from rwmdata.robots import RobotSpec
 
 FEW_EPISODES = 5
 SHORT_S = 1.0
 """A log that falls into at least so many episodes, most of them shorter than this, is refused."""
-SYNONYMS = {
-    "base_lin_vel": ("lin_vel", "linvel", "linear_velocity", "velocity", "vel", "v"),
-    "base_ang_vel": ("ang_vel", "angvel", "angular_velocity", "gyro", "omega", "w"),
-    "projected_gravity": ("gravity", "grav", "g"),
-    "joint_pos": ("joint_pos", "position", "pos", "qpos", "q"),
-    "joint_vel": ("joint_vel", "velocity", "vel", "qvel", "dq", "qd"),
-    "joint_torque": ("torque", "effort", "tau"),
-    "action": ("action", "target", "command", "cmd", "act", "a"),
-    "thigh_contact": ("thigh_contact", "thigh"),
-    "foot_contact": ("foot_contact", "foot_force", "foot", "contact"),
-    "termination": ("termination", "terminated", "done", "fall", "fell"),
+
+WITHOUT = {
+    "base_lin_vel": "without base_lin_vel a model does not learn how fast the robot moves, so no policy learns in it "
+    "to follow velocity commands",
+    "projected_gravity": "without projected_gravity a model does not learn when the robot tilts",
+    "joint_torque": "without joint_torque rewards on torque are zero in imagination; {kind: drive} computes it",
+    "termination": "without termination a model learns of no falls",
 }
-"""Words in the names of a group's columns, the most specific first."""
+"""What a model cannot do without a group."""
 
 
 class LogFormat(Format):
@@ -54,14 +50,25 @@ class LogFormat(Format):
     label = "log"
 
     def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        if self.assembler is None:
+        if request.mapping is None:
             raise RwmError("A log with named columns needs a mapping.", "--mapping FILE.yaml")
+        columns = columns_of(request.mapping, request.robot)
+        mapping, told = told_by_names(request.mapping, columns)
+        super().__init__(replace(request, mapping=mapping))
+        assert self.assembler is not None
+        self._columns = columns
+        self.notes += told + self._order_presumed() + [text for group, text in WITHOUT.items() if group in self.missing]
         self.files = find_tables(request.sources)
         self.mapping, self._build_rows = self.assembler.mapping, self.assembler.rows
         self.about = {"mapping": self.mapping.model_dump(mode="json")}
-        recorded = {group: source for group, source in self.mapping.groups.items() if source.kind != "drive"}
-        self._columns = {g: source_columns(g, s, self.robot, self.mapping.extension) for g, s in recorded.items()}
+
+    def _order_presumed(self) -> list[str]:
+        """Return a note if nothing says which joint is which: neither the mapping nor the columns' names."""
+        names = self._columns.get("joint_pos", [])
+        told = all(ends_words(joint) <= words(name) for joint, name in zip(self.robot.joints, names, strict=False))
+        if told or (self.assembler and self.assembler.mapping.joints):
+            return []
+        return [f"the mapping names no joints; {names[0]} and so on were taken as {', '.join(self.robot.joints)}"]
 
     @classmethod
     def sniff(cls, source: Path, mapped: bool) -> bool:
@@ -86,9 +93,23 @@ class LogFormat(Format):
         self._check_lengths(parts, file)
         for k, part in enumerate(parts):
             where = f"{file}, episode {k}"
-            rows = self._build_rows(partial(self._fetch, frame[part.rows]), where)
+            rows = self._build_rows(partial(self._fetch, frame[part.rows]), where, part.stamps_s)
             rows = to_control_rate(rows, part.stamps_s, self.schema, self.robot.control_dt_s, where)
             yield Episode(rows, is_truncated(rows))
+        found = self.assembler.notes if self.assembler else []
+        self.notes += [note for note in found if note not in self.notes]
+
+    def provenance(self) -> Provenance:
+        """Return what the manifest records; what holds of several files is said once."""
+        files: dict[str, list[str]] = {}
+        for note in self.notes:
+            name, colon, text = note.partition(": ")
+            of_file = colon and any(file.name == name for file in self.files)
+            files.setdefault(text if of_file else note, []).extend([name] if of_file else [])
+        more = {text: f" and {len(names) - 1} more" if len(names) > 1 else "" for text, names in files.items()}
+        notes = [f"{names[0]}{more[text]}: {text}" if names else text for text, names in files.items()]
+        about = super().provenance()
+        return about | {"notes": [note for note in about["notes"] if note not in self.notes] + notes}
 
     def _stamps(self, frame: pl.DataFrame, where: str) -> np.ndarray:
         """Return the rows' times from the time column, or from the rate, s."""
@@ -122,6 +143,17 @@ class LogFormat(Format):
         return frame.select(self._columns[group]).to_numpy().astype(np.float64)
 
 
+def columns_of(mapping: Mapping, robot: RobotSpec) -> dict[str, list[str]]:
+    """Return the names of the columns of each group that is recorded, and of the orientation.
+
+    Raises:
+        RwmError: The mapping names none for a group.
+    """
+    sources = {group: source for group, source in mapping.groups.items() if source.kind != "drive"}
+    sources |= {"orientation": mapping.orientation} if mapping.orientation else {}
+    return {group: source_columns(group, source, robot, mapping.extension) for group, source in sources.items()}
+
+
 def source_columns(group: str, source: Source, robot: RobotSpec, extension: list[str]) -> list[str]:
     """Return a source's columns by name.
 
@@ -153,7 +185,10 @@ def read_log(file: Path, names: list[str], mapping: Mapping) -> tuple[pl.DataFra
         values = as_numbers[n]
         bad = (values.is_null() | values.is_nan() | values.is_infinite()).arg_true()
         if len(bad):
-            raise RwmError(f"{file}, row {bad[0] + 1}, column '{n}': '{frame[n][bad[0]]}' is not a finite number.")
+            cell = frame[n][bad[0]]
+            what = "is empty, expected a number" if cell in (None, "") else f"'{cell}' is not a finite number"
+            more = f" ({len(bad)} such cells in the column)" if len(bad) > 1 else ""
+            raise RwmError(f"{file}, row {bad[0] + 1}, column '{n}': {what}{more}.", "correct or leave out those rows")
     return as_numbers, notes
 
 
@@ -167,84 +202,3 @@ def episode_starts(frame: pl.DataFrame, episode: str | None) -> np.ndarray:
     if episode is None:
         return np.zeros(frame.height, bool)
     return (frame[episode] != frame[episode].shift()).fill_null(False).to_numpy()
-
-
-def resample(frame: pl.DataFrame, mapping: Mapping, dt: float, held: set[str], where: str) -> pl.DataFrame:
-    """Resample an episode to one row every ``dt`` seconds.
-
-    Args:
-        frame: The episode.
-        mapping: Gives the rate.
-        dt: New interval, s.
-        held: Columns that hold their last value between samples; the others are interpolated.
-        where: Names the episode in errors.
-
-    Raises:
-        RwmError: The log is slower than a quarter of the wanted rate.
-    """
-    step = 1.0 / mapping.rate_hz if mapping.rate_hz else dt
-    time = np.arange(frame.height, dtype=np.float64) * step
-    if step > 4 * dt:
-        raise RwmError(f"{where}: a row every {step:.3g} s is too coarse for a control step of {dt:g} s.")
-    every = round(dt / step)
-    if every >= 1 and abs(every * step - dt) < 0.01 * dt:
-        return frame[::every]
-    wanted = np.arange(time[0], time[-1] + 1e-9, dt)
-    before = np.searchsorted(time, wanted + 1e-9, side="right") - 1
-    columns = {}
-    for name in frame.columns:
-        values = frame[name].to_numpy()
-        smooth = name not in held and values.dtype == np.float64
-        columns[name] = np.interp(wanted, time, values) if smooth else values[before]
-    return pl.DataFrame(columns)
-
-
-def infer_mapping(file: Path, robot: str = "anymal_d") -> str:
-    """Return a proposed mapping file for a log of a robot, as YAML with comments on what to check.
-
-    Raises:
-        RwmError: The file cannot be read, or the robot is unknown.
-    """
-    spec = load_robot(robot)
-    frame, _ = read_table(file)
-    groups: dict[str, list[str]] = {}
-    taken: set[str] = set()
-    for group in Schema.from_robot(spec).groups:
-        if columns := _guess(group, [c for c in frame.columns if c not in taken], spec):
-            groups[group] = columns
-            taken |= set(columns)
-    missing = [group for group in Schema.from_robot(spec).groups if group not in groups]
-    times = [c for c in frame.columns if _words(c) & {"time", "t", "stamp", "timestamp"} and c not in taken]
-    lines = [
-        f"# Proposed from the column names of {file.name}. Look at every line: units, signs, whether joint positions",
-        "# are absolute (subtract_default: true), whether actions are joint targets (kind: target_position).",
-        yaml.safe_dump({"groups": groups}, sort_keys=False, default_flow_style=None, width=110).rstrip(),
-        "# Written as zeros. A torque can be computed instead: joint_torque: {kind: drive}",
-        yaml.safe_dump({"missing": missing}, default_flow_style=None).rstrip(),
-        f"time: {times[0]}" if times else "# time: NAME        # or rate_hz: 200",
-        "action_index: next   # the action of a row is taken in its state; previous: it led to it",
-    ]
-    left = ", ".join(c for c in frame.columns if c not in taken and c not in times)
-    return "\n".join([*lines, *([f"# not used: {left}"] if left else [])]) + "\n"
-
-
-def _guess(group: str, columns: list[str], robot: RobotSpec) -> list[str]:
-    """Return the columns of a group, or none: each name must hold the quantity and its axis, joint or leg."""
-    ends = suffixes(group, robot, [])
-    for word in SYNONYMS[group]:
-        fits = [[c for c in columns if _tokens(word) | _tokens(end) <= _words(c)] for end in ends]
-        matches = [min(names, key=len) for names in fits if names]
-        if len(matches) == len(ends) == len(set(matches)):
-            return matches
-    return []
-
-
-def _tokens(text: str) -> set[str]:
-    return {w for w in re.split(r"[^a-z0-9]+", text.lower()) if w}
-
-
-def _words(column: str) -> set[str]:
-    """Return a column name's words; ``vx`` is also ``v`` and ``x``."""
-    words = _tokens(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column))
-    short = [re.fullmatch(r"(v|w|g|vel|omega|gyro|grav|gravity)([xyz])", w) for w in words]
-    return words | {part for m in short if m for part in m.groups()}

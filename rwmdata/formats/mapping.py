@@ -13,10 +13,16 @@ from pydantic import Field, ValidationError, field_validator
 from rwmdata.config import Frozen, one_line
 from rwmdata.episodes import check_finite
 from rwmdata.errors import RwmError
+from rwmdata.formats.orientation import axes_of, check_order, compared, gravity_from_accelerometer, turn_error
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import AXES, Schema
 
 PER_JOINT = ("joint_pos", "joint_vel", "joint_torque", "action")
+ORIENTATIONS = ("quaternion", "roll_pitch_yaw")
+ASK = "ASK"
+"""Stands in a proposed mapping for what the user has to fill in."""
+UPSIDE_DOWN = 0.5
+"""Mean z of gravity in the base frame above which the robot would lie on its back."""
 PER_LEG = ("thigh_contact", "foot_contact")
 
 
@@ -32,9 +38,19 @@ class Source(Frozen):
     """Factor on the values, one for all or one each: a change of unit, or -1 for an opposite sign."""
     subtract_default: bool = False
     """The values are absolute joint positions; the robot's default pose is subtracted."""
-    kind: Literal["values", "target_position", "drive", "threshold"] = "values"
+    kind: Literal[
+        "values", "target_position", "drive", "threshold", "quaternion", "roll_pitch_yaw", "accelerometer"
+    ] = "values"
     """``values``: as they are. ``target_position``: an action recorded as absolute joint targets, rad. ``drive``: a
-    torque that was not recorded, from the robot's gains. ``threshold``: contact forces, N; above 1 is contact."""
+    torque that was not recorded, from the robot's gains. ``threshold``: contact forces; above ``threshold`` is contact.
+    Of ``projected_gravity`` alone: ``quaternion`` (base to world), ``roll_pitch_yaw``, rad, yaw may be left out, and
+    ``accelerometer``, from which gravity is estimated."""
+    order: Literal["wxyz", "xyzw"] | None = None
+    """Of a quaternion; when None, as the names of the columns say."""
+    frame: Literal["base", "world"] | None = None
+    """Of a base velocity; one in the world frame is rotated with the orientation. When None, as the names say."""
+    threshold: float = 1.0
+    """Force that is contact, N or whatever the sensor counts."""
 
     def select(self, values: np.ndarray) -> np.ndarray:
         """Return the source's columns of recorded values ``(T, n)`` without column names.
@@ -56,6 +72,10 @@ class Mapping(Frozen):
     """By group: base_lin_vel, ..., action, (extension,) thigh_contact, foot_contact, termination."""
     missing: list[str] = []
     """Groups that were not recorded; written as zeros and named in the dataset's provenance."""
+    orientation: Source | None = None
+    """Orientation that velocities in the world frame are rotated with, where ``projected_gravity`` is none itself."""
+    check: bool = True
+    """Compare orientation, angular velocity and gravity, and refuse what contradicts each other."""
     extension: list[str] = []
     """Names of additional quantities for the model to predict; their columns are the group ``extension``."""
     joints: list[str] | None = None
@@ -76,6 +96,13 @@ class Mapping(Frozen):
     """Logs: column whose change starts a new episode."""
     short_episodes: bool = False
     """Logs: accept a file that falls into many episodes of less than a second."""
+
+    @field_validator("joints", "legs", mode="before")
+    @classmethod
+    def _filled_in(cls, order: object) -> object:
+        if order == ASK:
+            raise ValueError("the order in which the recorder numbers them is still to be filled in")
+        return order
 
     @field_validator("groups", mode="before")
     @classmethod
@@ -117,6 +144,7 @@ class Assembler:
     Attributes:
         missing: Groups that are written as zeros.
         computed: Groups that are computed from others.
+        notes: What was found when orientations were converted, one sentence each.
 
     Raises:
         RwmError: The mapping leaves out a group, or names groups or joints that do not exist.
@@ -134,47 +162,118 @@ class Assembler:
             raise RwmError(f"The mapping {'; '.join(faults) or 'has no groups'}.", hint)
         for group, source in mapping.groups.items():
             width = schema.group(group).stop - schema.group(group).start
-            if isinstance(source.scale, list) and len(source.scale) != width:
+            if source.kind in (*ORIENTATIONS, "accelerometer") and group != "projected_gravity":
+                fault = f"The mapping gives '{group}' the kind {source.kind}, which is one of projected_gravity only."
+                raise RwmError(fault, f"{group}: another kind")
+            fixed = source.kind not in ORIENTATIONS
+            if fixed and isinstance(source.scale, list) and len(source.scale) != width:
                 fault = f"The mapping gives '{group}' {len(source.scale)} scales, it has {width} columns."
                 raise RwmError(fault, "one number for all, or one each")
+        for source in filter(None, [mapping.groups.get("projected_gravity"), mapping.orientation]):
+            if source.kind == "quaternion" and source.order is None:
+                raise RwmError("The mapping gives no order of its quaternion.", "order: wxyz or order: xyzw")
+        if mapping.orientation and mapping.orientation.kind not in ORIENTATIONS:
+            fault = f"The mapping's orientation is of the kind {mapping.orientation.kind}."
+            raise RwmError(fault, f"kind: {' or '.join(ORIENTATIONS)}")
         self._order = {
             **dict.fromkeys(PER_JOINT, _order(mapping.joints, robot.joints, "joints")),
             **dict.fromkeys(PER_LEG, _order(mapping.legs, robot.legs, "legs")),
         }
         self.missing = set(mapping.missing)
+        self.notes: list[str] = []
         self.computed = {name for name, source in mapping.groups.items() if source.kind == "drive"}
 
-    def rows(self, fetch: Callable[[str, Source], np.ndarray], where: str) -> np.ndarray:
+    def rows(
+        self, fetch: Callable[[str, Source], np.ndarray], where: str, stamps_s: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return the rows ``(T, width)``.
 
         Args:
             fetch: Returns the values of a group's source, ``(T, n)``.
             where: Name of the recording in errors.
+            stamps_s: Times of the rows ``(T,)``; the robot's control rate when None.
 
         Raises:
-            RwmError: A source differs in size from its group, or a value is not finite.
+            RwmError: A source differs in size from its group, a value is not finite, or orientation, angular velocity
+                and gravity contradict each other.
         """
-        rows: np.ndarray | None = None
-        for group, source in self.mapping.groups.items():
-            if source.kind == "drive":
-                continue
-            values, columns = fetch(group, source), self.schema.group(group)
-            if rows is None:
-                rows = np.zeros((len(values), self.schema.width), np.float32)
-            wanted = (len(rows), columns.stop - columns.start)
-            if values.shape != wanted or len(rows) == 0:
-                raise RwmError(f"{where}: '{group}' has shape {values.shape}, expected {wanted}.", "the mapping file")
-            rows[:, columns] = self._converted(group, source, values)
-        if rows is None:
+        recorded = {g: (s, fetch(g, s)) for g, s in self.mapping.groups.items() if s.kind != "drive"}
+        if not recorded:
             raise RwmError(f"{where}: the mapping names only computed groups.")
+        count = len(next(iter(recorded.values()))[1])
+        rows = np.zeros((count, self.schema.width), np.float32)
+        stamps = np.arange(count) * self.robot.control_dt_s if stamps_s is None else stamps_s
+        for group, (source, values) in recorded.items():
+            columns = self.schema.group(group)
+            wanted = (count, values.shape[-1] if source.kind in ORIENTATIONS else columns.stop - columns.start)
+            if values.shape != wanted or count == 0:
+                raise RwmError(f"{where}: '{group}' has shape {values.shape}, expected {wanted}.", "the mapping file")
+        for group, values in self._turned(recorded, fetch, where, stamps).items():
+            rows[:, self.schema.group(group)] = self._converted(group, self.mapping.groups[group], values)
         for group in self.computed:
             parts = (rows[:, self.schema.group(g)].astype(np.float64) for g in ("action", "joint_pos", "joint_vel"))
             rows[:, self.schema.group(group)] = drive_torque(self.robot, *parts)
-        return check_finite(rows, self.schema, f"{where}:")
+        check_finite(rows, self.schema, f"{where}:")
+        self._check_upright(rows, where)
+        return rows
+
+    def _turned(
+        self,
+        recorded: dict[str, tuple[Source, np.ndarray]],
+        fetch: Callable[[str, Source], np.ndarray],
+        where: str,
+        stamps_s: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Return scaled values with gravity and base velocities in the base frame."""
+        values = {group: part * np.asarray(source.scale) for group, (source, part) in recorded.items()}
+        gravity, gyro = self.mapping.groups.get("projected_gravity"), values.get("base_ang_vel")
+        source, measured = self.mapping.orientation, None
+        if gravity and gravity.kind in ORIENTATIONS:
+            source, measured = gravity, values["projected_gravity"]
+        elif source:
+            measured = fetch("orientation", source) * np.asarray(source.scale)
+        axes = self._axes(source, measured, gyro, where, stamps_s) if source and measured is not None else None
+        for group in ("base_lin_vel", "base_ang_vel"):
+            if group in recorded and recorded[group][0].frame == "world":
+                if axes is None:
+                    hint = "projected_gravity: {columns: [qw, qx, qy, qz], kind: quaternion}, or orientation: likewise"
+                    raise RwmError(f"{where}: '{group}' is in the world frame; no orientation is mapped.", hint)
+                values[group] = np.einsum("nji,nj->ni", axes, values[group])
+        if gravity and gravity.kind in ORIENTATIONS and axes is not None:
+            values["projected_gravity"] = -axes[:, 2]
+        if gravity and gravity.kind == "accelerometer":
+            values["projected_gravity"] = gravity_from_accelerometer(values["projected_gravity"], gyro, stamps_s)
+            self._note("projected_gravity is an estimate: the accelerometer averaged over a second before and after")
+        return values
+
+    def _axes(
+        self, source: Source, measured: np.ndarray, gyro: np.ndarray | None, where: str, stamps_s: np.ndarray
+    ) -> np.ndarray:
+        width, order = measured.shape[1], source.order or ""
+        if width not in ((4,) if source.kind == "quaternion" else (2, 3)):
+            raise RwmError(f"{where}: a {source.kind} has {width} columns.", "4 for a quaternion, 2 or 3 for angles")
+        angular = self.mapping.groups.get("base_ang_vel")
+        comparable = self.mapping.check and gyro is not None and angular is not None and angular.frame != "world"
+        if source.kind == "quaternion" and comparable and gyro is not None:
+            self._note(check_order(measured, order, gyro, stamps_s, where))
+        axes = axes_of(measured, source.kind, order, where)
+        if source.kind == "roll_pitch_yaw" and comparable and gyro is not None and width == 3:
+            self._note(f"the orientation by its angles {compared(turn_error(axes, gyro, stamps_s))}")
+        return axes
+
+    def _note(self, text: str) -> None:
+        """Keep what was found in the first episode."""
+        if not any(note[:20] == text[:20] for note in self.notes):
+            self.notes.append(text)
+
+    def _check_upright(self, rows: np.ndarray, where: str) -> None:
+        mean = float(rows[:, self.schema.group("projected_gravity")][:, 2].mean())
+        if self.mapping.check and mean > UPSIDE_DOWN:
+            fault = f"{where}: projected_gravity z is {mean:.2f} on average, as on the robot's back; level is -1."
+            raise RwmError(fault, "scale: -1 or another order of the orientation; check: false, if it lies on its back")
 
     def _converted(self, group: str, source: Source, values: np.ndarray) -> np.ndarray:
         default = np.array(self.robot.default_joint_pos)
-        values = values * np.asarray(source.scale)
         if group in self._order:
             values = values[:, self._order[group]]
         if group == "projected_gravity":  # Only its direction counts, whatever the unit.
@@ -184,7 +283,7 @@ class Assembler:
         if source.kind == "target_position":
             values = (values - default) / self.robot.action_scale
         if source.kind == "threshold":
-            values = (values > 1.0).astype(np.float64)
+            values = (values > source.threshold).astype(np.float64)
         if group == "action" and self.mapping.action_index == "next":
             values = np.concatenate((np.zeros_like(values[:1]), values[:-1]))
         return values

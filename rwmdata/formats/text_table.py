@@ -117,7 +117,10 @@ def _layout_with(file: Path, head: list[tuple[int, str]], separator: str) -> Lay
     titles = [cells for cells in plain if _fits(cells, width)] or [c for c in commented if _fits(c, width)]
     if len(titles) > 1 and all(UNIT.fullmatch(cell) for cell in titles[-1]):
         titles.pop()
+    twice = [name for cells in titles for name in dict.fromkeys(cells) if name and cells.count(name) > 1]
     titles = [cells for cells in titles if len(set(cells)) == len(cells)]
+    if width > 1 and twice and not titles:
+        raise RwmError(f"{file} has two columns called '{twice[0]}'.", "give every column a name of its own")
     if width < 2 or not titles:
         return None
     if len(titles) > 1:

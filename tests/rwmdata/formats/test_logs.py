@@ -9,7 +9,7 @@ import yaml
 
 from rwmdata.errors import RwmError
 from rwmdata.formats.convert import convert
-from rwmdata.formats.logs import infer_mapping
+from rwmdata.formats.infer import infer_mapping
 
 T = 40
 
@@ -128,6 +128,7 @@ def test_faults_name_file_row_and_column_and_leave_nothing(home, log, tmp_path):
     cases = [
         (log | {"vy": bad}, {}, r"a.csv, row 4, column 'vy': 'broken' is not a finite number"),
         ({k: v for k, v in log.items() if k != "vz"}, {}, r"has no column vz; it has t, run, note, vx"),
+        (log | {"vy": [None, *log["vy"][1:]]}, {}, r"a.csv, row 1, column 'vy': is empty, expected a number"),
         (log, {"time": None, "rate_hz": 5.0}, "a row every 0.2 s is too coarse for a control step of 0.02 s"),
         (
             log,
@@ -171,10 +172,10 @@ def test_a_folder_of_logs_with_bursts_is_an_episode_a_file(home, log, tmp_path):
     (tmp_path / "logs").mkdir()
     log["t"] = np.repeat(1_765_180_800_000 + 40 * np.arange(T // 2), 2)  # ms since 1970, two rows at once
     for k in range(2):
-        as_file(tmp_path / "logs" / f"run [{k}].parquet", log)
+        as_file(tmp_path / "logs" / f"run [{k}].parquet", log | {"vx": log["vx"] + k})
     mapping = spec_file(tmp_path / "m.yaml", episode=None)
     dataset = convert(home, [tmp_path / "logs"], "a", mapping=mapping)
     assert dataset.episodes.length.tolist() == [T, T]
     np.testing.assert_allclose(dataset.matrix()[:T, 0], log["vx"], rtol=1e-6)
     notes = dataset.manifest.provenance["notes"]
-    assert any(note.startswith("run [0].parquet: the time 't' was read as milliseconds") for note in notes)
+    assert any(note.startswith("run [0].parquet and 1 more: the time 't' was read as milliseconds") for note in notes)

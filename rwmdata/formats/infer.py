@@ -1,0 +1,266 @@
+"""A mapping for a log, proposed from the names of its columns and what they hold; what cannot be known is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import yaml
+
+from rwmdata.errors import RwmError
+from rwmdata.formats.clock import read_clock, usual_steps
+from rwmdata.formats.mapping import ASK, PER_JOINT, PER_LEG, suffixes
+from rwmdata.formats.names import ACCELEROMETER, DESIRED, QUANTITIES, TIME, Family, families, quaternion_order, words
+from rwmdata.formats.tables import find_tables, read_table
+from rwmdata.joint_order import joint_orders, rest_distance
+from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.schema import Schema
+
+DEGREES = 10.0
+"""Joint positions beyond this are degrees, not radians."""
+RADIANS_PER_DEGREE = 0.0174533
+LINE = 110
+
+
+@dataclass
+class Proposal:
+    """A mapping in the making."""
+
+    robot: RobotSpec
+    frame: pl.DataFrame
+    families: list[Family]
+    groups: dict[str, list[str] | dict[str, object]] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    """What was seen of a group, for a comment above it."""
+    taken: set[str] = field(default_factory=set)
+    numbered: set[str] = field(default_factory=set)
+    """Groups whose columns have numbers in place of names of joints or legs."""
+
+    def free(self) -> list[str]:
+        """Return the columns that are not taken."""
+        return [column for column in self.frame.columns if column not in self.taken]
+
+    def values(self, columns: Sequence[str]) -> np.ndarray:
+        """Return columns as numbers ``(T, n)``; what is no number is not finite."""
+        return self.frame.select(pl.col(columns).cast(pl.Float64, strict=False)).to_numpy().astype(np.float64)
+
+    def take(self, group: str, columns: list[str], options: dict[str, object] | None = None, said: str = "") -> None:
+        """Propose columns for a group."""
+        self.groups[group] = {"columns": columns} | options if options else columns
+        self.taken |= set(columns)
+        if said:
+            self.said[group] = said
+
+
+def infer_mapping(file: Path, robot: str = "anymal_d") -> str:
+    """Return a proposed mapping file for a log of a robot, as YAML with comments on what to check.
+
+    Raises:
+        RwmError: The file cannot be read, or the robot is unknown.
+    """
+    spec = load_robot(robot)
+    (file, *_) = find_tables([file])
+    frame, _ = read_table(file)
+    proposal = Proposal(spec, frame, families(frame.columns))
+    time, time_said = _time(proposal)
+    for group in Schema.from_robot(spec).groups:
+        _propose(proposal, group)
+    return "\n".join(_lines(proposal, file, time, time_said)) + "\n"
+
+
+def _propose(proposal: Proposal, group: str) -> None:
+    """Propose columns for a group: named after its axes, joints or legs, else numbered ones."""
+    ends = suffixes(group, proposal.robot, [])
+    quantity = QUANTITIES[group]
+    columns = quantity.named(proposal.free(), ends)
+    if not columns and group != "termination":
+        free = set(proposal.free())
+        fits = [
+            f for f in proposal.families if quantity.fits(f.words, len(f.columns), len(ends)) and {*f.columns} <= free
+        ]
+        best = min(fits, key=lambda f: (len(f.columns) != len(ends), len(f.words)), default=None)
+        columns = best.columns[: len(ends)] if best else []
+        if columns and group in (*PER_JOINT, *PER_LEG):
+            proposal.numbered.add(group)
+    if columns:
+        options, said = _options(proposal, group, columns)
+        proposal.take(group, columns, options, said)
+    elif group == "projected_gravity":
+        _orientation(proposal)
+
+
+def _options(proposal: Proposal, group: str, columns: list[str]) -> tuple[dict[str, object], str]:
+    """Return unit and convention of a group as its values tell them, and what was seen."""
+    values, default = proposal.values(columns), np.array(proposal.robot.default_joint_pos)
+    if not np.isfinite(values).all():
+        return {}, "holds cells that are no numbers"
+    if group == "joint_pos":
+        degrees = np.abs(values).max() > DEGREES
+        pose = np.median(values, axis=0) * (RADIANS_PER_DEGREE if degrees else 1.0)
+        absolute = np.abs(np.sort(pose) - np.sort(default)).mean() < np.abs(pose).mean()
+        options: dict[str, object] = {"scale": RADIANS_PER_DEGREE} if degrees else {}
+        if absolute:
+            options["subtract_default"] = True
+        where = "near the robot's default pose, so absolute" if absolute else "around zero, so relative to the default"
+        return options, f"{where}{'; beyond 10, so degrees' if degrees else ''}"
+    if group == "action" and DESIRED & {w for c in columns for w in words(c)}:
+        return _target(proposal, columns, values)
+    if group == "foot_contact" and not np.isin(values, (0.0, 1.0)).all():
+        text = (
+            f"forces of {np.median(values):.3g} in the median, {values.max():.3g} at most; contact is above threshold"
+        )
+        return {"kind": "threshold", "threshold": 1.0}, text
+    if group == "projected_gravity" and ACCELEROMETER & {w for c in columns for w in words(c)}:
+        return {"kind": "accelerometer"}, "an estimate; it is exact where the robot does not accelerate"
+    return {}, ""
+
+
+def _target(proposal: Proposal, columns: list[str], values: np.ndarray) -> tuple[dict[str, object], str]:
+    """Tell absolute joint targets from actions by which of the two the joints follow."""
+    source = proposal.groups.get("joint_pos")
+    if source is None:
+        return {"kind": "target_position"}, "taken as absolute joint targets"
+    names = source["columns"] if isinstance(source, dict) else source
+    scale = float(str(source.get("scale", 1.0))) if isinstance(source, dict) else 1.0
+    assert isinstance(names, list)
+    position = np.median(proposal.values(names), axis=0) * scale
+    if isinstance(source, dict) and source.get("subtract_default"):
+        position = np.sort(position)
+    else:
+        position = np.sort(position + np.array(proposal.robot.default_joint_pos))
+    target = np.median(values, axis=0) * scale
+    action = np.array(proposal.robot.default_joint_pos) + proposal.robot.action_scale * target
+    if np.abs(np.sort(target) - position).mean() < np.abs(np.sort(action) - position).mean():
+        options: dict[str, object] = {"kind": "target_position"} | ({"scale": scale} if scale != 1.0 else {})
+        return options, "joints follow them, so absolute joint targets"
+    return {}, "around zero, so actions as the policy gives them"
+
+
+def _orientation(proposal: Proposal) -> None:
+    """Propose what stands for gravity: a quaternion, roll and pitch, or an accelerometer."""
+    free = proposal.free()
+    for ends in (["w", "x", "y", "z"], ["x", "y", "z", "w"]):
+        columns = QUANTITIES["quaternion"].named(free, ends)
+        if columns:
+            in_order = [column for column in proposal.frame.columns if column in columns]
+            options: dict[str, object] = {"kind": "quaternion"}
+            order = quaternion_order(in_order) if quaternion_order(in_order) in ("wxyz", "xyzw") else "wxyz"
+            columns = in_order if quaternion_order(in_order) in ("wxyz", "xyzw") else columns
+            proposal.take("projected_gravity", columns, options | {"order": order}, "base to world; compared when read")
+            return
+    angles = QUANTITIES["roll_pitch_yaw"]
+    named = angles.named(free, ["roll", "pitch", "yaw"]) or angles.named(free, ["roll", "pitch"])
+    choices = [(named, {"kind": "roll_pitch_yaw"}, "")] if named else []
+    for kind, count in (("quaternion", 4), ("roll_pitch_yaw", 3), ("accelerometer", 3)):
+        fits = [f.columns for f in proposal.families if QUANTITIES[kind].fits(f.words, len(f.columns), count)]
+        fits = [columns for columns in fits if len(columns) == count and {*columns} <= {*free}]
+        if kind == "accelerometer" and not fits:
+            fits = [columns for columns in [QUANTITIES[kind].named(free, ["x", "y", "z"])] if columns]
+        choices += [(columns, {"kind": kind}, "") for columns in fits]
+    if not choices:
+        return
+    columns, kind_only, said = choices[0]
+    options = dict(kind_only)
+    if options["kind"] == "quaternion":
+        options["order"] = ASK
+        said = "order: wxyz or xyzw; a wrong one is found by comparison with the gyroscope"
+    if options["kind"] == "roll_pitch_yaw" and np.abs(proposal.values(columns[:2])).max() > 2 * np.pi:
+        options["scale"] = RADIANS_PER_DEGREE
+        said = "roll and pitch beyond 2 pi, so degrees"
+    if options["kind"] == "accelerometer":
+        said = "an estimate; it is exact where the robot does not accelerate"
+    proposal.take("projected_gravity", columns, options, said)
+
+
+def _time(proposal: Proposal) -> tuple[str | None, str]:
+    """Return the column of time whose stamps repeat least, and what it says."""
+    found: list[tuple[float, int, str, str]] = []
+    for k, name in enumerate(c for c in proposal.frame.columns if words(c) & TIME):
+        try:
+            stamps, unit = read_clock(proposal.frame, name, None, "")
+        except RwmError:
+            continue
+        steps = usual_steps(stamps)
+        if steps:
+            said = f"{unit or 'seconds'}, {1 / steps[0]:.4g} Hz"
+            found.append((float((np.diff(stamps) <= 0).mean()), k, name, said))
+    proposal.taken |= {name for *_, name, _ in found}
+    if not found:
+        return None, ""
+    _, _, name, said = min(found)
+    others = [other for *_, other, _ in found if other != name]
+    return name, said + (f"; or {', '.join(others)}, whose stamps repeat more or come later" if others else "")
+
+
+def _lines(proposal: Proposal, file: Path, time: str | None, time_said: str) -> list[str]:
+    """Return the lines of the proposed mapping file."""
+    groups = Schema.from_robot(proposal.robot).groups
+    lines = [
+        f"# Proposed for {proposal.robot.title} from the columns of {file.name}. Look at every line: units, signs and",
+        f"# conventions are what the values look like. {ASK} stands for what only you can know.",
+        "groups:",
+    ]
+    for group in (g for g in groups if g in proposal.groups):
+        if group in proposal.said:
+            lines.append(f"  # {proposal.said[group]}")
+        entry = yaml.safe_dump({group: proposal.groups[group]}, sort_keys=False, default_flow_style=None, width=LINE)
+        lines += [f"  {line}" for line in entry.rstrip().split("\n")]
+    missing = [group for group in groups if group not in proposal.groups]
+    if missing:
+        lines.append(" ".join(["# Not found, written as zeros.", *_without(missing)]))
+        lines.append(yaml.safe_dump({"missing": missing}, default_flow_style=None, width=LINE).rstrip())
+    if proposal.numbered & set(PER_JOINT):
+        lines += _orders_of_joints(proposal)
+    if proposal.numbered & set(PER_LEG):
+        legs = proposal.robot.legs
+        lines.append("# The feet are numbered: which is which? These orders are usual:")
+        lines += [f"#   legs: [{', '.join(order)}]" for order in (legs, _right_first(legs))] + [f"legs: {ASK}"]
+    if time:
+        lines += [f"# {time_said}", yaml.safe_dump({"time": time}).rstrip()]
+    else:
+        lines.append("# time: NAME        # or rate_hz: 200")
+    lines.append("action_index: next   # the action of a row is taken in its state; previous: it led to it")
+    return [*lines, *([f"# not used: {', '.join(proposal.free())}"] if proposal.free() else [])]
+
+
+def _without(missing: list[str]) -> list[str]:
+    texts = []
+    if "base_lin_vel" in missing:
+        texts.append("Without base_lin_vel no policy learns to follow velocity commands.")
+    if "action" in missing:
+        texts.append("Without action there is nothing to learn; which columns are the joint targets?")
+    if "joint_torque" in missing:
+        texts.append("A torque can be computed: joint_torque: {kind: drive}")
+    return texts
+
+
+def _orders_of_joints(proposal: Proposal) -> list[str]:
+    """Return the question which joint is which, with usual orders and how well the recorded pose fits them."""
+    robot = proposal.robot
+    mirrored = robot.model_copy(update={"legs": _right_first(robot.legs)})
+    orders = list(joint_orders(robot).values())
+    orders += [order for name, order in joint_orders(mirrored).items() if name == "legs"]
+    source = proposal.groups.get("joint_pos")
+    pose = None
+    if isinstance(source, dict) and source.get("subtract_default") and isinstance(source["columns"], list):
+        pose = np.median(proposal.values(source["columns"]), axis=0) * float(str(source.get("scale", 1.0)))
+    distances = [rest_distance(pose, robot, order) if pose is not None else 0.0 for order in orders]
+    lines = ["# The joints are numbered: which is which? Your robot's manual or driver says; these orders are usual:"]
+    seen: list[list[str]] = []
+    for distance, order in sorted(zip(distances, orders, strict=True), key=lambda pair: pair[0]):
+        if order in seen:
+            continue
+        seen.append(order)
+        lines.append(f"#   joints: [{', '.join(order)}]")
+        if pose is not None:
+            off = f"{distance:.2f} rad from the default pose" if np.isfinite(distance) else "beyond the joints' limits"
+            lines.append(f"#     (with it the recorded pose is {off})")
+    return [*lines, f"joints: {ASK}"]
+
+
+def _right_first(legs: list[str]) -> list[str]:
+    """Return the legs with those of a pair swapped, as Unitree numbers them."""
+    return [leg for pair in zip(legs[1::2], legs[::2], strict=False) for leg in pair]
