@@ -85,6 +85,8 @@ class LogFormat(Format):
         mapping, names = self.mapping, list(dict.fromkeys(c for columns in self._columns.values() for c in columns))
         frame, notes = read_log(file, names, mapping)
         self.notes += notes
+        if mapping.time:
+            frame = self._without_copies(frame, [*names, *time_columns(mapping)], file.name)
         unread = [c for c in frame.columns if c not in {*names, *time_columns(mapping), mapping.episode}]
         self.notes += [f"{file.name}: not read: {', '.join(unread)}"] if unread else []
         stamps, starts = self._stamps(frame, file.name), episode_starts(frame, mapping.episode)
@@ -110,6 +112,16 @@ class LogFormat(Format):
         notes = [f"{names[0]}{more[text]}: {text}" if names else text for text, names in files.items()]
         about = super().provenance()
         return about | {"notes": [note for note in about["notes"] if note not in self.notes] + notes}
+
+    def _without_copies(self, frame: pl.DataFrame, columns: list[str], where: str) -> pl.DataFrame:
+        """Leave out rows that are the row before once more, stamp included, if that explains all repeated stamps."""
+        equal = frame.select(pl.col(name).eq_missing(pl.col(name).shift()) for name in columns)
+        copies = equal.select(pl.all_horizontal(pl.all())).to_series()
+        repeats = equal.select(pl.all_horizontal(time_columns(self.mapping))).to_series()
+        if not copies.any() or (repeats & ~copies).any():
+            return frame
+        self.notes.append(f"{where}: {copies.sum()} rows are the row before once more and were left out")
+        return frame.filter(~copies)
 
     def _stamps(self, frame: pl.DataFrame, where: str) -> np.ndarray:
         """Return the rows' times from the time column, or from the rate, s."""

@@ -179,3 +179,11 @@ def test_a_folder_of_logs_with_bursts_is_an_episode_a_file(home, log, tmp_path):
     np.testing.assert_allclose(dataset.matrix()[:T, 0], log["vx"], rtol=1e-6)
     notes = dataset.manifest.provenance["notes"]
     assert any(note.startswith("run [0].parquet and 1 more: the time 't' was read as milliseconds") for note in notes)
+
+
+def test_rows_recorded_twice_are_left_out(home, log, tmp_path):
+    order = np.sort(np.concatenate((np.arange(T), [5, 12, 12, 30])))
+    file = as_file(tmp_path / "a.csv", {name: np.asarray(values)[order] for name, values in log.items()})
+    dataset = convert(home, [file], "a", mapping=spec_file(tmp_path / "m.yaml"))
+    np.testing.assert_allclose(dataset.matrix()[:, 0], log["vx"], rtol=1e-6)
+    assert "a.csv: 4 rows are the row before once more and were left out" in dataset.manifest.provenance["notes"]
