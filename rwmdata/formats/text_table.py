@@ -89,11 +89,17 @@ def _decoded(file: Path, data: bytes) -> str:
 def _layout(file: Path, lines: list[str]) -> Layout:
     """Find the separator with which names and the rows below them have the same number of cells."""
     head = [(k, line) for k, line in enumerate(lines) if line.strip()][:LOOKED_AT]
+    if not head:
+        raise RwmError(f"{file} is empty.")
     found = [layout for separator in list(SEPARATORS)[:-1] if (layout := _layout_with(file, head, separator))]
     if not found and (by_blanks := _layout_with(file, head, " ")):
         found = [by_blanks]
     if not found:
-        words, shown = ", ".join(SEPARATORS.values()), head[0][1][:60] if head else ""
+        names, cells = (len(_cells(line, ",")) for line in (head[0][1], head[-1][1]))
+        if cells > names > 1:
+            fault = f"{file} has {cells} cells for {names} names where commas separate; are there decimal commas too?"
+            raise RwmError(fault, "save it with semicolons or tabs between cells")
+        words, shown = ", ".join(SEPARATORS.values()), head[0][1][:60]
         fault = f"{file} has no row of names above rows of as many numbers, separated by {words}; it begins '{shown}'."
         raise RwmError(fault, "add a first line with the names of the columns; rows without names need no --mapping")
     widest = max(found, key=lambda layout: len(layout.names))

@@ -82,6 +82,7 @@ def test_nanoseconds_in_a_text_keep_every_digit(tmp_path):
         ("1,2\n3,4\n", "no row of names above rows of as many numbers, separated by tabs, semicolons, commas"),
         ("a;b;c\n0,5;1.5;2\n", "numbers have decimal commas, as '0,5', and points, as '1.5'"),
         ("pos;vel\nx;y\n1;2\n", "the names of the columns could be 'pos;vel' and 'x;y'"),
+        ("a,b\n0,5,1,5\n0,6,1,6\n", "has 4 cells for 2 names where commas separate; are there decimal commas too"),
         ("a,b,a\n1,2,3\n", "has two columns called 'a'"),
         ("pos,pos,vel\nx,y,x\n1,2,3\n", "has two columns called 'pos'"),
         ("a,b\n", "no row of names above"),
