@@ -39,6 +39,8 @@ ROWS_PER_ENV = 800
 """Rows per environment when the number of environments is not given."""
 ENVS = (64, 1024)
 """Fewest and most environments in that case."""
+LEAST_ROWS_PER_ENV = 100
+"""Rows that each environment makes at least in that case: windows of a model's history and forecast fit into them."""
 PROGRESS_INTERVAL_S = 0.1
 GROUPS, MIN_GROUP = 2, 64
 """Number of groups that are simulated in parallel, and the least robots per group to do so."""
@@ -91,7 +93,8 @@ class ExportConfig(Frozen):
     def resolve_envs(self) -> int:
         """Return the number of environments."""
         wanted = self.num_envs or min(max(self.transitions // ROWS_PER_ENV, ENVS[0]), ENVS[1])
-        return min(wanted, self.transitions)
+        most = self.transitions if self.num_envs else max(self.transitions // LEAST_ROWS_PER_ENV, 1)
+        return min(wanted, most)
 
 
 def export_dataset(home: Home, config: ExportConfig, progress: Progress = silent) -> Dataset:

@@ -47,6 +47,7 @@ class OnlineTraining:
         config: The training, with the architecture of the model that it goes on from, if any.
         env: The environment the policy is trained in.
         model: The model's side.
+        joined: Iterations after which imagined robots stand beside the simulated ones; 0 where there are none.
 
     Raises:
         RwmError: The name of the export is taken, or model and robot or device and precision do not fit.
@@ -56,6 +57,7 @@ class OnlineTraining:
         self, home: Home, config: PretrainConfig, robot: RobotSpec, real: VecEnv, resume: Run | None = None
     ) -> None:
         self.home, self.config, self.robot = home, config, robot
+        self.joined = config.imagine_after if isinstance(config, FinetuneConfig) and config.imagine else 0
         if config.export and not (resume and self._exported(resume)):
             hint = f"rwm data rm {config.export}" if resume else "--export NEW_NAME"
             new_dataset_path(home.data_dir, config.export, hint)
@@ -97,9 +99,8 @@ class OnlineTraining:
         return f"iteration-{part * iterations // STAGES:06d}"
 
     def begin(self, iteration: int) -> None:
-        """Let imagination begin where the iterations are over in which the policy stays as it is."""
-        config = self.config
-        if isinstance(config, FinetuneConfig) and config.imagine and iteration >= config.ppo.critic_first:
+        """Let imagination begin where it is due."""
+        if isinstance(self.config, FinetuneConfig) and self.config.imagine and iteration >= self.joined:
             self.env.imagine()
 
     def _dream(self) -> ImaginationEnv:

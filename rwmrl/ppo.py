@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,7 +75,13 @@ def with_mirror_image(
 
 
 class Companion(Protocol):
-    """What is trained beside the policy, after every update of it."""
+    """What is trained beside the policy, after every update of it.
+
+    Attributes:
+        joined: Iterations after which it may add environments; 0 where it adds none.
+    """
+
+    joined: int
 
     def begin(self, iteration: int) -> None:
         """Prepare for a part of the training that begins with iteration ``iteration``."""
@@ -161,10 +167,10 @@ class Runner(OnPolicyRunner):
             torch.manual_seed(self.ranks.seed(self.seed + self.completed))
         self.env.env.steps_done = self.completed * self.ppo.num_steps
         try:
-            if self.completed < self.ppo.critic_first:
-                with self._critic_alone():
-                    self._learn_until(min(self.ppo.critic_first, iterations))
-            self._learn_until(iterations)
+            alone, joined = self.ppo.critic_first, self.companion.joined if self.companion else 0
+            for end in sorted({min(end, iterations) for end in (alone, joined, iterations)}):
+                with self._critic_alone() if end <= alone else nullcontext():
+                    self._learn_until(end)
         except (RuntimeError, ValueError) as exc:
             networks = (self.alg.actor, self.alg.critic)
             if all(torch.isfinite(p).all() for network in networks for p in network.parameters()):

@@ -37,7 +37,7 @@ class ReplayStarts(Starts):
             self._windows = windows[~self.replay.ending_in_fall(windows, self.history)]
             if not len(self._windows):
                 missing = f"The replay has no window of {self.history} rows yet to imagine from"
-                raise RwmError(f"{missing}.", "--set ppo.critic_first=20")
+                raise RwmError(f"{missing}.", "--set imagine_after=20")
         device = self.generator.device
         chosen = torch.randint(len(self._windows), (count,), generator=self.generator, device=device)
         starts = self._windows[chosen.cpu().numpy()]

@@ -199,4 +199,5 @@ def test_environments_follow_the_size_when_left_open():
     assert ExportConfig(transitions=200_000).resolve_envs() == 250
     assert ExportConfig(transitions=20_000).resolve_envs() == 64
     assert ExportConfig(transitions=6_000_000).resolve_envs() == 1024
-    assert ExportConfig(transitions=3).resolve_envs() == 3
+    assert ExportConfig(transitions=2_000).resolve_envs() == 20
+    assert ExportConfig(transitions=3).resolve_envs() == 1

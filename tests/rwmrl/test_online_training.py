@@ -163,9 +163,9 @@ def test_a_part_that_no_state_counts_goes_though_no_episode_ends_this_time(home)
     real.close()
 
 
-@pytest.mark.parametrize("at", [1, 3, 4])
-def test_an_interrupted_finetuning_ends_as_an_undisturbed_one(home, pretrained, at):
-    config = finetuning(pretrained, iterations=5, **{"ppo.critic_first": 2})
+@pytest.mark.parametrize(("at", "critic_first"), [(1, 2), (3, 3), (4, 1)])
+def test_an_interrupted_finetuning_ends_as_an_undisturbed_one(home, pretrained, at, critic_first):
+    config = finetuning(pretrained, iterations=5, **{"ppo.critic_first": critic_first})
     undisturbed = train_in_simulator(home, config)
     with pytest.raises(KeyboardInterrupt):
         train_in_simulator(home, config, interrupt_at(at))
@@ -173,6 +173,16 @@ def test_an_interrupted_finetuning_ends_as_an_undisturbed_one(home, pretrained, 
     ours, theirs = content(undisturbed), content(resumed)
     assert ours[3] == theirs[3]
     assert ours[2] == theirs[2]
+
+
+def test_the_critic_learns_from_imagined_steps_before_the_policy_does(home, pretrained):
+    """So it knows what they are worth when the policy begins to learn from them."""
+    config = finetuning(pretrained, iterations=4, imagine_after=2, **{"ppo.critic_first": 4})
+    run = train_in_simulator(home, config)
+    assert [row["step"] for row in run.metrics() if row["metric"] == "imagined/reward"] == [3, 4]
+    before, after = load_policy(pretrained.policy_file), load_policy(run.policy_file)
+    observation = torch.randn(16, 48, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(before(observation), after(observation))
 
 
 def test_where_the_simulators_state_is_lost_the_replay_goes_on_with_new_episodes(home, pretrained, monkeypatch):
@@ -259,7 +269,7 @@ def test_a_robot_without_constants_gets_the_statistics_of_its_replay(home):
 def test_both_kinds_of_robots_stand_side_by_side(home, pretrained):
     robot = load_robot("anymal_d")
     real = make_env("mujoco", robot, EnvOptions(task="Finetune-v0", num_envs=16, seed=0))
-    online = OnlineTraining(home, finetuning(pretrained, **{"ppo.critic_first": 0}), robot, real)
+    online = OnlineTraining(home, finetuning(pretrained, imagine_after=0), robot, real)
     for _ in range(20):
         online.env.step(torch.zeros(16, 12))
     online.begin(0)
@@ -276,7 +286,7 @@ def test_both_kinds_of_robots_stand_side_by_side(home, pretrained):
 
 def test_imagined_steps_earn_what_simulated_ones_do(home, pretrained):
     robot = load_robot("anymal_d")
-    config = finetuning(pretrained, **{"ppo.critic_first": 0, "rewards": {"action_rate_l2": -7.0}})
+    config = finetuning(pretrained, imagine_after=0, rewards={"action_rate_l2": -7.0})
     robot = robot.model_copy(update={"task_reward_weights": {"Finetune-v0": config.rewards}})
     real = make_env("mujoco", robot, EnvOptions(task="Finetune-v0", num_envs=16, seed=0))
     online = OnlineTraining(home, config, robot, real)
