@@ -21,7 +21,7 @@ from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.control_loop import play
 from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.policy_config import CLONE, PolicyConfig
-from rwmrl.policy_file import MlpPolicy
+from rwmrl.policy_file import MlpPolicy, load_policy
 from rwmrl.ppo import Runner, series
 
 SHOWN = ("imagined/reward", "imagined/epistemic", "episode/length")
@@ -60,8 +60,8 @@ def train_policy(
         model.precision = config.precision
         robot = load_robot(dataset.robot)
         own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
-        env = ImaginationEnv(model, dataset, robot, own)
         source = home.policy(config.warm_start) if config.warm_start else None
+        env = ImaginationEnv(model, dataset, robot, own, load_policy(source.file, robot.name) if source else None)
         parents = parents_of(dataset, checkpoint, config)
         if resume is None and ranks.main:
             resume = Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)

@@ -26,6 +26,7 @@ from rwmrl.envs.online import OnlineEnv
 from rwmrl.export import Recorder, provenance
 from rwmrl.online_config import FinetuneConfig, PretrainConfig
 from rwmrl.online_model import OnlineModel
+from rwmrl.policy_file import MlpPolicy
 from rwmrl.replay import Replay
 from rwmrl.snapshots import Snapshot
 
@@ -54,9 +55,15 @@ class OnlineTraining:
     """
 
     def __init__(
-        self, home: Home, config: PretrainConfig, robot: RobotSpec, real: VecEnv, resume: Run | None = None
+        self,
+        home: Home,
+        config: PretrainConfig,
+        robot: RobotSpec,
+        real: VecEnv,
+        resume: Run | None = None,
+        anchor: MlpPolicy | None = None,
     ) -> None:
-        self.home, self.config, self.robot = home, config, robot
+        self.home, self.config, self.robot, self.anchor = home, config, robot, anchor
         self.joined = config.imagine_after if isinstance(config, FinetuneConfig) and config.imagine else 0
         if config.export and not (resume and self._exported(resume)):
             hint = f"rwm data rm {config.export}" if resume else "--export NEW_NAME"
@@ -109,7 +116,7 @@ class OnlineTraining:
         # The simulator's task has its weights; imagination knows the robot's alone.
         weights = self.robot.reward_weights | self.robot.task_reward_weights.get(self.config.task, {})
         robot = self.robot.model_copy(update={"reward_weights": weights})
-        return ImaginationEnv(deepcopy(self.model.model), self.env.replay, robot, options)
+        return ImaginationEnv(deepcopy(self.model.model), self.env.replay, robot, options, self.anchor)
 
     def learn(self, iteration: int) -> dict[str, float]:
         """Update the model after iteration ``iteration`` of the policy; return what is to be logged."""

@@ -16,6 +16,7 @@ from rwmrl.behaviours import shipped_policies
 from rwmrl.envs.base import EnvOptions
 from rwmrl.online_config import PretrainConfig, configuration_of, recorded_configuration
 from rwmrl.online_training import OnlineTraining
+from rwmrl.policy_file import load_policy
 from rwmrl.ppo import Runner, series
 from rwmrl.train_config import TrainConfig
 
@@ -51,7 +52,10 @@ def train_in_simulator(
     robot = with_rewards(config, robot)
     real = make_env(config.backend, robot, EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed))
     try:
-        online = OnlineTraining(home, config, robot, real, resume) if isinstance(config, PretrainConfig) else None
+        online = None
+        if isinstance(config, PretrainConfig):
+            anchor = load_policy(source.file, robot.name) if source else None
+            online = OnlineTraining(home, config, robot, real, resume, anchor)
         config = online.config if online else config
         ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
         parents = {"policy": source.id if source else None}

@@ -20,7 +20,8 @@ from rwmmodel.ensemble import Carry, DynamicsEnsemble, Prediction
 from rwmrl.envs.base import SOUND_LIMIT, Observations, Step, VecEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start, Starts
 from rwmrl.envs.replay_starts import ReplayStarts
-from rwmrl.observations import noise_scale
+from rwmrl.observations import noise_scale, policy_observation
+from rwmrl.policy_file import MlpPolicy
 from rwmrl.replay import Replay
 from rwmrl.rewards import RewardModel
 from rwmrl.snapshots import Snapshot, copies, like, put_back, rewind
@@ -46,6 +47,9 @@ class ImaginationConfig(Frozen):
     penalty: Literal["epistemic", "largest", "calibrated"] = "epistemic"
     """What is penalised: the members' standard deviation summed over state dimensions (the paper's), the summed
     distance of the member farthest from the mean, or the former times the calibration's factor of the step."""
+    anchor: float = Field(0.0, ge=0)
+    """Weight of the squared distance between an action and that of the policy that training begins with, summed over
+    joints: it keeps the policy where the data is. The paper has none."""
     fall_penalty: float = Field(0.0, ge=0)
     """Subtracted from the reward of a step that ends in a predicted fall; the paper has none."""
     halt_quantile: float | None = Field(None, gt=0, lt=1)
@@ -85,7 +89,8 @@ class ImaginationEnv(VecEnv):
 
     A new episode starts from a window of recorded rows: the model reads its whole history, and the last row's action
     is the policy's last action. Per step: reward of the predicted state (the simulator's own reward terms), minus
-    ``lam * uncertainty * dt`` (by default the epistemic one); predicted contacts and termination are sigmoids rounded.
+    ``lam * uncertainty * dt`` (by default the epistemic one) and ``anchor * |action - anchor's action|^2 * dt``;
+    predicted contacts and termination are sigmoids rounded.
     Then new commands, then pushes: they change the state that the policy sees next and the model goes on from.
 
     An unsound prediction (not finite, or beyond ``SOUND_LIMIT``) ends its episode as truncated with reward 0. Its
@@ -96,10 +101,11 @@ class ImaginationEnv(VecEnv):
         source: Where episodes start: a dataset's train split, or a replay that the model is fitted on.
         robot: Defines the rewards.
         config: Options.
+        anchor: The policy that ``config.anchor`` keeps actions near to.
 
     Raises:
-        RwmError: Model, dataset and robot do not fit, the model is broken or not calibrated where it has to be, or no
-            episode is as long as its history.
+        RwmError: Model, dataset and robot do not fit, the model is broken or not calibrated where it has to be, no
+            episode is as long as its history, or there is no anchor where one is asked for.
     """
 
     def __init__(
@@ -108,14 +114,18 @@ class ImaginationEnv(VecEnv):
         source: Dataset | Replay,
         robot: RobotSpec,
         config: ImaginationConfig | None = None,
+        anchor: MlpPolicy | None = None,
     ) -> None:
         config = self.config = config or ImaginationConfig()
+        if config.anchor and anchor is None:
+            raise RwmError("There is no policy for the anchor to hold on to.", "--warm-start bc, or --set anchor=0")
         if isinstance(source, Dataset):
             _refuse_mismatch(model, source, robot)
         if config.penalty == "calibrated" and model.calibration is None:
             raise RwmError("The model was never calibrated, so there is no calibrated penalty.", "rwm model calibrate")
         self.model = model.eval().requires_grad_(False)
         self.device = next(model.parameters()).device
+        self.anchor = anchor.to(self.device).eval() if anchor and config.anchor else None
         self.schema, self.num_envs = source.schema, config.num_envs
         self.num_actions, self.control_dt_s = self.schema.dims["action"], robot.control_dt_s
         self.max_episode_length = config.episode_steps
@@ -205,6 +215,7 @@ class ImaginationEnv(VecEnv):
     def step(self, actions: Tensor) -> Step:
         """Predict one step under ``actions (E, A)``; environments that are done start from new recorded windows."""
         action = actions.to(self.device, torch.float32)
+        away = self._distance_from_anchor(action)
         members = self.member_ids if self.config.rollout == "member" else None
         normalised = self.model.normalizer.action(action)
         prediction, self._carry = self.model.step(self._state, normalised, self._carry, members, std=False)
@@ -218,7 +229,8 @@ class ImaginationEnv(VecEnv):
         reward = reward.masked_fill(~sound, 0.0)
         halted = uncertainty > self.halt_above
         terminated = ((rows[:, -1] > 0.5) | halted) & sound
-        penalised = reward - self.lam * uncertainty * self.control_dt_s - self.config.fall_penalty * terminated
+        penalty = self.lam * uncertainty + self.config.anchor * away.masked_fill(~sound, 0.0)
+        penalised = reward - penalty * self.control_dt_s - self.config.fall_penalty * terminated
         self.steps_done += 1
         timed_out = (self.episode_length_buf >= self.max_episode_length) & sound & ~terminated
         ended = (terminated | timed_out | ~sound).nonzero().squeeze(-1)
@@ -234,6 +246,8 @@ class ImaginationEnv(VecEnv):
             "imagined/ended_by_time": timed_out.float().mean(),
             "imagined/unsound_count": (~sound).float().sum(),
         }
+        if self.anchor is not None:
+            log["imagined/from_anchor"] = away.mean()
         if len(ended):
             log |= {f"episode_sum/{k}": v[ended] for k, v in self.rewards.episode_sums.items()}
         transition = rows.clone()
@@ -258,6 +272,14 @@ class ImaginationEnv(VecEnv):
         if prediction.extension is not None:
             rows[:, schema.extension] = prediction.extension
         return sound
+
+    def _distance_from_anchor(self, action: Tensor) -> Tensor:
+        """Return the squared distance of ``action (E, A)`` from the anchor's without noise, ``(E,)``; 0 without one."""
+        if self.anchor is None:
+            return action.new_zeros(len(action))
+        rows, s = self._rows, self.schema
+        observation = policy_observation(rows[:, s.state], self.command, rows[:, s.action], s)
+        return (action - self.anchor(observation)).square().sum(dim=-1)
 
     def _uncertainty(self, prediction: Prediction, step: Tensor) -> Tensor:
         """Return the penalised uncertainty ``(E,)``; ``step (E,)`` counts predictions since the history."""

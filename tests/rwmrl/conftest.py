@@ -102,9 +102,9 @@ def watch_model():
 def make_env(dataset, make_model, robot):
     """Make an imagination of eight robots."""
 
-    def make(members=3, calibration=None, **options):
+    def make(members=3, calibration=None, policy=None, **options):
         model = make_model(members)
         model.calibration = calibration
-        return ImaginationEnv(model, dataset, robot, ImaginationConfig(**{"num_envs": 8, **options}))
+        return ImaginationEnv(model, dataset, robot, ImaginationConfig(**{"num_envs": 8, **options}), policy)
 
     return make

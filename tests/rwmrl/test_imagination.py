@@ -12,6 +12,8 @@ from rwmmodel.data import RowStore
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig
 from rwmmodel.normalizer import Normalizer
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
+from rwmrl.observations import policy_observation
+from rwmrl.policy_file import MlpPolicy, PolicyInfo
 from rwmrl.rewards import RewardModel
 
 HISTORY = 6
@@ -155,6 +157,26 @@ def test_feet_that_are_in_the_air_when_an_episode_begins_keep_their_time_in_the_
     seconds = [0.04, 0.0, 0.10, 0.02 * contact.shape[1]]
     assert env.rewards.air_time.air_time[0].tolist() == pytest.approx(seconds)
     assert env.current_rows()[0, schema.contact].tolist() == [1.0] * 4 + [0.0, 1.0, 0.0, 0.0]
+
+
+def test_actions_far_from_the_anchors_cost_their_squared_distance(make_env, robot, schema):
+    """The anchor sees the state without noise, and the command that the policy saw."""
+    anchor = MlpPolicy(PolicyInfo.of(robot, (8,))).requires_grad_(False)
+    often = {"resample_s": (0.02, 0.02), "standing_share": 0.0}
+    env = make_env(lam=0.0, anchor=0.3, policy=anchor, noise=True, command=often)
+    for action in actions(3):
+        rows, command = env.current_rows(), env.command.clone()
+        seen = policy_observation(rows[:, schema.state], command, rows[:, schema.action], schema)
+        away = (action - anchor(seen)).square().sum(dim=1)
+        step = env.step(action)
+        assert float(step.log["imagined/from_anchor"]) == pytest.approx(float(away.mean()))
+        cost = float(step.log["imagined/reward"] - step.log["imagined/penalised_reward"])
+        assert cost == pytest.approx(float(0.3 * 0.02 * away.mean()), rel=1e-4)
+    rows = env.current_rows()
+    near = anchor(policy_observation(rows[:, schema.state], env.command, rows[:, schema.action], schema))
+    assert float(env.step(near).log["imagined/from_anchor"]) < 1e-9
+    with pytest.raises(RwmError, match="no policy for the anchor"):
+        make_env(anchor=0.3)
 
 
 def test_a_command_outlives_its_first_step_by_exactly_its_time(make_env):
