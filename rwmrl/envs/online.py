@@ -53,9 +53,14 @@ class OnlineEnv(VecEnv):
         return self.real.num_envs
 
     def imagine(self) -> ImaginationEnv:
-        """Let imagined robots act beside the simulated ones from now on; return them."""
+        """Let imagined robots act beside the simulated ones from now on; return them.
+
+        Their ages are spread over an episode: else all would begin anew in the same step, again and again.
+        """
         if self.imagined is None:
             self.imagined = self.dream()
+            count, longest = self.imagined.num_envs, self.imagined.max_episode_length
+            self.imagined.episode_length_buf = torch.arange(count, device=self.imagined.device) * longest // count
             self.num_envs = self.num_simulated + self.imagined.num_envs
         return self.imagined
 

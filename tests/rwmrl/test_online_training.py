@@ -274,6 +274,7 @@ def test_both_kinds_of_robots_stand_side_by_side(home, pretrained):
         online.env.step(torch.zeros(16, 12))
     online.begin(0)
     env = online.env
+    assert env.imagined.episode_length_buf.tolist() == [0, 0, 1, 1, 2, 3, 3, 4]  # Of episodes of 5 steps.
     assert env.num_envs == 24 and env.command.shape == (24, 3) and env.current_rows().shape == (24, 66)
     step = env.step(torch.zeros(24, 12))
     assert step.reward.shape == (24,) and step.observations["policy"].shape == (24, 48)
