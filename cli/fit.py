@@ -51,7 +51,7 @@ def fit(
 
     config = call.config(FitConfig, "dataset")
     source = call.dataset(dataset)
-    window = config.history + config.last_forecast
+    window = config.history + min(config.forecast, config.last_forecast)
     if short := too_short(source, window):
         shown = ", ".join(map(str, short[:SHOWN_EPISODES])) + (", ..." if len(short) > SHOWN_EPISODES else "")
         what = f"{len(short)} of {len(source.episodes)} episodes are shorter than the {window} rows of a window"

@@ -9,8 +9,8 @@ import numpy as np
 
 from rwmdata.manifest import SPLIT_SHARES, split_episodes
 
-WINDOW_ROWS = 40
-"""Rows of a training window of the presets: 32 of history and 8 of forecast."""
+WINDOW_ROWS = 48
+"""Rows of the longest training window of the default fit: 32 of history, and 16 of forecast in its last updates."""
 SHOWN_EPISODES = 10
 
 

@@ -29,15 +29,15 @@ def long(make_dataset, episodes):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("lengths", [[100] * 7, [40, 100, 50], [10] * 5, [500, 400, 300, 200], [60, 70], [199], []])
 def test_whole_episodes_are_dealt_as_before_where_they_suffice(lengths, seed):
-    splits = deal(lengths, seed)
+    splits = deal(lengths, seed, window=40)
     assert splits.episodes == split_episodes(len(lengths), seed) and not splits.rows and not splits.notes
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_split_gets_a_long_episode_where_there_are_enough(seed):
     lengths = [10, 60, 10, 10, 60, 10, 60, 10, 10, 10]
-    splits = deal(lengths, seed)
-    assert all(any(lengths[k] >= WINDOW_ROWS for k in splits.episodes[name]) for name in SPLITS)
+    splits = deal(lengths, seed, window=40)
+    assert all(any(lengths[k] >= 40 for k in splits.episodes[name]) for name in SPLITS)
     assert sorted(sum(splits.episodes.values(), [])) == list(range(10)) and not splits.rows
     if splits.notes:
         assert splits.notes == ["episodes 0, 2, 3, 5, 7, 8, 9 are shorter than a window of 40 rows, in train only"]
@@ -47,7 +47,7 @@ def test_every_split_gets_a_long_episode_where_there_are_enough(seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_two_long_episodes_train_and_validate_where_they_cannot_be_divided(seed):
-    splits = deal([20, 120, 20, 120, 20], seed).episodes
+    splits = deal([20, 120, 20, 120, 20], seed, window=40).episodes
     assert sorted(splits["val"] + [k for k in splits["train"] if k % 2]) == [1, 3] and len(splits["val"]) == 1
 
 
@@ -68,17 +68,17 @@ def test_one_long_episode_is_divided_by_time_with_a_window_between_the_parts(len
 
 
 def test_parts_lie_in_their_episodes_and_short_episodes_train():
-    splits = deal([30, 1000, 500], 3)
+    splits = deal([30, 1000, 500], 3, window=40)
     assert splits.rows["train"] == [(0, 30), (30, 750), (1030, 1350)]
     assert splits.rows["val"] == [(790, 890), (1390, 1440)] and splits.rows["test"] == [(930, 1030), (1480, 1530)]
 
 
 def test_windows_of_one_long_recording_are_apart_and_inside(home, long):
-    assert [len(split_starts(long, name, 40)) for name in SPLITS] == [681, 61, 61]
+    assert [len(split_starts(long, name, WINDOW_ROWS)) for name in SPLITS] == [657, 53, 53]
     for shorter, longer in (("train", "val"), ("val", "test")):
-        assert split_starts(long, shorter, 2).max() + 1 + 40 < split_starts(long, longer, 80).min()
+        assert split_starts(long, shorter, 2).max() + 1 + WINDOW_ROWS < split_starts(long, longer, 80).min()
     assert [long.split(name).tolist() for name in SPLITS] == [[0], [0], [0]]
-    assert long.split_sizes == {"train": "720 rows", "val": "100 rows", "test": "100 rows"}
+    assert long.split_sizes == {"train": "704 rows", "val": "100 rows", "test": "100 rows"}
     again = Dataset.open(long.path)
     assert again.manifest == long.manifest and not [f for f in validate(again) if f.check == "splits"]
     assert run_sql(home, "select split from episodes").item() == "train, val, test"
@@ -91,7 +91,7 @@ def test_a_converted_recording_says_how_it_was_divided(home, tmp_path, episodes)
     file = tmp_path / "a.csv"
     pl.DataFrame(episodes(1, 400)[0]).write_csv(file, include_header=False)
     notes = convert(home, [file], "a").manifest.provenance["notes"]
-    assert "episode 0 is divided by time, 40 rows between the parts are in no split" in notes[-1]
+    assert "episode 0 is divided by time, 48 rows between the parts are in no split" in notes[-1]
 
 
 def test_splitting_anew_takes_the_window_that_is_wanted(home, long, rwm):
