@@ -65,13 +65,16 @@ def filter_(
     where: Annotated[str, typer.Argument(help='SQL condition on episodes: "not terminated and length > 100".')],
     name: Annotated[str, typer.Option("--name", help="Name of the new dataset.")],
     dataset: Annotated[str | None, typer.Option("--dataset", help="The newest when left out.")] = None,
+    cut_spikes: Annotated[
+        bool | None, typer.Option("--cut-spikes", help="Leave out rows with impossible values; episodes are cut there.")
+    ] = None,
     seed: SeedOption = None,
 ) -> None:
     """Write the episodes that fit a condition as a new dataset; rwm sql 'describe episodes' shows the columns."""
     from rwmdata.edit import filter_episodes
 
-    source = call.dataset(dataset)
-    show_result(call, call.work("filter", filter_episodes, call.home, source, where, name, **call.chosen("seed")))
+    source, options = call.dataset(dataset), call.chosen("cut_spikes", "seed")
+    show_result(call, call.work("filter", filter_episodes, call.home, source, where, name, **options))
 
 
 @command(app, "split", "rwmdata.edit:split_anew")

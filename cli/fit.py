@@ -45,6 +45,7 @@ def fit(
 
     On several GPUs: torchrun --nproc-per-node 2 -m cli fit ...
     """
+    from rwmdata.validate import glance
     from rwmdata.windows import too_short
     from rwmmodel.fit import fit_model
     from rwmmodel.fit_config import FitConfig
@@ -56,5 +57,7 @@ def fit(
         shown = ", ".join(map(str, short[:SHOWN_EPISODES])) + (", ..." if len(short) > SHOWN_EPISODES else "")
         what = f"{len(short)} of {len(source.episodes)} episodes are shorter than the {window} rows of a window"
         call.say(f"left out: {what}: {shown}")
+    for fault in [f for f in glance(source) if f.check != "spike"]:
+        call.say(f"warning: {source.name}: {fault.where}: {fault.message}; rwm data validate {source.name}")
     run = call.work("fit", fit_model, call.home, source, config)
     call.show_run(run, "rwm policy --lam 1.0, or rwm eval uncertainty")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from rwmdata.atomic import commit_folder, remove_folder, write_text
 from rwmdata.catalog import Dataset
-from rwmdata.episodes import read_episodes
+from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, Provenance
 from rwmdata.progress import Progress, silent
+from rwmdata.spikes import far_spikes
 from rwmdata.splits import WINDOW_ROWS, deal
 from rwmdata.views import open_views
 from rwmdata.writer import DatasetWriter, created_now, new_dataset_path
@@ -53,7 +57,13 @@ def _refuse_shared_rows(sources: Sequence[Dataset]) -> None:
 
 
 def filter_episodes(
-    home: Home, source: Dataset, where: str, name: str, seed: int = 0, progress: Progress = silent
+    home: Home,
+    source: Dataset,
+    where: str,
+    name: str,
+    cut_spikes: bool = False,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Dataset:
     """Write the episodes for which an SQL condition holds as a new dataset.
 
@@ -62,6 +72,7 @@ def filter_episodes(
         source: The dataset.
         where: Condition over the view ``episodes``: ``length > 100 and not terminated and behaviour = 'expert'``.
         name: Name of the new dataset.
+        cut_spikes: Leave out the rows with values far outside of what their column holds; episodes are cut there.
         seed: Seed of its split.
         progress: Called after each episode.
 
@@ -83,7 +94,14 @@ def filter_episodes(
         hint = f"columns: {', '.join(columns)}; rwm sql looks at them"
         raise RwmError(f"No episode of '{source.name}' fits '{where}'.", hint)
     origin = {"source": "rwm data filter", "datasets": [about(source)], "where": where}
-    return _rewrite(home, [(source, set(kept))], name, origin, seed, progress)
+    if not cut_spikes:
+        return _rewrite(home, [(source, set(kept))], name, origin, seed, progress)
+    spikes = far_spikes(source)
+    rows = np.unique(np.concatenate([np.zeros(0, int), *(found.rows for found in spikes)]))
+    origin["notes"] = [
+        f"{len(rows)} rows were left out, episodes cut there: {found.column} {found}" for found in spikes
+    ]
+    return _rewrite(home, [(source, set(kept))], name, origin, seed, progress, rows)
 
 
 def split_anew(
@@ -108,7 +126,13 @@ def split_anew(
     if len(source.episodes) < len(shares) and not splits.rows:
         raise RwmError(f"'{source.name}' has {len(source.episodes)} episodes, fewer than {len(shares)} splits.")
     target = new_dataset_path(home.data_dir, name)
-    origin = {"source": "rwm data split", "datasets": [about(source)], "shares": shares, "seed": seed}
+    origin = {
+        "source": "rwm data split",
+        "datasets": [about(source)],
+        "shares": shares,
+        "seed": seed,
+        **_missing(source),
+    }
     origin |= {"notes": splits.notes} if splits.notes else {}
     dealt = {"splits": splits.episodes, "split_rows": splits.rows}
     changes = {"name": name, "created": created_now(home.data_dir), "provenance": origin, **dealt}
@@ -147,15 +171,42 @@ def about(dataset: Dataset) -> Provenance:
 
 
 def _rewrite(
-    home: Home, parts: Sequence[Part], name: str, origin: Provenance, seed: int, progress: Progress
+    home: Home,
+    parts: Sequence[Part],
+    name: str,
+    origin: Provenance,
+    seed: int,
+    progress: Progress,
+    without: np.ndarray | None = None,
 ) -> Dataset:
-    """Write a new dataset from parts of others."""
+    """Write a new dataset from parts of others, ``without`` some rows of the first."""
     like, _ = parts[0]
     lengths = [[d.manifest.episodes.length[k] for k in numbers] if numbers else [d.rows] for d, numbers in parts]
     total = sum(map(sum, lengths))
+    origin |= _missing(*(dataset for dataset, _ in parts))
     with DatasetWriter(home.data_dir, name, like.robot, like.schema, like.control_hz, origin, seed) as writer:
         for dataset, numbers in parts:
-            for episode in read_episodes(dataset, numbers):
-                writer.append(episode)
+            starts = dataset.episodes.start[sorted(numbers) if numbers else slice(None)]
+            for start, episode in zip(starts, read_episodes(dataset, numbers), strict=True):
+                for piece in [episode] if without is None else _pieces(episode, without - start):
+                    writer.append(piece)
                 progress(writer.rows, total, {})
         return writer.commit()
+
+
+def _missing(*sources: Dataset) -> Provenance:
+    """Return the provenance's entry about groups that one of the sources does not have, none where all have all."""
+    missing = {group for source in sources for group in source.manifest.provenance.get("missing_groups", [])}
+    return {"missing_groups": sorted(missing)} if missing else {}
+
+
+def _pieces(episode: Episode, without: np.ndarray) -> Iterator[Episode]:
+    """Give what is left of an episode without some of its rows; all but its end are truncated, single rows left out."""
+    length = len(episode.rows)
+    cuts = without[(without >= 0) & (without < length)]
+    for first, last in zip([0, *(cuts + 1)], [*cuts, length], strict=True):
+        if last - first >= min(length, 2):
+            command = None if episode.command is None else episode.command[first:last]
+            reward = None if episode.reward is None else episode.reward[first:last]
+            rows, truncated = episode.rows[first:last], episode.truncated or last < length
+            yield replace(episode, rows=rows, truncated=truncated, command=command, reward=reward)

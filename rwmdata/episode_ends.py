@@ -19,6 +19,7 @@ JOINT_JUMP_SUM_RAD = 0.8
 """... the least sum of such steps over the joints: a reset moves the whole pose, an impact few joints."""
 GRAVITY_JUMP = 0.25
 """Least change of projected gravity beyond what the angular velocity explains."""
+GRAVITY_TURNED = "projected gravity jumps beyond angular velocity * dt"
 RESET_JUMP = 0.05
 """With an all-zero action a much smaller unexplained step is enough (rad summed over joints, or gravity)."""
 
@@ -55,7 +56,7 @@ def find_episode_starts(rows: np.ndarray, schema: Schema, control_dt_s: float) -
         (marked, "termination in the row before"),
         (zeroed, "an all-zero action and a jump in pose"),
         (pose, "joint positions jump beyond velocity * dt"),
-        (turned, "projected gravity jumps beyond angular velocity * dt"),
+        (turned, GRAVITY_TURNED),
     )
     before = np.logical_or.reduce([flag for flag, _ in reasons]).nonzero()[0]
     texts = [" and ".join(text for flag, text in reasons if flag[i]) for i in before]

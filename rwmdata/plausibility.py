@@ -17,7 +17,9 @@ TORQUE_FACTOR, VELOCITY_FACTOR = 1.1, 2.0
 """Factors on the limits beyond which torques and velocities cannot be this robot's. An impact can turn a joint faster
 than its drive can."""
 FROZEN_S = 1.0
-"""A continuous sensor that repeats one value for this long, while others change, is stuck."""
+"""A continuous sensor that repeats one value for this long, while others change, is stuck..."""
+STANDS_RAD, STANDS_BY_VELOCITY_RAD = 0.05, 0.1
+"""... unless the robot stands: no other joint moves further meanwhile, by its position or by its (noisier) velocity."""
 SHIFT_STD = 1.5
 """Warn when the means of two shards differ by more, in standard deviations of the whole dataset. Two shards can differ
 by 2 at most."""
@@ -62,17 +64,34 @@ def _beyond_limits(
 def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator[tuple[str, str, str]]:
     """Find continuous state columns that repeat one value while the robot moves."""
     schema, rows = dataset.schema, round(FROZEN_S * dataset.control_hz)
-    moving = np.ptp(matrix[:, schema.group("joint_vel")], axis=0).max() > 0
     recorded = [j for j in range(schema.state.stop) if schema.columns[j].group not in missing]
-    for j in recorded if moving else []:
+    for j in recorded:
         same = np.concatenate(([False], matrix[1:, j] == matrix[:-1, j]))
         same[dataset.episodes.start] = False
         begins, ends = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])))).reshape(-1, 2).T
         long = ends - begins >= rows
-        if long.any():
-            first, total = begins[long][0] - 1, (ends - begins + 1)[long].sum()
+        if not long.any():
+            continue
+        runs = zip(begins[long] - 1, ends[long], strict=True)
+        held = [(first, stop) for first, stop in runs if _moves(dataset, matrix[first:stop], j)]
+        if held:
+            first, total = held[0][0], sum(b - a for a, b in held)
             text = f"keeps the value {matrix[first, j]:.4g} for over {FROZEN_S:g} s ({total} rows)"
             yield "stuck", f"row {first}, column {schema.names[j]}", text
+
+
+def _moves(dataset: Dataset, rows: np.ndarray, column: int) -> bool:
+    """Return whether a joint moves in the middle rows of ``(n, width)``, as columns other than ``column`` say."""
+    rows = rows[len(rows) // 10 : len(rows) - len(rows) // 10]  # At either end the robot may just stop or start.
+    moved = []
+    for group in ("joint_pos", "joint_vel"):
+        columns = dataset.schema.group(group)
+        others = [k for k in range(columns.start, columns.stop) if k != column]
+        moved.append(rows[:, others].astype(np.float64))
+    by_velocity = np.cumsum(moved[1], axis=0) / dataset.control_hz
+    return bool(
+        np.ptp(moved[0], axis=0).max() > STANDS_RAD or np.ptp(by_velocity, axis=0).max() > STANDS_BY_VELOCITY_RAD
+    )
 
 
 def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:

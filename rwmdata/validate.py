@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,16 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rwmdata.alignment import check_alignment
-from rwmdata.catalog import Dataset, checksum
+from rwmdata.catalog import Dataset, checksum, read_shard
 from rwmdata.config import one_line
-from rwmdata.episode_ends import find_episode_starts
+from rwmdata.consistency import Recording, contradictions, suspicions
+from rwmdata.episode_ends import GRAVITY_TURNED, find_episode_starts
 from rwmdata.errors import RwmError
 from rwmdata.machine import available_threads
 from rwmdata.manifest import ShardInfo
 from rwmdata.plausibility import implausible
+from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.spikes import Spikes, far_spikes, lone_spikes
 
 GRAVITY_TOLERANCE = 1e-3
 SHOWN = 5
+NOISY_SHARE = 0.01
+"""More rows with a jump of gravity alone are noise, not episodes' ends: time-outs come every thousand rows or so."""
+EXAMPLE_ROWS = 40_000
+"""About so many rows of every shard are checked for consistency, in whole episodes."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,12 @@ def validate(dataset: Dataset) -> list[Fault]:
     """Return all faults of a dataset, errors first; an empty list means it is sound.
 
     Errors: shards (missing, damaged, changed, rows, columns), episode bounds other than the manifest's, values that are
-    not finite, gravity that is no unit vector, contacts other than 0 and 1, terminations and splices inside episodes.
-    Warnings: misaligned actions, groups that were not recorded, values beyond the robot's limits, stuck sensors,
-    repeated rows and episodes, shards that differ from each other.
+    not finite, gravity that is no unit vector, contacts other than 0 and 1, terminations and splices inside episodes,
+    values far outside of what their column holds, gravity that points up or does not turn with the base, joint
+    positions that are not the integral of their velocities.
+    Warnings: misaligned actions, joints or actions in another order, groups that were not recorded, values beyond the
+    robot's limits, rows that stand out from their neighbours, stuck sensors, repeated rows and episodes, shards that
+    differ from each other.
     """
     faults = list(_check_files(dataset))
     if not faults:
@@ -51,11 +62,72 @@ def validate(dataset: Dataset) -> list[Fault]:
         except RwmError as exc:
             faults.append(Fault("error", "shard", "dataset.json", exc.message))
     if not faults:
-        faults += [*_check_bookkeeping(dataset), *_check_values(dataset, matrix), *_check_episodes(dataset, matrix)]
-        if not any(f.check == "finite" for f in faults):
-            faults += _check_alignment(dataset, matrix)
+        faults += [*_check_bookkeeping(dataset), *_check_values(dataset, matrix)]
+        if any(f.check == "finite" or (f.check, f.where) == ("episodes", "dataset.json") for f in faults):
+            faults += _check_episodes(dataset, matrix)
+        else:
+            spikes = _check_spikes(dataset, matrix)
+            faults += [fault for fault, _ in spikes]
+            faults += _check_episodes(dataset, matrix, {int(row) for _, rows in spikes for row in rows})
+            if not any(fault.severity == "error" for fault, _ in spikes):  # A spike decides what explains most.
+                faults += _check_alignment(dataset, matrix)
+            faults += _check_consistency(dataset, matrix)
             faults += [Fault("warning", *finding) for finding in implausible(dataset, matrix)]
     return sorted(faults, key=lambda f: f.severity)
+
+
+def glance(dataset: Dataset) -> list[Fault]:
+    """Return what is wrong with a dataset's values as far as its manifest and its first shard show: in a moment.
+
+    Raises:
+        RwmError: A shard cannot be read.
+    """
+    faults = [_spike("error", spikes) for spikes in far_spikes(dataset)]
+    rows = np.empty((dataset.manifest.shards[0].rows, dataset.schema.width), np.float32)
+    if read_shard(dataset.shard_paths[0], dataset.schema, rows) == len(rows):
+        faults += [fault for fault in _check_consistency(dataset, rows) if fault.severity == "error"]
+    return faults
+
+
+def _check_consistency(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
+    """Check some episodes of every shard that the first rows ``(n, width)`` hold; a finding is reported once."""
+    robot: RobotSpec | None = None
+    with suppress(RwmError):
+        robot = load_robot(dataset.robot)
+    missing, told = dataset.manifest.provenance.get("missing_groups", []), set()
+    for rows, length in _examples(dataset, matrix):
+        start = np.cumsum(length) - length
+        recording = Recording(rows, dataset.schema, start, length, dataset.control_hz, missing, robot)
+        faults = [Fault("error", *finding) for finding in contradictions(recording)]
+        faults += [Fault("warning", *finding) for finding in suspicions(recording)]
+        yield from (fault for fault in faults if (fault.check, fault.where) not in told)
+        told |= {(fault.check, fault.where) for fault in faults}
+
+
+def _examples(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Give rows ``(n, width)`` and lengths of some episodes of every shard that the first rows of a dataset hold."""
+    begin = 0
+    for shard in dataset.manifest.shards:
+        end = begin + shard.rows
+        start, length = dataset.episodes.start, dataset.episodes.length
+        inside = np.flatnonzero((start >= begin) & (start + length <= min(end, len(matrix))))
+        chosen = inside[:: max(1, shard.rows // EXAMPLE_ROWS)]
+        if len(chosen):
+            yield np.concatenate([matrix[start[k] : start[k] + length[k]] for k in chosen]), length[chosen]
+        begin = end
+
+
+def _spike(severity: Literal["error", "warning"], spikes: Spikes) -> Fault:
+    return Fault(severity, "spike", f"row {spikes.rows[0]}, column {spikes.column}", str(spikes))
+
+
+def _check_spikes(dataset: Dataset, matrix: np.ndarray) -> list[tuple[Fault, np.ndarray]]:
+    """Return the spikes and their rows; a column is reported once."""
+    far, missing = far_spikes(dataset, matrix), dataset.manifest.provenance.get("missing_groups", [])
+    columns = {spikes.column for spikes in far}
+    lone = [spikes for spikes in lone_spikes(dataset, matrix, missing) if spikes.column not in columns]
+    found = [(_spike("error", spikes), spikes.rows) for spikes in far]
+    return found + [(_spike("warning", spikes), spikes.rows) for spikes in lone]
 
 
 def _check_files(dataset: Dataset) -> Iterator[Fault]:
@@ -125,7 +197,8 @@ def _check_values(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
         yield Fault("error", "contact", f"row {row}, column {name}", f"is {contact[row, column]}, expected 0 or 1")
 
 
-def _check_episodes(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
+def _check_episodes(dataset: Dataset, matrix: np.ndarray, spikes: Set[int] = frozenset()) -> Iterator[Fault]:
+    """Check terminations and splices; jumps to and from the rows of ``spikes`` are none."""
     episodes = dataset.episodes
     last = np.zeros(dataset.rows, bool)
     last[episodes.start + episodes.length - 1] = True
@@ -133,9 +206,16 @@ def _check_episodes(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
     if len(inside):
         text = f"terminated before the episode's last row ({len(inside)} rows)"
         yield Fault("error", "termination", f"row {inside[0]}", text)
-    first = set(episodes.start.tolist())
+    known = {*episodes.start.tolist(), *spikes, *(row + 1 for row in spikes)}
     starts = find_episode_starts(matrix, dataset.schema, 1 / dataset.control_hz)
-    splices = [start for start in starts if start.row not in first]
+    splices = [start for start in starts if start.row not in known]
+    turned = [start for start in splices if start.reason == GRAVITY_TURNED]
+    if len(turned) > NOISY_SHARE * dataset.rows:
+        text = (
+            f"gravity changes by more than the angular velocity says in {len(turned)} rows: noise, or an accelerometer"
+        )
+        yield Fault("warning", "gravity", "projected_gravity columns", text)
+        splices = [start for start in splices if start.reason != GRAVITY_TURNED]
     for splice in splices[:SHOWN]:
         yield Fault("error", "splice", f"row {splice.row}", f"a new episode begins inside one: {splice.reason}")
     if len(splices) > SHOWN:

@@ -17,6 +17,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
+from rwmdata.spikes import far_spikes
 from rwmdata.windows import WindowSampler, balanced_weights, ending_in_fall, split_starts, weights_with_share
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
 from rwmmodel.data import RowStore
@@ -56,13 +57,16 @@ def fit_model(
         resume: An unfinished run of a fit on the same dataset.
 
     Raises:
-        RwmError: A split has no window, the loss is not finite, or the run cannot be resumed like this.
+        RwmError: A split has no window, a value lies far outside of what its column holds, the loss is not finite, or
+            the run cannot be resumed like this.
         KeyboardInterrupt: Re-raised after the state was saved.
     """
     if resume is not None:
         config = _config_of(resume, config)
         if resume.meta.parents["dataset"] != dataset.name:
             raise RwmError(f"Run {resume.id} was fitted on '{resume.meta.parents['dataset']}', not '{dataset.name}'.")
+    else:
+        refuse_spikes(dataset)
     config = config or build(FitConfig)
     ranks = Ranks.from_environment()
     device = ranks.device(resolve_device(config.device))
@@ -79,6 +83,18 @@ def fit_model(
             run.finish(fit.run(run, progress))
         ranks.share(run.path)
     return run
+
+
+def refuse_spikes(dataset: Dataset) -> None:
+    """Check that no value can ruin a fit: one spike among a thousand rows gives its column another scale.
+
+    Raises:
+        RwmError: Values lie far outside of what their columns hold; columns and rows are named.
+    """
+    if spikes := far_spikes(dataset):
+        texts = [f"{found.column} in row {found.rows[0]} {found}" for found in spikes]
+        hint = f"rwm data filter true --cut-spikes --dataset {dataset.name} --name {dataset.name}-cut"
+        raise RwmError(f"Dataset '{dataset.name}' holds values that no fit bears: {'; '.join(texts)}.", hint)
 
 
 def resume_fit(home: Home, run: Run, device: str = "auto", progress: Progress = silent) -> Run:

@@ -85,3 +85,12 @@ def test_groups_declared_missing_are_said_and_not_faulted(found, schema):
     assert warned[0][:2] == ("missing", "dataset.json")
     assert not [f for f in validate(dataset) if f.check == "gravity"]
     assert not [w for w in warned if "gravity" in w[1]]
+
+
+def test_a_robot_that_stands_is_not_stuck(found, schema):
+    def stand(rows):
+        rows[:, schema.group("joint_torque")] = np.random.default_rng(0).normal(size=(240, 12))
+        rows[20:90, schema.group("joint_vel")] = 0
+        rows[20:90, schema.group("joint_pos")] = rows[20, schema.group("joint_pos")]
+
+    assert not [where for check, where, _ in found(stand)[0] if check == "stuck" and "joint" in where]

@@ -202,6 +202,17 @@ def test_a_loss_that_is_not_finite_stops_the_fit_and_keeps_the_last_state(home, 
     assert all(torch.isfinite(w).all() for w in weights_of(run).values())
 
 
+def test_a_value_that_ruins_a_fit_is_refused_by_column_and_row(home, make_dataset, schema):
+    parts = [np.random.default_rng(k).normal(size=(60, schema.width)).astype(np.float32) for k in range(4)]
+    parts[2][7, schema.group("joint_vel").start] = 65535
+    dataset = make_dataset(parts)
+    message = "joint_vel_LF_HAA in row 127 is 6.554e\\+04, and usually between -"
+    with pytest.raises(RwmError, match=message) as fault:
+        fit_model(home, dataset, tiny())
+    assert fault.value.hint == "rwm data filter true --cut-spikes --dataset set --name set-cut"
+    assert home.runs("model") == []
+
+
 def test_patience_stops_a_fit_that_no_longer_improves(home, linear_dataset):
     run = fit_model(home, linear_dataset, tiny(lr=1e-12, updates=60, val_interval=2, patience=3))
     assert run.meta.summary["stopped"] == "patience" and run.meta.summary["updates"] < 60
