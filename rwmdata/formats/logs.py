@@ -16,7 +16,7 @@ from rwmdata.formats.base import Format, Request
 from rwmdata.formats.clock import read_clock, usual_steps
 from rwmdata.formats.mapping import Mapping, Source, suffixes
 from rwmdata.formats.names import ends_words, told_by_names, words
-from rwmdata.formats.resample import to_control_rate
+from rwmdata.formats.resample import to_control_rate, up_to_falls
 from rwmdata.formats.stamps import Stretch, stretches
 from rwmdata.formats.tables import find_tables, read_table
 from rwmdata.manifest import Provenance
@@ -93,11 +93,16 @@ class LogFormat(Format):
         parts, notes = stretches(stamps, starts, self.robot.control_dt_s, mapping.pause_s, file.name)
         self.notes += notes
         self._check_lengths(parts, file)
+        lying = 0
         for k, part in enumerate(parts):
             where = f"{file}, episode {k}"
             rows = self._build_rows(partial(self._fetch, frame[part.rows]), where, part.stamps_s)
             rows = to_control_rate(rows, part.stamps_s, self.schema, self.robot.control_dt_s, where)
-            yield Episode(rows, is_truncated(rows))
+            episodes = up_to_falls(rows)
+            lying += len(rows) - sum(map(len, episodes))
+            yield from (Episode(each, is_truncated(each)) for each in episodes)
+        if lying:
+            self.notes.append(f"{file.name}: {lying} rows in which the robot had fallen already were left out")
         found = self.assembler.notes if self.assembler else []
         self.notes += [note for note in found if note not in self.notes]
 

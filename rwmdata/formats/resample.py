@@ -54,6 +54,16 @@ def to_control_rate(rows: np.ndarray, stamps_s: np.ndarray, schema: Schema, dt_s
     return sampled
 
 
+def up_to_falls(rows: np.ndarray) -> list[np.ndarray]:
+    """Return rows ``(n, width)`` as episodes that end with the first row of a fall, without those in which it lasts."""
+    fallen = rows[:, -1] > 0.5
+    before = np.concatenate((fallen[:1], fallen[:-1]))
+    kept = ~fallen | ~before
+    ends = np.flatnonzero(fallen & ~before) + 1
+    parts = [part[keep] for part, keep in zip(np.split(rows, ends), np.split(kept, ends), strict=True)]
+    return [part for part in parts if len(part)]
+
+
 def every_kth(stamps_s: np.ndarray, dt_s: float) -> int:
     """Return k if every k-th row comes at the control rate, else 0."""
     if len(stamps_s) < 2:

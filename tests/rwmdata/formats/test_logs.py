@@ -187,3 +187,13 @@ def test_rows_recorded_twice_are_left_out(home, log, tmp_path):
     dataset = convert(home, [file], "a", mapping=spec_file(tmp_path / "m.yaml"))
     np.testing.assert_allclose(dataset.matrix()[:, 0], log["vx"], rtol=1e-6)
     assert "a.csv: 4 rows are the row before once more and were left out" in dataset.manifest.provenance["notes"]
+
+
+def test_an_episode_ends_with_a_fall_and_goes_on_once_the_robot_stands(home, log, tmp_path):
+    log["fall"] = ((np.arange(T) >= 10) & (np.arange(T) < 15)).astype(int)
+    groups = SPEC["groups"] | {"termination": ["fall"]}
+    mapping = spec_file(tmp_path / "m.yaml", groups=groups, missing=["thigh_contact", "foot_contact"], episode=None)
+    dataset = convert(home, [as_file(tmp_path / "a.csv", log)], "a", mapping=mapping)
+    assert dataset.episodes.length.tolist() == [11, 25] and dataset.episodes.terminated.tolist() == [True, False]
+    np.testing.assert_allclose(dataset.matrix()[11:, 0], log["vx"][15:], rtol=1e-6)
+    assert "a.csv: 4 rows in which the robot had fallen already were left out" in dataset.manifest.provenance["notes"]
