@@ -34,13 +34,16 @@ FINETUNE_PRESETS: Mapping[str, Mapping[str, object]] = {
         "num_envs": 16, "iterations": 4, "ppo.checkpoint_interval": 2, "ppo.critic_first": 2, "fit.batch": 16,
         "fit.mini_batches": 2, "fit.val_interval": 2, "imagination.num_envs": 32, "imagine_after": 2,
     },
+    # docs/online.md says why.
     "laptop": {
-        "num_envs": 64, "iterations": 200, "ppo.critic_first": 20, "exploration_rad": 0.15, "fit.mini_batches": 5,
-        "imagination.num_envs": 1024, **_LAPTOP_UPDATES, "fit.lr": 1e-3,
+        "num_envs": 64, "iterations": 220, "ppo.critic_first": 20, "imagine_after": 5, "exploration_rad": 0.12,
+        "ppo.entropy_coef": 0.001, "fit.mini_batches": 5, "imagination.num_envs": 1024, **_LAPTOP_UPDATES,
+        "fit.lr": 1e-3,
     },
     "reference": {
         "num_envs": 4096, "iterations": 1500, "ppo.checkpoint_interval": 50, "ppo.critic_first": 500,
         "fit.batch": 5000, "fit.schedule": "constant", "imagine_after": 500, "imagination.num_envs": 8192,
+        "imagination.episode_steps": 24,
     },
 }  # fmt: skip
 
@@ -93,7 +96,7 @@ class FinetuneConfig(PretrainConfig):
     """False trains on the simulated steps alone: what imagination is to be compared with."""
     imagine_after: int = Field(5, ge=0)
     """Iterations before imagination begins; the replay must hold a window of the model's history by then."""
-    imagination: ImaginationConfig = ImaginationConfig(lam=0.0, init_share=0.0, episode_steps=24)
+    imagination: ImaginationConfig = ImaginationConfig(lam=0.0, init_share=0.0, episode_steps=128)
     """Imagined robots, which start anywhere in the replay. An episode that outlasts an iteration goes on with the
     model's memory from before its update."""
 

@@ -69,7 +69,7 @@ def draw_learning(
         score, falls = axes[0, 0], axes[1, 0]
         _draw_scores(score, table, x, colours, "normalized_score" if references else "return", 1.0)
         _draw_scores(falls, table, x, colours, "share_without_fall", 100.0)
-        falls.set(ylabel="episodes without a fall (%)", ylim=(max(min(falls.get_ylim()[0], 90), -3), 103))
+        falls.set(ylabel="episodes without a fall (%)", ylim=(max(min(falls.get_ylim()[0], 90), -3), 101))
         score.set_ylabel("normalised score" if references else "return of an episode")
         if references:
             low, high = references
