@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from rwmdata.checksums import CHANGED
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.machine import available_threads
-from rwmdata.manifest import CACHED_ROWS, MANIFEST_FILE, DatasetManifest
+from rwmdata.manifest import CACHED_ROWS, MANIFEST_FILE, DatasetManifest, is_manifest_changed
 from rwmdata.mapped_rows import mapped_rows
 from rwmdata.robots import load_robot
 from rwmdata.schema import NormalizerKind, Schema
@@ -159,6 +160,7 @@ class Dataset:
         Raises:
             RwmError: See :meth:`matrix`.
         """
+        self.verify_manifest()
         bounds = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
         if bounds[-1] != self.rows:
             raise self._damaged(f"the shards of '{self.name}' hold {bounds[-1]} rows, the manifest says {self.rows}")
@@ -172,6 +174,21 @@ class Dataset:
 
         with ThreadPoolExecutor(available_threads(), "shard") as pool:
             list(pool.map(read, range(len(self.manifest.shards))))
+
+    def verify_manifest(self) -> None:
+        """Compare the manifest with its checksum, where it has one.
+
+        Raises:
+            RwmError: It is gone, or says something else than when it was written.
+        """
+        file = self.path / MANIFEST_FILE
+        try:
+            changed = is_manifest_changed(self.path)
+        except (OSError, ValueError) as exc:
+            raise RwmError(f"{file} cannot be read any more: {one_line(exc)}.", "rwm data fsck") from exc
+        if changed:
+            own = 'rwm data fsck; a change of your own is taken once the line "checksum" is deleted'
+            raise RwmError(f"{file} {CHANGED}.", own)
 
     def verify(self, number: int) -> None:
         """Compare a shard with its checksum, the first time it is read.
@@ -187,7 +204,7 @@ class Dataset:
         except OSError as exc:
             raise self._damaged(f"Cannot read {path}: {exc.strerror}") from exc
         if not same:
-            raise self._damaged(f"{path} has another checksum than when it was written")
+            raise self._damaged(f"{path} {CHANGED}")
         self._verified.add(number)
 
     def _damaged(self, what: str) -> RwmError:

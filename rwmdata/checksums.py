@@ -45,6 +45,17 @@ def damage_of(path: Path) -> str | None:
     return _damage_of_safetensors(path.read_bytes()) if start[LENGTH_BYTES:] == b"{" else None
 
 
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON record with the checksum of what it says before it, a line that can be deleted."""
+    bare = {key: value for key, value in record.items() if key != CHECKSUM}
+    return {CHECKSUM: hashlib.sha256(_canonical(bare)).hexdigest(), **bare}
+
+
+def is_changed(record: object) -> bool:
+    """Return whether a JSON record carries a checksum and says something else than when it was sealed."""
+    return isinstance(record, dict) and CHECKSUM in record and sealed(record)[CHECKSUM] != record[CHECKSUM]
+
+
 def _damage_of_archive(path: Path) -> str | None:
     """Return what is wrong with a zip archive, each of whose parts carries a CRC-32."""
     try:

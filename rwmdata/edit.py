@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rwmdata.atomic import commit_folder, remove_folder, write_text
+from rwmdata.atomic import commit_folder, remove_folder
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.manifest import MANIFEST_FILE, DatasetManifest, Provenance
+from rwmdata.manifest import DatasetManifest, Provenance
 from rwmdata.progress import Progress, silent
 from rwmdata.spikes import far_spikes
 from rwmdata.splits import WINDOW_ROWS, deal
@@ -143,7 +143,7 @@ def split_anew(
                 os.link(path, folder / path.name)
             except OSError:  # The file system has no hard links.
                 shutil.copyfile(path, folder / path.name)
-        write_text(folder / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
+        manifest.write(folder)
     return Dataset.open(target)
 
 

@@ -62,6 +62,7 @@ def read_episodes(dataset: Dataset, numbers: set[int] | None = None) -> Iterator
     Raises:
         RwmError: A shard cannot be read, or is not what was written.
     """
+    dataset.verify_manifest()
     table = dataset.manifest.episodes
     number, base = 0, 0
     for file, (path, shard) in enumerate(zip(dataset.shard_paths, dataset.manifest.shards, strict=True)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rwmdata.atomic import LOCK_MARK, TEMPORARY, TMP_MARK, abandoned
 from rwmdata.catalog import Dataset, checksum
-from rwmdata.checksums import CHANGED, damage_of
+from rwmdata.checksums import CHANGED, damage_of, is_changed
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
@@ -91,6 +91,10 @@ def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:
     except RwmError as exc:
         return [Trouble(folder, exc.message, "")]
     troubles = []
+    try:
+        dataset.verify_manifest()
+    except RwmError as exc:
+        troubles.append(Trouble(folder / MANIFEST_FILE, exc.message, ""))
     for path, shard in zip(dataset.shard_paths, dataset.manifest.shards, strict=True):
         if not path.is_file():
             troubles.append(Trouble(path, "is missing", ""))
@@ -127,7 +131,8 @@ def _records(run: Run) -> list[Trouble]:
     troubles = []
     for path in sorted(run.path.glob("*.json")):
         try:
-            json.loads(path.read_bytes())
+            if is_changed(json.loads(path.read_bytes())):
+                troubles.append(Trouble(path, CHANGED, ""))
         except (OSError, ValueError) as exc:
             troubles.append(Trouble(path, f"cannot be read: {one_line(exc)}", ""))
     try:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sized
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from rwmdata.atomic import write_text
+from rwmdata.checksums import CHECKSUM, is_changed, sealed
 from rwmdata.schema import SCHEMA_VERSION, Schema
 
 MANIFEST_FILE = "dataset.json"
@@ -74,6 +78,11 @@ class DatasetManifest(BaseModel):
     shards: list[ShardInfo]
     provenance: Provenance
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_checksum(cls, record: object) -> object:
+        return {k: v for k, v in record.items() if k != CHECKSUM} if isinstance(record, dict) else record
+
     @model_validator(mode="after")
     def _consistent(self) -> DatasetManifest:
         table = self.episodes
@@ -101,9 +110,24 @@ class DatasetManifest(BaseModel):
             content.pop("split_rows", None)
         return content
 
+    def write(self, folder: Path) -> None:
+        """Write it into a dataset's folder, atomically, with a checksum."""
+        text = json.dumps(sealed(json.loads(self.model_dump_json())), indent=1)
+        write_text(folder / MANIFEST_FILE, text + "\n")
+
     def build_schema(self) -> Schema:
         """Return the schema its joints, legs and extension names imply."""
         return Schema.build(self.joints, self.legs, self.extension)
+
+
+def is_manifest_changed(folder: Path) -> bool:
+    """Return whether the manifest in a dataset's folder says something else than when it was written.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not JSON.
+    """
+    return is_changed(json.loads((folder / MANIFEST_FILE).read_bytes()))
 
 
 def split_episodes(count: int, seed: int, shares: dict[str, float] | None = None) -> dict[str, list[int]]:

@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ValidationError
 
 from rwmdata.atomic import commit_folder, ended, sync_file, sync_folder, write_json, write_text
+from rwmdata.checksums import sealed
 from rwmdata.clock import moment_after, now, text_of
 from rwmdata.config import Model, one_line
 from rwmdata.errors import RwmError
@@ -224,8 +225,8 @@ class Run:
             raise RwmError(f"{file} is not a readable run record: {one_line(exc)}.", "rwm runs ls") from exc
 
     def save(self) -> None:
-        """Write ``run.json`` atomically."""
-        write_text(self.path / RUN_FILE, self.meta.model_dump_json(indent=2) + "\n")
+        """Write ``run.json`` atomically, with a checksum."""
+        write_json(self.path / RUN_FILE, sealed(json.loads(self.meta.model_dump_json())))
 
     def configuration(self, model: type[Model]) -> Model:
         """Return the options the run was started with; an option that an older record lacks has its field's default.

@@ -20,7 +20,7 @@ from rwmdata.consistency import Recording, contradictions, suspicions
 from rwmdata.episode_ends import GRAVITY_TURNED, find_episode_starts
 from rwmdata.errors import RwmError
 from rwmdata.machine import available_threads
-from rwmdata.manifest import ShardInfo
+from rwmdata.manifest import MANIFEST_FILE, ShardInfo
 from rwmdata.plausibility import implausible
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.spikes import Spikes, far_spikes, lone_spikes
@@ -133,6 +133,10 @@ def _check_spikes(dataset: Dataset, matrix: np.ndarray) -> list[tuple[Fault, np.
 def _check_files(dataset: Dataset) -> Iterator[Fault]:
     """Check that each shard exists, is what was written, and has as many rows as the manifest says."""
     shards = dataset.manifest.shards
+    try:
+        dataset.verify_manifest()
+    except RwmError as exc:
+        yield Fault("error", "checksum", MANIFEST_FILE, exc.message)
     with ThreadPoolExecutor(available_threads(), "shard") as pool:
         for faults in pool.map(_file_faults, dataset.shard_paths, shards):
             yield from faults

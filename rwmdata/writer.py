@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rwmdata.atomic import building, commit_file, rename_folder, temporary_name, write_text
+from rwmdata.atomic import building, commit_file, rename_folder, temporary_name
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.clock import moment_after, text_of
 from rwmdata.episodes import Episode, check_finite
@@ -167,7 +167,7 @@ class DatasetWriter:
             raise RwmError(f"Dataset '{self.path.name}' has no rows; nothing was written.")
         self._check(shards)
         manifest = self._manifest(shards)
-        write_text(self._temporary / MANIFEST_FILE, manifest.model_dump_json(indent=1) + "\n")
+        manifest.write(self._temporary)
         new_dataset_path(self.path.parent, self.path.name)
         try:
             rename_folder(self._temporary, self.path)

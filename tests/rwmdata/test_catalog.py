@@ -18,6 +18,7 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.machine import place
 from rwmdata.manifest import RunningStatistics, split_episodes
+from rwmdata.validate import validate
 from rwmdata.writer import DatasetWriter
 
 
@@ -313,3 +314,18 @@ def test_mapped_rows_ask_for_their_room_before_they_are_written(dataset, monkeyp
     with pytest.raises(RwmError, match=r"Cannot write .*rows.f32: No space left"):
         dataset.mapped_matrix()
     assert not list(dataset.path.glob("*rows.f32*"))
+
+
+def test_a_changed_number_in_a_manifest_is_noticed_when_rows_are_read(dataset, rows):
+    file = dataset.path / "dataset.json"
+    text = file.read_text()
+    at = text.index('"control_hz": 50')
+    file.write_text(text[:at] + text[at:].replace("50", "51", 1))
+    changed = Dataset.open(dataset.path)
+    for read in (Dataset.matrix, Dataset.mapped_matrix, lambda dataset: list(read_episodes(dataset))):
+        with pytest.raises(RwmError, match="dataset.json has another checksum"):
+            read(changed)
+    assert [f.check for f in validate(changed)] == ["checksum"]
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(line for line in lines if '"checksum"' not in line))
+    np.testing.assert_array_equal(Dataset.open(dataset.path).matrix(), rows)

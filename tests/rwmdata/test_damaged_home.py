@@ -79,3 +79,16 @@ def test_fsck_names_what_cannot_be_read_and_goes_on(home, two, make_dataset, epi
     assert places == [half.parent, shard, whole.path / "summary.json", broken] or places == [
         half.parent, shard, broken, whole.path / "summary.json"
     ]  # fmt: skip
+
+
+def test_a_changed_digit_in_a_record_is_noticed_by_fsck(home, make_dataset, episodes):
+    run = Run.create(home, "model", {}, {}, 7)
+    run.finish({"loss": 0.125, "small": 1e-7, "none": None})
+    manifest = make_dataset(episodes(1, 20)).path / "dataset.json"
+    assert check_home(home) == []
+    for file, old, new in ((run.path / RUN_FILE, b"0.125", b"0.115"), (manifest, b'"rows": 20', b'"rows": 21')):
+        file.write_bytes(file.read_bytes().replace(old, new, 1))
+    assert [t.path for t in check_home(home)] == [manifest, run.path / RUN_FILE]
+    assert all("has another checksum" in t.what for t in check_home(home))
+    Run.open(run.path).update(error=None)  # What the toolkit writes itself is whole again.
+    assert [t.path for t in check_home(home)] == [manifest]
