@@ -70,6 +70,52 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+class HeldBack:
+    """A signal that came in a :func:`held_back` block and waits until the state is whole."""
+
+    number: int | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the work is to end."""
+        return self.number is not None
+
+    def end(self) -> None:
+        """Raise what the signal would have raised at once; nothing without one."""
+        number, self.number = self.number, None
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number is not None:
+            _end(number, None)
+
+
+@contextmanager
+def held_back() -> Iterator[HeldBack]:
+    """Hold back Ctrl-C, SIGTERM and SIGHUP inside the block, for work whose state is whole only now and then.
+
+    The work looks at ``asked`` when its state is whole, saves it and calls ``end``; the end of the block does too. A
+    second Ctrl-C is not held back. Signals are left alone that others handle or ignore.
+    """
+    waiting = HeldBack()
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if waiting.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        waiting.number = waiting.number or number
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    ours = {n: handler for n, handler in before.items() if main and handler in (signal.default_int_handler, _end)}
+    for number in ours:
+        signal.signal(number, hold)
+    try:
+        yield waiting
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+    waiting.end()
+
+
 class WorkerPool:
     """Processes that end with this one, however it ends: their state is saved as on SIGTERM.
 

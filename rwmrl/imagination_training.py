@@ -44,7 +44,7 @@ def train_policy(
 
     Raises:
         RwmError: Model, dataset and robot do not fit together, or rsl-rl-lib is missing.
-        KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
+        KeyboardInterrupt: Passed on after the state was saved; the run can be resumed.
     """
     config = resume.configuration(PolicyConfig) if resume else config or build(PolicyConfig)
     ranks = Ranks.from_environment()

@@ -16,6 +16,7 @@ from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.optional import optional_import
+from rwmdata.processes import held_back
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
@@ -74,7 +75,7 @@ def train_offline_rl(
 
     Raises:
         RwmError: d3rlpy is missing or does not know an option, a split has no transition, or training diverged.
-        KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
+        KeyboardInterrupt: Passed on after the state was saved; the run can be resumed.
     """
     config = resume.configuration(OfflineRLConfig) if resume else config or build(OfflineRLConfig, "iql")
     learner = Learner(dataset, config)
@@ -82,18 +83,20 @@ def train_offline_rl(
     with run.running():
         learner.restore(run)
         run.truncate_metrics(learner.done)
-        while learner.done < config.updates:
-            losses = learner.update()
-            broken = [f"{k} is {v}" for k, v in losses.items() if not math.isfinite(v)]
-            if broken:
-                fault = f"{config.algo} diverged: {'; '.join(broken)}"
-                raise RwmError(f"{fault}. The last checkpoint stays.", "another seed")
-            if learner.due(config.log_interval):
-                held_out = learner.score()
-                run.log(learner.done, {f"loss/{k}": v for k, v in losses.items()} | held_out)
-                progress(learner.done, config.updates, {k.removeprefix("val/"): v for k, v in held_out.items()})
-            if learner.due(config.checkpoint_interval):
-                learner.save(run)
+        with held_back() as signals:
+            while learner.done < config.updates:
+                losses = learner.update()
+                broken = [f"{k} is {v}" for k, v in losses.items() if not math.isfinite(v)]
+                if broken:
+                    fault = f"{config.algo} diverged: {'; '.join(broken)}"
+                    raise RwmError(f"{fault}. The last checkpoint stays.", "another seed")
+                if learner.due(config.log_interval):
+                    held_out = learner.score()
+                    run.log(learner.done, {f"loss/{k}": v for k, v in losses.items()} | held_out)
+                    progress(learner.done, config.updates, {k.removeprefix("val/"): v for k, v in held_out.items()})
+                if learner.due(config.checkpoint_interval) or signals.asked:
+                    learner.save(run)
+                    signals.end()
         chosen = config.model_dump(include={"algo", "updates"})
         about = {"robot": dataset.robot, **chosen, "command": learner.data.source}
         run.finish(about | {k.replace("/", "_"): v for k, v in learner.score().items()})

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
+from rwmdata.processes import HeldBack, held_back
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
 from rwmdata.runs import Checkpoint, Run, state_before
@@ -144,7 +145,8 @@ class Runner(OnPolicyRunner):
             super().__init__(RslVecEnv(env), to_rsl_rl(config, mirror), device=str(env.device))
         training = {"cfg": self.cfg, "env_cfg": self.env.cfg, "num_envs": self.env.num_envs, "device": self.device}
         group = {name: getattr(self, name) for name in ("is_distributed", "gpu_world_size", "gpu_global_rank")}
-        self.logger = RunLogger(run, progress, shown, **training, **group)
+        self.signals = HeldBack()
+        self.logger = RunLogger(run, self._saving(progress), shown, **training, **group)
         if companion:
             self.alg.update = partial(self._update_both, self.alg.update, companion)
 
@@ -155,6 +157,7 @@ class Runner(OnPolicyRunner):
 
         Raises:
             RwmError: The checkpoint cannot be read, or PPO diverged; the last checkpoint stays.
+            KeyboardInterrupt: A signal asked for the end; the iteration was ended and its state saved.
         """
         self._begin_anew = True
         self.env.current = None
@@ -189,9 +192,20 @@ class Runner(OnPolicyRunner):
             self.current_learning_iteration = self.completed
             # Random ages at the start: otherwise all environments would time out in the same step, again and again.
             random_ages, self._begin_anew = self._begin_anew, False
-            with quiet(self.run.path):
+            with quiet(self.run.path), held_back() as self.signals:
                 self.learn(iterations - self.completed, init_at_random_ep_len=random_ages)
             self.completed = iterations
+
+    def _saving(self, progress: Progress) -> Progress:
+        """Return a progress callback after which the state is saved and the training ends, if a signal asked for it."""
+
+        def after_iteration(done: int, total: int, numbers: dict[str, float]) -> None:
+            progress(done, total, numbers)
+            if self.signals.asked:
+                self.save("")
+                self.signals.end()
+
+        return after_iteration
 
     def _prepare(self) -> None:
         """Make room for environments that a companion has added."""

@@ -38,7 +38,7 @@ def train_in_simulator(
     Raises:
         RwmError: Unknown task, robot or backend, a configuration of another task, rsl-rl-lib is missing, or torchrun
             started several processes.
-        KeyboardInterrupt: Passed on; the last checkpoint stays and the run can be resumed.
+        KeyboardInterrupt: Passed on after the state was saved; the run can be resumed.
     """
     if Ranks.from_environment().world > 1:
         raise RwmError("Training in a simulator is the work of one process.", "rwm train, without torchrun")

@@ -12,7 +12,7 @@ import pytest
 
 from rwmdata import processes
 from rwmdata.machine import alive
-from rwmdata.processes import Ended, ended_by_signals
+from rwmdata.processes import Ended, ended_by_signals, held_back
 from rwmdata.runs import Run
 
 PARENT = """
@@ -28,7 +28,13 @@ if __name__ == "__main__":
 
 @pytest.fixture(autouse=True)
 def _no_signal_yet(monkeypatch):
+    """No signal has come, and all are handled as in a terminal: in the background some would be ignored."""
     monkeypatch.setattr(processes._Received, "number", None)
+    usual = {signal.SIGINT: signal.default_int_handler} | dict.fromkeys(processes.ENDING, signal.SIG_DFL)
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", processes.ENDING)
@@ -78,3 +84,29 @@ def test_workers_end_with_the_process_that_began_them_however_it_ends(tmp_path, 
     while alive(worker) and time.monotonic() < until:
         time.sleep(0.02)
     assert not alive(worker)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_held_back_until_the_state_is_whole(number):
+    done = []
+    with pytest.raises(KeyboardInterrupt), ended_by_signals(), held_back() as signals:
+        os.kill(os.getpid(), number)
+        done.append(signals.asked)
+        signals.end()
+        done.append("more")
+    assert done == [True]
+
+
+def test_a_second_interruption_is_not_held_back():
+    with pytest.raises(KeyboardInterrupt), held_back():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+        raise AssertionError
+
+
+def test_what_never_looks_ends_with_its_block_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), held_back():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -53,6 +56,14 @@ def same_outcome(run, undisturbed):
     assert metrics[0] == metrics[1] and {m[0] for m in metrics[0]} == set(range(1, ITERATIONS + 1))
     summaries = [{k: v for k, v in r.meta.summary.items() if k != "steps_per_second"} for r in (run, undisturbed)]
     assert summaries[0] == summaries[1]
+
+
+def sigterm_at(iteration):
+    def progress(done, total, numbers):
+        if done == iteration:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return progress
 
 
 def simulated(home, **ppo):
@@ -119,3 +130,13 @@ def test_environments_that_cannot_tell_their_state_begin_anew(home, monkeypatch)
     run = interrupted(home, simulated(home), 4)
     assert torch.load(run.state_file, weights_only=True)["moment"] is None
     assert sorted({m["step"] for m in run.metrics()}) == list(range(1, ITERATIONS + 1))
+
+
+def test_a_training_that_gets_sigterm_saves_the_iteration_it_is_in(home):
+    train = simulated(home, checkpoint_interval=50)
+    undisturbed = train()
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        train(sigterm_at(4))
+    run = home.runs("train")[0]
+    assert run.meta.status == "interrupted" and torch.load(run.state_file, weights_only=True)["completed"] == 4
+    same_outcome(train(run=run), undisturbed)
