@@ -103,6 +103,7 @@ class DatasetWriter:
         # Shards are compressed while the caller makes the next rows.
         self._workers = ThreadPoolExecutor(SHARDS_AT_ONCE, "shard")
         self._writing: list[Future[ShardInfo]] = []
+        self._states: dict[str, tuple[int, int, int]] = {}
 
     def __enter__(self) -> DatasetWriter:
         with ExitStack() as held:
@@ -153,6 +154,7 @@ class DatasetWriter:
         path = self._temporary / f"shard-{number:05d}.parquet"
         write = partial(pq.write_table, table, compression="lz4", use_dictionary=["behaviour"])
         commit_file(path, lambda p: write(p, row_group_size=ROW_GROUP_ROWS))
+        self._states[path.name] = _state_of(path)
         return ShardInfo(file=path.name, rows=table.num_rows, sha256=checksum(path))
 
     def commit(self) -> Dataset:
@@ -177,18 +179,23 @@ class DatasetWriter:
         return Dataset(self.path, manifest)
 
     def _check(self, shards: list[ShardInfo]) -> None:
-        """Read every shard again: what is committed is whole.
+        """Refuse to commit unless every shard is still the file whose checksum was taken, or has that checksum.
 
         Raises:
             RwmError: One is missing or has another checksum.
         """
-        paths = [self._temporary / shard.file for shard in shards]
-        sums = list(self._workers.map(lambda path: checksum(path) if path.is_file() else None, paths))
-        odd = [s.file for s, found in zip(shards, sums, strict=True) if found != s.sha256]
+        odd = [shard.file for shard in shards if not self._is_whole(shard)]
         if odd:
             which = f"{odd[0]} and {len(odd) - 1} others are" if len(odd) > 1 else f"{odd[0]} is"
             fault = f"{which} missing or changed since being written; '{self.path.name}' was not committed"
             raise RwmError(f"{fault}.", "the same command again, and a look at what else writes to the disk")
+
+    def _is_whole(self, shard: ShardInfo) -> bool:
+        path = self._temporary / shard.file
+        try:
+            return _state_of(path) == self._states[shard.file] or checksum(path) == shard.sha256
+        except OSError:
+            return False
 
     def _manifest(self, shards: list[ShardInfo]) -> DatasetManifest:
         stats = {key: getattr(self._statistics, key) for key in ("mean", "std", "min", "max")}
@@ -207,6 +214,12 @@ class DatasetWriter:
             about["provenance"] = {**self.provenance, "notes": [*self.provenance.get("notes", []), *splits.notes]}
         dealt = {"splits": splits.episodes, "split_rows": splits.rows}
         return DatasetManifest.model_validate({**about, **robot, "extension": extension, **content, **dealt})
+
+
+def _state_of(path: Path) -> tuple[int, int, int]:
+    """Return what changes with a file: inode, size and time of the last write, ns."""
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def shard_table(schema: Schema, episodes: list[Episode], first: int) -> pa.Table:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -256,14 +257,21 @@ def test_a_writer_clears_what_a_dead_one_left_of_its_own_name_only(home, schema,
     assert sorted(p.name for p in home.data_dir.iterdir()) == [f".tmp-{gone}-{place()}-other-set", "set"]
 
 
-def test_a_dataset_whose_shards_were_removed_while_it_was_made_is_not_committed(home, schema, rows):
+def change_a_byte(path):
+    raw = bytearray(path.read_bytes())
+    raw[50] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, change_a_byte])
+def test_a_dataset_whose_shards_were_spoilt_while_it_was_made_is_not_committed(home, schema, rows, spoil):
     with writer_of(home, schema, rows_per_shard=10) as writer:
         for part in np.split(rows, 10):
             writer.append(Episode(part, truncated=True))
         for done in writer._writing:
             done.result()
         (building,) = home.data_dir.glob(".tmp-*")
-        (building / "shard-00003.parquet").unlink()
+        spoil(building / "shard-00003.parquet")
         with pytest.raises(RwmError, match=r"shard-00003.parquet is missing or changed .* 'set' was not committed"):
             writer.commit()
     assert list(home.data_dir.iterdir()) == []
