@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwmdata.atomic import LOCK_MARK, TEMPORARY, TMP_MARK, abandoned
-from rwmdata.catalog import Dataset, checksum
+from rwmdata.catalog import ROWS_FILE, Dataset, checksum
 from rwmdata.checksums import CHANGED, damage_of, is_changed
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.locks import exclusive, held
 from rwmdata.manifest import MANIFEST_FILE
+from rwmdata.mapped_rows import are_damaged
 from rwmdata.runs import METRICS_FILE, Run
 
 NAMED = 5
@@ -100,6 +101,8 @@ def _dataset_troubles(folder: Path, deep: bool) -> list[Trouble]:
             troubles.append(Trouble(path, "is missing", ""))
         elif deep and (damage := _shard_damage(path, shard.sha256)):
             troubles.append(Trouble(path, damage, ""))
+    if deep and are_damaged(folder / ROWS_FILE):
+        troubles.append(Trouble(folder / ROWS_FILE, CHANGED, "remove it; it is made again from the shards"))
     return troubles
 
 
@@ -120,6 +123,8 @@ def _run_troubles(folder: Path, deep: bool) -> list[Trouble]:
         return [Trouble(folder, exc.message, "")]
     troubles = _damaged(run.kept_files) if deep else []
     troubles += _records(run)
+    for part in _folders(folder / "replay", "*"):  # Of an online training that is under way.
+        troubles += _dataset_troubles(part, deep)
     if run.gone:
         repair = "mark it interrupted; rwm runs resume goes on"
         troubles.append(Trouble(file, "says running, but its process is gone", repair))

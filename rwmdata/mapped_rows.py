@@ -35,7 +35,7 @@ def mapped_rows(
         RwmError: There is no room for it.
         OSError: It cannot be read.
     """
-    sums = file.with_name(f"{file.name}.sums")
+    sums = _sums_of(file)
     record = {"shape": list(shape), "source": source}
     if not _is_whole(file, sums, record):
 
@@ -46,6 +46,20 @@ def mapped_rows(
         commit_file(file, write)
         write_json(sums, record | {"blocks": _block_checksums(file)})
     return np.memmap(file, np.float32, "c", shape=shape)
+
+
+def are_damaged(file: Path) -> bool:
+    """Return whether mapped rows are other than their checksums say; not where there are none of either."""
+    try:
+        return json.loads(_sums_of(file).read_bytes())["blocks"] != _block_checksums(file)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def _sums_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sums")
 
 
 def _is_whole(file: Path, sums: Path, record: dict[str, object]) -> bool:

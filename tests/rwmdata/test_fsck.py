@@ -190,3 +190,25 @@ def test_a_damaged_checkpoint_is_named_and_whole_ones_are_not(home):
     troubles = check_home(home)
     assert [t.path for t in troubles] == [run.policy_file, run.state_file] and check_home(home, deep=False) == []
     assert all("has another checksum than when it was written" in t.what and not t.repair for t in troubles)
+
+
+def test_damaged_mapped_rows_are_removed_and_made_again(home, make_dataset, episodes):
+    dataset = make_dataset(episodes(2, 20))
+    rows = np.array(dataset.mapped_matrix())
+    assert check_home(home) == []
+    raw = bytearray((dataset.path / "rows.f32").read_bytes())
+    raw[77] ^= 1
+    (dataset.path / "rows.f32").write_bytes(raw)
+    (trouble,) = repair_all(home)
+    assert trouble.path.name == "rows.f32" and check_home(home) == []
+    np.testing.assert_array_equal(dataset.mapped_matrix(), rows)
+
+
+def test_the_replay_of_a_training_is_looked_at_too(home, schema, episodes):
+    run = Run.create(home, "train", {}, {}, 0)
+    with DatasetWriter(run.path / "replay", "part-000002", "anymal_d", schema, 50.0, {}) as writer:
+        writer.append(Episode(episodes(1, 20)[0], truncated=True))
+        shard = writer.commit().shard_paths[0]
+    assert check_home(home) == []
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert [t.path for t in check_home(home)] == [shard]
