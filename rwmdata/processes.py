@@ -20,6 +20,8 @@ SAVING_S = 20.0
 """So long after the first of these signals others are ignored: the state is being saved."""
 GRACE_S = 60.0
 """So long a worker may take to save its state."""
+REPEATS = 10
+"""Times that a worker is told to end, a second apart; all within ``SAVING_S``."""
 Result = TypeVar("Result")
 
 
@@ -105,7 +107,8 @@ def held_back() -> Iterator[HeldBack]:
 
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
-    ours = {n: handler for n, handler in before.items() if main and handler in (signal.default_int_handler, _end)}
+    interrupting = (signal.default_int_handler, _end, _end_worker)
+    ours = {n: handler for n, handler in before.items() if main and handler in interrupting}
     for number in ours:
         signal.signal(number, hold)
     try:
@@ -147,18 +150,32 @@ class WorkerPool:
         self._ours.close()
 
 
+class _Worker:
+    busy = False
+
+
 def _call(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a function in a worker; one that is told to end takes no other job."""
+    """Call a function in a worker; one that is told to end meanwhile takes no other job."""
+    _Worker.busy = True
     try:
         return function(*arguments)
     except KeyboardInterrupt:
         os._exit(128 + (signal_received() or signal.SIGINT))
+    finally:
+        _Worker.busy = False
+
+
+def _end_worker(number: int, frame: FrameType | None) -> None:
+    """End a worker: at once between two jobs, where the pool's own code would go on after an exception."""
+    if not _Worker.busy:
+        os._exit(128 + number)
+    _end(number, frame)
 
 
 def _end_with(parent: Connection) -> None:
     """Prepare a worker: it ends as by SIGTERM when the other end of the pipe is closed."""
     for number in ENDING:
-        signal.signal(number, _end)
+        signal.signal(number, _end_worker)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
@@ -167,6 +184,8 @@ def _watch(parent: Connection) -> None:
         parent.recv_bytes()
     main = threading.main_thread().ident
     assert main is not None
-    signal.pthread_kill(main, signal.SIGTERM)
+    for _ in range(REPEATS):  # One that comes just before the main thread begins to wait would not wake it.
+        signal.pthread_kill(main, signal.SIGTERM)
+        time.sleep(1.0)
     time.sleep(GRACE_S)
     os._exit(128 + signal.SIGTERM)
