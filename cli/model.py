@@ -39,11 +39,10 @@ def import_(
 
     A checkpoint that holds a policy as well becomes a train run of both, to fine-tune from; else it is a model run.
     """
-    from rwmmodel.checkpoint import load_model
-    from rwmmodel.described_file import is_safetensors
+    from rwmmodel.checkpoint import is_model, load_model
     from rwmrl.reference_training import Training, import_training, keep_training
 
-    if is_safetensors(file):
+    if is_model(file):
         model = load_model(file)
         own = (model.info.robot if model.info else None, model.config.history)
         if (robot or own[0], history or own[1]) != own:

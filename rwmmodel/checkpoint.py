@@ -21,14 +21,17 @@ from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.runs import state_before
 from rwmmodel.calibration_factors import Calibration
-from rwmmodel.described_file import read_described, refuse_damaged, save_described
+from rwmmodel.described_file import is_safetensors, read_described, refuse_damaged, save_described
 from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
+from rwmmodel.torch_file import read_torch
 
 FORMAT = "rwm-dynamics-ensemble-1"
 METADATA_KEY = "rwm_model"
 POLICY_PREFIXES = ("actor.", "critic.", "rwm_policy")
 """Prefixes of keys in policy files: the authors', rsl_rl's and ours."""
+WORLD_MODEL = "system_dynamics_state_dict"
+"""Where the reference's checkpoints keep the world model."""
 LOG = logging.getLogger(__name__)
 WANTED = "a checkpoints/model.safetensors written by 'rwm fit'"
 
@@ -42,6 +45,12 @@ def save_model(model: DynamicsEnsemble, path: Path) -> None:
         "calibration": model.calibration.model_dump(mode="json") if model.calibration else None,
     }
     save_described(path, model, METADATA_KEY, description)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a file was written by :func:`save_model`."""
+    content = read_described(path, "model", "rwm fit") if is_safetensors(path) else None
+    return content is not None and METADATA_KEY in content[0]
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DynamicsEnsemble:
@@ -84,14 +93,14 @@ def _build(description: dict[str, Any]) -> DynamicsEnsemble:
 
 def _describe(content: Mapping[str, object]) -> str:
     """Return what a file with these top-level keys is, when it is not one of our models."""
-    if "system_dynamics_state_dict" in content:
+    if WORLD_MODEL in content:
         return (
             "is a reference checkpoint: its model_state_dict is the POLICY, its system_dynamics_state_dict the world "
             "model; a model file of this toolkit is expected here"
         )
     nested = content.get("model_state_dict")
     keys = nested if isinstance(nested, dict) else content
-    if any(str(key).startswith(POLICY_PREFIXES) for key in keys):
+    if "actor_state_dict" in content or any(str(key).startswith(POLICY_PREFIXES) for key in keys):
         return "holds a policy, but a world model is expected here"
     return f"is not a world model of this toolkit (first keys: {', '.join(sorted(map(str, content))[:3]) or 'none'})"
 
@@ -99,11 +108,12 @@ def _describe(content: Mapping[str, object]) -> str:
 def _explain_foreign(path: Path) -> RwmError:
     """Return the error for a file that is not safetensors, after looking inside without running its code."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # Arbitrary bytes make the unpickler raise anything.
-        return RwmError(f"{path} is not a world model of this toolkit, nor a readable torch file.", WANTED)
-    described = _describe(content) if isinstance(content, dict) else "is not a world model of this toolkit"
-    return RwmError(f"{path} {described}.", WANTED)
+        content = read_torch(path, "world model", WANTED)
+    except RwmError as exc:
+        reason = exc.message.removeprefix(f"{path} ").removesuffix(".")
+        return RwmError(f"{path} is not a world model of this toolkit: it {reason}.", WANTED)
+    hint = f"rwm model import {path}" if WORLD_MODEL in content else WANTED
+    return RwmError(f"{path} {_describe(content)}.", hint)
 
 
 @dataclass

@@ -14,15 +14,20 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 from rwmmodel.adam_state import Moments, moments_of, optimizer_state
-from rwmmodel.checkpoint import POLICY_PREFIXES, save_state
-from rwmmodel.described_file import refuse_damaged, refuse_missing
+from rwmmodel.checkpoint import POLICY_PREFIXES, WORLD_MODEL, save_state
+from rwmmodel.described_file import is_safetensors, read_described
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.normalizer import Normalizer
+from rwmmodel.torch_file import contents, read_torch, unwrapped
 
-WORLD_MODEL = "system_dynamics_state_dict"
 POLICY = "model_state_dict"
 WORLD_MODEL_OPTIMIZER = "system_dynamics_optimizer_state_dict"
 POLICY_OPTIMIZER = "optimizer_state_dict"
+POLICIES = (POLICY, "actor_state_dict", "student_state_dict")
+"""Where the reference and rsl_rl 2 to 5 keep a policy."""
+HINT = "a checkpoint of the reference's pretraining or fine-tuning tasks"
+FIRST = re.compile(r"((?:.+\.)?)state_base\.")
+"""A tensor's name up to where the world model begins."""
 STACKS = {
     "state_head.mean": "state_heads.{}.state_mean_layers",
     "state_head.log_std": "state_heads.{}.state_logstd_layers",
@@ -68,7 +73,7 @@ def import_reference(path: Path, robot: str = "anymal_d", history: int = 32) -> 
 
 def world_model_of(content: Mapping[str, Any], path: Path, robot: str, history: int) -> DynamicsEnsemble:
     """Return the world model in the ``content`` of a checkpoint, see :func:`import_reference`."""
-    weights = _world_model_weights(content, path)
+    weights = world_model_weights(content, path)
     try:
         config = config_of(weights, history)
     except (KeyError, ValueError, IndexError) as exc:
@@ -115,26 +120,44 @@ def export_reference(model: DynamicsEnsemble, path: Path, beside: Mapping[str, o
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """Return what a checkpoint holds, tensors on the CPU; raises as :func:`import_reference` does."""
-    refuse_missing(path, "checkpoint", "rwm model import FILE")
-    refuse_damaged(path, "checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # Arbitrary bytes make the unpickler raise anything.
-        text = f"{path} is not a torch file of tensors: {type(exc).__name__}."
-        raise RwmError(text, "a checkpoint saved by the reference code") from exc
-    if not isinstance(content, Mapping):
-        raise RwmError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
-    return content
+    described = read_described(path, "checkpoint", "rwm model import FILE") if is_safetensors(path) else None
+    return described[1] if described else read_torch(path, "checkpoint", HINT)
 
 
-def _world_model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    weights = content.get(WORLD_MODEL, content)
-    if isinstance(weights, Mapping) and any(str(k).startswith("state_base.") for k in weights):
-        return {str(k): v for k, v in weights.items() if isinstance(v, Tensor)}
-    if POLICY in content or any(str(k).startswith(POLICY_PREFIXES) for k in content):
-        text = f"{path} holds a policy ({POLICY}) and no world model ({WORLD_MODEL})."
-        raise RwmError(text, "a checkpoint of the reference's pretraining or fine-tuning tasks")
-    raise RwmError(f"{path} holds no world model; its keys: {', '.join(map(str, list(content)[:5]))}.")
+def world_model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the world model in a checkpoint, by the reference's names and in its order.
+
+    What a compiled, data-parallel or averaged model, or a network around it, puts before the names is taken off.
+
+    Raises:
+        RwmError: There is none, or there are several.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    nested = {name: part for name, part in content.items() if isinstance(part, Mapping)}
+    for where, part in (
+        {WORLD_MODEL: nested[WORLD_MODEL]} if nested.get(WORLD_MODEL) else {"": content, **nested}
+    ).items():
+        own = unwrapped(part)
+        for prefix in dict.fromkeys(m[1] for name in own if (m := FIRST.match(name))):
+            name = f"{where}/{prefix}".strip("/.")
+            found[name] = {k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)}
+    if len(found) > 1:
+        raise RwmError(f"{path} holds several world models: {', '.join(found)}.", "a file with one of them")
+    for weights in found.values():
+        if whole := [k for k, v in weights.items() if not v.is_floating_point()]:
+            raise RwmError(f"The world model in {path} holds whole numbers ({whole[0]}); is it quantised?", HINT)
+        return weights
+    if WORLD_MODEL in content and not content[WORLD_MODEL]:
+        kept = " and a policy" if any(content.get(name) for name in POLICIES) else ""
+        text = f"{path} has an empty {WORLD_MODEL}{kept}: the run that saved it trained no world model."
+        raise RwmError(text, HINT)
+    for name in ("", *POLICIES):
+        part = content if name == "" else content.get(name)
+        if isinstance(part, Mapping) and any(k.startswith((*POLICY_PREFIXES, "mlp.")) for k in unwrapped(part)):
+            raise RwmError(
+                f"{path} holds a policy{f' ({name})' if name else ''} and no world model ({WORLD_MODEL}).", HINT
+            )
+    raise RwmError(f"{path} holds no world model; it {contents(content)}.", HINT)
 
 
 def config_of(weights: Mapping[str, Tensor], history: int) -> EnsembleConfig:

@@ -15,19 +15,20 @@ from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.adam_state import Moments, moments_of, optimizer_state
-from rwmmodel.checkpoint import load_model, load_state, save_model, save_state
+from rwmmodel.checkpoint import WORLD_MODEL, load_model, load_state, save_model, save_state
 from rwmmodel.ensemble import DynamicsEnsemble
 from rwmmodel.reference_checkpoint import (
     POLICY,
     POLICY_OPTIMIZER,
-    WORLD_MODEL,
     WORLD_MODEL_OPTIMIZER,
     export_reference,
     optimizer_from_reference,
     optimizer_to_reference,
     read_checkpoint,
     world_model_of,
+    world_model_weights,
 )
+from rwmmodel.torch_file import unwrapped
 from rwmrl.obs_normalizer import EPSILON, PREFIX, STATISTICS, Weights, folded, identity_state
 from rwmrl.policy_file import ACTIVATIONS, MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
 
@@ -148,6 +149,7 @@ def import_training(
             raise ValueError("there is none")
         if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
             raise ValueError(f"{POLICY} is no state dict")
+        weights = unwrapped(weights)
         if OLD_NORMALIZER in content:
             raise ValueError(f"its normaliser is in {OLD_NORMALIZER}, as rsl_rl wrote it before version 3")
         known = _activation_of(content, activation)
@@ -166,7 +168,7 @@ def import_training(
     state: dict[str, Any] = {"actor_state_dict": actor, "critic_state_dict": critic, "completed": _completed(content)}
     state["optimizer_state_dict"] = _policy_optimizer(content, weights, actor, critic, notes)
     state["model"] = model.state_dict()
-    order = {k: v for k, v in content[WORLD_MODEL].items() if isinstance(v, Tensor)}
+    order = world_model_weights(content, path)
     try:
         state["model_optimizer"] = optimizer_from_reference(content.get(WORLD_MODEL_OPTIMIZER) or {}, order, model)
     except ValueError as exc:
