@@ -156,7 +156,16 @@ class Call:
         checkpoint = self.home.policy() if name is None else self.home.find_policy(name)
         if name is None and checkpoint:
             self.say(f"policy {checkpoint.id} (the newest)")
+        if checkpoint:
+            self.say_assumptions(checkpoint)
         return str(checkpoint.file) if checkpoint else str(name)
+
+    def say_assumptions(self, checkpoint: Checkpoint) -> None:
+        """Say what is taken for granted about a policy that was trained elsewhere."""
+        from rwmrl.foreign_policy import assumptions
+
+        if checkpoint.run is None and (text := assumptions(checkpoint.file)):
+            self.say(f"note: {text}")
 
     def show_run(self, run: Run, next_command: str) -> None:
         """Print a finished run's key numbers and where it lies."""

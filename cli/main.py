@@ -37,6 +37,7 @@ command(app, "fit", "rwmmodel.fit_config:FitConfig")(fit.fit)
 app.add_typer(model.app, name="model")
 command(app, "policy", "rwmrl.policy_config:PolicyConfig")(policy.policy)
 app.add_typer(policy.sweep_app, name="sweep")
+command(app, "import-policy", "rwmrl.foreign_policy:Reading")(policy.import_policy)
 command(app, "export-policy")(policy.export_policy)
 command(app, "train", "rwmrl.simulator_training:TrainConfig")(train.train)
 command(app, "visualize", "reports.visualize.view:SimulatedViewConfig", "reports.visualize.view:RecordedViewConfig")(

@@ -85,7 +85,9 @@ def policy(
 
     changes: dict[str, object] = {}
     if warm_start not in (None, CLONE, NOTHING):
-        changes["warm_start"] = call.home.policy(warm_start).id
+        source_of_policy = call.home.policy(warm_start)
+        call.say_assumptions(source_of_policy)
+        changes["warm_start"] = source_of_policy.id
     under = {"lam": 0.0} if algo == "mbpo" else {}
     config = call.config(PolicyConfig, "dataset", "model", "algo", under=under, over=changes)
     if algo == "mbpo" and (weight := config.imagination.lam):
@@ -178,6 +180,31 @@ def sweep(
     out.print("next: rwm eval policy --policy RUN", highlight=False)
 
 
+def import_policy(
+    call: Call,
+    file: Annotated[
+        Path, typer.Argument(help="Checkpoint of rsl_rl or legged_gym, exported TorchScript or ONNX, or a policy file.")
+    ],
+    robot: Annotated[str | None, typer.Option(help="Robot name or folder it was trained on.")] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Between its layers; params/agent.yaml beside the file, else elu, when left out.")
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="isaaclab, or legged_gym: joints leg by leg, and observations scaled. isaaclab when left out."
+        ),
+    ] = None,
+) -> None:
+    """Take in a policy that was trained elsewhere as a train run, which every --policy takes by its id."""
+    from rwmrl.foreign_policy import Reading
+    from rwmrl.policy_import import keep_policy
+
+    reading = build(Reading, None, call.chosen("activation", "layout"))
+    run = keep_policy(call.home, file, robot, reading)
+    call.show_run(run, f"rwm eval policy --policy {run.id}")
+
+
 def export_policy(
     call: Call,
     policy: Annotated[
@@ -186,12 +213,13 @@ def export_policy(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder to write into.")] = Path("deploy"),
     robot: Annotated[str | None, typer.Option(help="Robot name or folder; the policy's own.")] = None,
 ) -> None:
-    """Write a policy as ONNX, TorchScript and rsl_rl checkpoint, and a JSON of orders, scales, gains and rate."""
+    """Write a policy as ONNX, TorchScript and rsl_rl checkpoints, and a JSON of orders, scales, gains and rate."""
     from rwmrl.deploy import export_policy as export
 
     checkpoint = call.home.policy(policy)
     if policy is None:
         call.say(f"policy {checkpoint.id} (the newest)")
+    call.say_assumptions(checkpoint)
     written = export(checkpoint.file, out_dir, robot)
     if call.json:
         print_json(written)

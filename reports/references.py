@@ -19,7 +19,8 @@ from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Run
 from rwmrl.behaviours import RANDOM, STAGES, untrained_policy
-from rwmrl.policy_file import MlpPolicy, load_policy, save_policy
+from rwmrl.policy_file import load_policy, save_policy
+from rwmrl.policy_network import MlpPolicy
 
 KEPT = ("return", "lin_vel_error", "yaw_rate_error", "falls_per_minute", "share_without_fall")
 """Numbers a shipped policy's file states of it, per scenario."""

@@ -14,7 +14,8 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmrl.behaviour_base import Behaviour, BehaviourContext, Gaussian, Mixture, Noisy
 from rwmrl.envs.base import Observations
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, load_policy
+from rwmrl.policy_file import load_policy
+from rwmrl.policy_network import MlpPolicy, PolicyInfo
 from rwmrl.scripted import SmoothedRandom, scripted
 
 BEHAVIOURS: dict[str, Callable[[BehaviourContext], Behaviour]] = {
@@ -109,7 +110,7 @@ def make_behaviour(name: str, context: BehaviourContext, action_noise: float | N
 
 
 def _load(path: Path, name: str, context: BehaviourContext, action_noise: float | None) -> Behaviour:
-    policy = load_policy(path, context.robot.name)
+    policy = load_policy(path, context.robot)
     return _noisy(PolicyBehaviour(policy, context.num_envs, name), context, action_noise, policy.info.noise_std)
 
 

@@ -21,7 +21,8 @@ from rwmdata.schema import COMMAND_COLUMNS
 from rwmdata.windows import WindowSampler, split_starts
 from rwmmodel.devices import resolve_device
 from rwmrl.observations import add_noise, noise_scale, policy_observation
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
+from rwmrl.policy_file import save_policy
+from rwmrl.policy_network import MlpPolicy, PolicyInfo
 
 HINDSIGHT_STEPS = 50
 """Rows over which the velocity is averaged that stands in for a missing command."""

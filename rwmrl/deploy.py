@@ -20,11 +20,14 @@ from rwmdata.optional import optional_import
 from rwmdata.robots import RobotSpec, load_robot
 from rwmmodel.checkpoint import save_state
 from rwmrl.obs_normalizer import folded
-from rwmrl.policy_file import MlpPolicy, load_policy
+from rwmrl.policy_file import load_policy
+from rwmrl.policy_network import MlpPolicy
 
 ONNX_FILE, TORCHSCRIPT_FILE, DESCRIPTION_FILE = "policy.onnx", "policy.pt", "policy.json"
 RSL_RL_FILE = "model_0.pt"
 """As rsl_rl 2 and 3 (Isaac Lab 2.x) name and read it."""
+RSL_RL_5_FILE = "model_0_rsl_rl_5.pt"
+"""The same policy as rsl_rl 5 (Isaac Lab 3.0, mjlab) reads it."""
 TOLERANCE = 1e-5
 """Largest allowed difference of an exported file's actions."""
 CHECKED = 256
@@ -37,9 +40,10 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
     Both files are run on random observations before they are kept.
 
     Args:
-        source: A policy file of this toolkit.
-        folder: Where ``policy.onnx``, ``policy.pt``, ``model_0.pt`` (see :func:`rsl_rl_checkpoint`; left out for a
-            policy with two kinds of activations, which rsl_rl's networks do not have) and ``policy.json`` go.
+        source: A policy file of this toolkit, or one that :func:`rwmrl.foreign_policy.read_foreign` reads.
+        folder: Where ``policy.onnx``, ``policy.pt``, ``model_0.pt`` and ``model_0_rsl_rl_5.pt`` (see
+            :func:`rsl_rl_checkpoint`; left out for a policy with two kinds of activations, which rsl_rl's networks do
+            not have) and ``policy.json`` go.
         robot: Robot name or folder; the policy's own when None.
 
     Returns:
@@ -49,8 +53,10 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
         RwmError: The file is no policy of ours or of another robot, a package is missing, or an exported file gives
             other actions.
     """
-    info = load_policy(source).info
-    policy, spec = load_policy(source, robot or info.robot), load_robot(robot or info.robot)
+    policy = load_policy(source, robot)
+    info, spec = policy.info, load_robot(robot or policy.info.robot)
+    if robot is None:
+        policy = load_policy(source, spec)
     generator = torch.Generator().manual_seed(0)
     observation = policy.mean + policy.scale * torch.randn(CHECKED, len(info.observations), generator=generator)
     with torch.no_grad():
@@ -59,8 +65,9 @@ def export_policy(source: Path, folder: Path, robot: str | None = None) -> dict[
         TORCHSCRIPT_FILE: _torchscript(policy, folder / TORCHSCRIPT_FILE, observation, expected),
         ONNX_FILE: _onnx(policy, folder / ONNX_FILE, observation, expected),
     }
-    if info.last_activation in (None, info.activation):
+    if info.hidden_dims and info.last_activation in (None, info.activation):
         save_state(folder / RSL_RL_FILE, rsl_rl_checkpoint(policy))
+        save_state(folder / RSL_RL_5_FILE, rsl_rl_5_checkpoint(policy))
     described = description(policy, spec)
     write_json(folder / DESCRIPTION_FILE, described)
     return described | {"check": check}
@@ -72,6 +79,29 @@ def rsl_rl_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
     The observation normaliser is folded into the first layer, so the agent's configuration has none; its actor and
     critic have the policy's layers. The critic is all zeros: acting needs none, and a policy file has none.
     """
+    std, actor, critic = _networks(policy)
+    networks = {"actor": actor, "critic": critic}
+    weights = {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
+    return {"model_state_dict": {"std": std.detach(), **weights}, **_new_training(std, actor, critic)}
+
+
+def rsl_rl_5_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
+    """Return the content of :func:`rsl_rl_checkpoint` in the layout of rsl_rl 4 and 5: a state dict for each network.
+
+    Its distribution is a ``GaussianDistribution``, whose standard deviation is a parameter.
+    """
+    std, actor, critic = _networks(policy)
+    actor_weights = {f"mlp.{k}": v for k, v in actor.state_dict().items()}
+    critic_weights = {f"mlp.{k}": v for k, v in critic.state_dict().items()}
+    states = {
+        "actor_state_dict": {"distribution.std_param": std.detach(), **actor_weights},
+        "critic_state_dict": critic_weights,
+    }
+    return {**states, **_new_training(std, actor, critic)}
+
+
+def _networks(policy: MlpPolicy) -> tuple[torch.nn.Parameter, torch.nn.Sequential, torch.nn.Sequential]:
+    """Return a standard deviation, the actor with the normaliser folded in, and a critic of zeros."""
     with torch.no_grad():
         actor = copy.deepcopy(policy.mlp).cpu()
         first = actor[0]
@@ -83,12 +113,13 @@ def rsl_rl_checkpoint(policy: MlpPolicy) -> dict[str, Any]:
         critic[-1] = torch.nn.Linear(policy.info.hidden_dims[-1], 1)
         for parameter in critic.parameters():
             parameter.zero_()
-    std = torch.nn.Parameter(torch.ones(len(policy.info.joints)))
-    optimizer = torch.optim.Adam([std, *actor.parameters(), *critic.parameters()])
-    networks = {"actor": actor, "critic": critic}
-    weights = {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
-    states = {"model_state_dict": {"std": std.detach(), **weights}, "optimizer_state_dict": optimizer.state_dict()}
-    return {**states, "iter": 0, "infos": None}
+    return torch.nn.Parameter(torch.ones(len(policy.info.joints))), actor, critic
+
+
+def _new_training(std: torch.nn.Parameter, *networks: torch.nn.Module) -> dict[str, Any]:
+    """Return what a checkpoint holds beside the networks at the start of a training."""
+    optimizer = torch.optim.Adam([std, *(p for network in networks for p in network.parameters())])
+    return {"optimizer_state_dict": optimizer.state_dict(), "iter": 0, "infos": None}
 
 
 def description(policy: MlpPolicy, robot: RobotSpec) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.control_loop import play
 from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.policy_config import CLONE, PolicyConfig
-from rwmrl.policy_file import MlpPolicy, load_policy
+from rwmrl.policy_file import load_policy
+from rwmrl.policy_network import MlpPolicy
 from rwmrl.ppo import Runner, series
 
 SHOWN = ("imagined/reward", "imagined/epistemic", "episode/length")

@@ -24,7 +24,8 @@ from rwmdata.windows import WindowSampler, split_starts
 from rwmmodel.checkpoint import load_resumable, save_resumable, unreadable
 from rwmmodel.devices import resolve_device
 from rwmrl.observations import add_noise, noise_scale
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, save_policy
+from rwmrl.policy_file import save_policy
+from rwmrl.policy_network import MlpPolicy, PolicyInfo, linear_layers
 from rwmrl.transitions import Transitions
 
 DEFAULTS: dict[str, dict[str, float]] = {"cql": {"alpha_learning_rate": 0.0, "n_action_samples": 4}, "iql": {}}

@@ -26,7 +26,7 @@ from rwmrl.envs.online import OnlineEnv
 from rwmrl.export import Recorder, provenance
 from rwmrl.online_config import FinetuneConfig, PretrainConfig
 from rwmrl.online_model import OnlineModel
-from rwmrl.policy_file import MlpPolicy
+from rwmrl.policy_network import MlpPolicy
 from rwmrl.replay import Replay
 from rwmrl.snapshots import Snapshot
 

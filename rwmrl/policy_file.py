@@ -6,92 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
 
-from rwmdata.config import Frozen, one_line
+from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec, load_robot
-from rwmdata.schema import Schema
 from rwmmodel.checkpoint import METADATA_KEY as MODEL_KEY
 from rwmmodel.described_file import read_described, save_described
-from rwmrl.observations import observation_names
+from rwmrl.foreign_policy import WANTED, read_foreign
+from rwmrl.policy_network import METADATA_KEY, MlpPolicy, PolicyInfo
 
 FORMAT = "rwm-policy-1"
-METADATA_KEY = "rwm_policy"
-ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "tanh": nn.Tanh}
-
-
-class PolicyInfo(Frozen):
-    """A policy file's description: enough to act with it on its robot."""
-
-    robot: str
-    observations: tuple[str, ...]
-    """Names of the observation's entries, in order."""
-    joints: tuple[str, ...]
-    """Joint each action moves, in order."""
-    action_scale: float
-    """Target joint position = default + action_scale * action, rad per unit action."""
-    control_hz: float
-    hidden_dims: tuple[int, ...]
-    activation: str = "elu"
-    last_activation: str | None = None
-    """Activation of the last hidden layer, where it differs; a tanh there keeps actions within a range."""
-    source: str = ""
-    """Run the policy comes from."""
-    noise_std: float = 0.0
-    """Standard deviation of the normal noise on its actions, where it acts with noise."""
-    made: dict[str, Any] = {}
-    """How a shipped policy was made and what it scored."""
-
-    @classmethod
-    def of(
-        cls, robot: RobotSpec, hidden_dims: tuple[int, ...], activation: str = "elu", source: str = ""
-    ) -> PolicyInfo:
-        """Describe a policy for ``robot``."""
-        return cls(
-            robot=robot.name,
-            observations=observation_names(Schema.from_robot(robot)),
-            joints=tuple(robot.joints),
-            action_scale=robot.action_scale,
-            control_hz=round(1 / robot.control_dt_s, 6),
-            hidden_dims=hidden_dims,
-            activation=activation,
-            source=source,
-        )
-
-
-class MlpPolicy(nn.Module):
-    """Deterministic policy: normalised observation through an MLP to the mean action.
-
-    ``forward`` maps observations ``(E, O)`` to actions ``(E, A)``.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, info: PolicyInfo) -> None:
-        super().__init__()
-        self.info = info
-        sizes = (len(info.observations), *info.hidden_dims)
-        self.register_buffer("mean", torch.zeros(sizes[0]))
-        self.register_buffer("scale", torch.ones(sizes[0]))
-        kinds = [info.activation] * len(info.hidden_dims)
-        kinds[-1:] = [info.last_activation or info.activation] * len(kinds[-1:])
-        layers: list[nn.Module] = []
-        for fan_in, fan_out, kind in zip(sizes, sizes[1:], kinds, strict=False):
-            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[kind]()]
-        self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], len(info.joints)))
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """Return the mean action ``(E, A)`` for ``observation (E, O)``."""
-        return self.mlp((observation - self.mean) / self.scale)
-
-
-def linear_layers(network: nn.Module) -> list[nn.Linear]:
-    """Return the linear layers of a network in order."""
-    return [module for module in network.modules() if isinstance(module, nn.Linear)]
 
 
 def save_policy(policy: MlpPolicy, path: Path) -> None:
@@ -99,23 +24,25 @@ def save_policy(policy: MlpPolicy, path: Path) -> None:
     save_described(path, policy, METADATA_KEY, {"format": FORMAT, "info": policy.info.model_dump(mode="json")})
 
 
-def load_policy(path: str | Path, robot: str | None = None) -> MlpPolicy:
-    """Load a policy written by :func:`save_policy`, in evaluation mode, on the CPU.
+def load_policy(path: str | Path, robot: str | RobotSpec | None = None, strict: bool = True) -> MlpPolicy:
+    """Load a policy, in evaluation mode, on the CPU: a file of :func:`save_policy`, or one trained elsewhere.
 
     Args:
         path: The file.
-        robot: Refuse a policy of another robot, or with other observations or joints than this robot has now.
+        robot: Refuse a policy of another robot, or with other observations or joints than this robot has now. A file
+            from elsewhere does not say its robot, so it needs one, see :func:`rwmrl.foreign_policy.read_foreign`.
+        strict: False takes a file of ours as it is.
 
     Raises:
         RwmError: The file is missing, foreign or damaged, or does not fit the robot.
     """
     path = Path(path)
+    spec = load_robot(robot) if isinstance(robot, str) else robot
     content = read_described(path, "policy", "rwm policy, or rwm runs ls --kind policy")
+    if content is not None and MODEL_KEY in content[0]:
+        raise RwmError(f"{path} holds a world model, but a policy is expected here.", WANTED)
     if content is None or METADATA_KEY not in content[0]:
-        what = "is not a policy file of this toolkit"
-        if content is not None and MODEL_KEY in content[0]:
-            what = "holds a world model, but a policy is expected here"
-        raise RwmError(f"{path} {what}.", "the checkpoints/policy.safetensors of a policy or train run")
+        return read_foreign(path, spec)
     metadata, tensors = content
     try:
         raw: dict[str, Any] = json.loads(metadata[METADATA_KEY])
@@ -125,8 +52,8 @@ def load_policy(path: str | Path, robot: str | None = None) -> MlpPolicy:
         policy.load_state_dict(tensors)
     except (ValidationError, KeyError, TypeError, ValueError, RuntimeError) as exc:
         raise RwmError(f"The policy inside {path} is damaged: {one_line(exc)}.") from exc
-    if robot is not None:
-        _refuse_other_robot(path, policy.info, load_robot(robot))
+    if spec is not None and strict:
+        _refuse_other_robot(path, policy.info, spec)
     return policy.eval()
 
 

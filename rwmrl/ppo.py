@@ -21,7 +21,8 @@ from rwmmodel.checkpoint import load_resumable, load_state, save_resumable, unre
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import VecEnv
 from rwmrl.obs_normalizer import normalizer_state, with_normalizer
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
+from rwmrl.policy_file import load_policy, save_policy
+from rwmrl.policy_network import MlpPolicy, PolicyInfo, linear_layers
 from rwmrl.ppo_config import PPOConfig
 from rwmrl.rsl_env import RslVecEnv, needing_rsl_rl
 from rwmrl.run_logger import RunLogger, diverged
@@ -307,11 +308,11 @@ class Runner(OnPolicyRunner):
         Raises:
             RwmError: There is no policy to begin with, or its networks, observations or actions are others than ours.
         """
-        policy = load_policy(source.file)
+        kept = source.run.state_file if source.run and source.run.state_file.exists() else None
+        state = load_state(kept, torch.device(self.device)) if kept else None
+        policy = load_policy(source.file, self.robot, strict=False)
         self._refuse_other(policy.info, source.id)
-        state = self._state_of(policy)
-        if source.run and source.run.state_file.exists():
-            state = load_state(source.run.state_file, torch.device(self.device))
+        state = state or self._state_of(policy)
         try:
             for network, name in ((self.alg.actor, "actor_state_dict"), (self.alg.critic, "critic_state_dict")):
                 own = {k: v for k, v in network.state_dict().items() if k.startswith(EXPLORATION)}

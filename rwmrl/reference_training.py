@@ -30,7 +30,8 @@ from rwmmodel.reference_checkpoint import (
 )
 from rwmmodel.torch_file import unwrapped
 from rwmrl.obs_normalizer import EPSILON, PREFIX, STATISTICS, Weights, folded, identity_state
-from rwmrl.policy_file import ACTIVATIONS, MlpPolicy, PolicyInfo, linear_layers, load_policy, save_policy
+from rwmrl.policy_file import load_policy, save_policy
+from rwmrl.policy_network import ACTIVATIONS, MlpPolicy, PolicyInfo, linear_layers
 
 NAMES = {
     "distribution.std_param": "std",

@@ -77,6 +77,7 @@ READERS = {
 @pytest.mark.parametrize("reader", READERS)
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch, write, reader):
     monkeypatch.setattr(Runner, "device", "cpu", raising=False)
+    monkeypatch.setattr(Runner, "robot", load_robot("anymal_d"), raising=False)
     name, read = READERS[reader]
     write(tmp_path / name, Trap(tmp_path / "ran"))
     with pytest.raises(RwmError) as error:

@@ -21,7 +21,7 @@ from rwmrl.envs.base import SOUND_LIMIT, Observations, Step, VecEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start, Starts
 from rwmrl.envs.replay_starts import ReplayStarts
 from rwmrl.observations import noise_scale, policy_observation
-from rwmrl.policy_file import MlpPolicy
+from rwmrl.policy_network import MlpPolicy
 from rwmrl.replay import Replay
 from rwmrl.rewards import RewardModel
 from rwmrl.snapshots import Snapshot, copies, like, put_back, rewind

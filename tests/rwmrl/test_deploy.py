@@ -39,6 +39,10 @@ def test_both_files_give_the_same_actions_without_this_toolkit(policy_file, tmp_
         (onnx,) = session.run(["action"], {"observation": observation.numpy()})
         np.testing.assert_allclose(onnx, expected, atol=1e-5)
         np.testing.assert_allclose(script(observation).detach().numpy(), expected, atol=1e-5)
+    for name in ("policy.onnx", "policy.pt", "model_0.pt", "model_0_rsl_rl_5.pt"):
+        again = load_policy(tmp_path / "out" / name, "anymal_d")
+        torch.testing.assert_close(again(observation), policy(observation), rtol=0, atol=1e-5)
+        assert again.info.activation == "elu"
 
 
 def test_a_policy_with_bounded_actions_is_exported_but_for_rsl_rl(tmp_path):
