@@ -9,6 +9,7 @@ import typer
 
 from cli.common import Call, command, out, print_json, print_table, say
 from rwmdata.atomic import remove_folder
+from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.locks import held
@@ -17,7 +18,7 @@ from rwmdata.runs import HOW_TO_MAKE, KINDS, LOCK_FILE, Run
 
 RESUMABLE = ("model", "policy", "train")
 
-app = typer.Typer(help="List, show and resume runs.", no_args_is_help=True)
+app = typer.Typer(help="List, show, resume and hand over runs.", no_args_is_help=True)
 RunArgument = Annotated[str | None, typer.Argument(help="Run id, unique prefix or path.")]
 
 
@@ -161,6 +162,92 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
         return train_in_simulator(home, progress=progress, resume=run)
     what = "A report" if run.kind == "report" else "An evaluation"
     raise RwmError(f"{what} is not resumed but made again: {run.id}.", HOW_TO_MAKE[run.kind])
+
+
+@command(app, "pack", "rwmdata.packing:pack")
+def pack(
+    call: Call,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Run (id, unique prefix or path) or dataset; the newest finished run when left out."),
+    ] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="Archive to write; ID.zip when left out.")] = None,
+    without: Annotated[
+        str | None, typer.Option(help="Parents to leave out, with commas: dataset, model, policy.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Its identifier for the card: mit, cc-by-4.0, other.")
+    ] = None,
+) -> None:
+    """Write a run or a dataset, with what it was made from, checksums and a card, to one archive to hand over."""
+    from rwmdata.packing import pack as write
+
+    what = packable(call, name)
+    out_file = out_file or Path(f"{what.id if isinstance(what, Run) else what.name}.zip")
+    options = call.chosen("licence") | {"without": tuple(p.strip() for p in without.split(",")) if without else ()}
+    packed = call.work("pack", write, home_of(call.home, what), what, out_file, **options)
+    parts = [p.model_dump() for p in packed.index.parts]
+    if call.json:
+        left_out = [p.model_dump() for p in packed.index.left_out]
+        about = {"sha256": packed.sha256, "bytes": packed.size, "parts": parts, "left_out": left_out}
+        print_json({"file": packed.file, **about})
+        return
+    print_table("packed", ("kind", "name"), [(p["kind"], p["name"]) for p in parts])
+    for parent in packed.index.left_out:
+        say(f"note: {parent.kind} {parent.name} is left out: {parent.why}")
+    out.print(f"wrote {packed.file}, {packed.size:,} bytes, sha256 {packed.sha256}", highlight=False)
+    say(f"next: rwm runs unpack {packed.file}")
+
+
+def packable(call: Call, name: str | None) -> Run | Dataset:
+    """Return the dataset or the run of that name; without one the newest finished run.
+
+    Raises:
+        RwmError: There is none, or the name fits several runs.
+    """
+    if name is not None:
+        try:
+            return call.home.dataset(name)
+        except RwmError as no_dataset:
+            runs = call.home.readable_runs()[0]
+            if not (Path(name) / "run.json").is_file() and not any(r.id.startswith(name) for r in runs):
+                fault = f"No run and no dataset '{name}' in {call.home.root}."
+                raise RwmError(fault, "rwm runs ls, rwm data ls") from no_dataset
+    run = call.home.run(None, name)
+    if name is None:
+        call.say(f"{run.kind} {run.id} (the newest)")
+    return run
+
+
+def home_of(home: Home, what: Run | Dataset) -> Home:
+    """Return the home that a run lies in, which may be named by its path: its parents are there."""
+    return Home(what.path.resolve().parents[2]) if isinstance(what, Run) else home
+
+
+@command(app, "unpack", "rwmdata.unpacking:unpack")
+def unpack(
+    call: Call,
+    file: Annotated[Path, typer.Argument(help="Archive of rwm runs pack.")],
+) -> None:
+    """Add the runs and datasets of an archive to the home: checked first, nothing executed, nothing overwritten."""
+    from rwmdata.unpacking import unpack as read
+
+    unpacked = call.work("unpack", read, call.home, file)
+    rows = [
+        {**p.model_dump(), "path": call.home.root / p.folder, "new": p in unpacked.added} for p in unpacked.index.parts
+    ]
+    left_out = [p.model_dump() for p in unpacked.index.left_out]
+    if call.json:
+        print_json({"file": file, "parts": rows, "left_out": left_out})
+        return
+    print_table(
+        "unpacked", ("kind", "name", ""), [(r["kind"], r["name"], "" if r["new"] else "was here") for r in rows]
+    )
+    for parent in left_out:
+        say(f"note: {parent['kind']} {parent['name']} is not in the archive: {parent['why']}")
+    out.print(f"wrote {len(unpacked.added)} of {len(rows)} parts: {call.home.root}", highlight=False)
+    kind, name = rows[-1]["kind"], rows[-1]["name"]
+    say(f"next: {'rwm data info' if kind == 'dataset' else 'rwm runs show'} {name}")
 
 
 def newest_unfinished(runs: list[Run]) -> Run:
