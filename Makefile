@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_HOME ?= .
 
-.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot test-d3rlpy test-browser lint types pytest format clean
+.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot test-d3rlpy test-browser test-ray lint types pytest format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -70,6 +70,11 @@ test-lerobot: .venv-lerobot/ready
 
 test-d3rlpy: .venv-d3rlpy/ready
 	OMP_NUM_THREADS=1 .venv-d3rlpy/bin/pytest tests/d3rlpy
+
+# What runs on a Ray cluster, on one of two nodes on this machine; make test skips these where ray is missing.
+test-ray: .venv/ready
+	$(BIN)/python -c 'import ray'
+	OMP_NUM_THREADS=1 RWM_RAY_CLUSTER=1 $(BIN)/pytest tests/rwmrl/test_export_parts.py tests/rwmrl/test_sweep.py -k ray
 
 # The pages of rwm report and rwm visualize in a real browser; make test skips these where there is no Chromium.
 test-browser: .venv/ready

@@ -26,7 +26,7 @@ from rwmdata.errors import RwmError
 app = typer.Typer(help="Export, convert, validate and look at datasets.", no_args_is_help=True)
 
 
-@command(app, "export", "rwmrl.export:ExportConfig")
+@command(app, "export", "rwmrl.export:ExportConfig", "rwmrl.export_parts:export_in_parts")
 def export(
     call: Call,
     task: Annotated[str | None, typer.Option(help="Init-v0, Pretrain-v0, Finetune-v0 or Visualize-v0.")] = None,
@@ -48,14 +48,28 @@ def export(
     transitions: Annotated[int | None, typer.Option(help="Rows to write.")] = None,
     num_envs: Annotated[int | None, typer.Option(help="Robots simulated side by side.")] = None,
     name: Annotated[str | None, typer.Option(help="Dataset name; made from task and time when left out.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Export in parts on several workers: local (processes) or ray (a cluster).")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Parts at the same time; the rows are the same.")] = None,
+    parts: Annotated[
+        int | None, typer.Option(help="Parts, each with a seed of its own; one per 200,000 rows when left out.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; without one it is started here.")] = None,
     settings: SettingsOption = None,
     seed: SeedOption = None,
 ) -> None:
     """Roll a behaviour out in a simulator and write the rollouts as a dataset."""
     from rwmrl.export import ExportConfig, export_dataset
+    from rwmrl.export_parts import export_in_parts
 
-    config = call.config(ExportConfig, over={"policy": call.policy(policy)} if policy else None)
-    show_result(call, call.work("export", export_dataset, call.home, config))
+    where = ("engine", "workers", "address")
+    config = call.config(ExportConfig, *where, over={"policy": call.policy(policy)} if policy else None)
+    given = call.chosen(*where)
+    if given or config.parts:
+        show_result(call, call.work("export", export_in_parts, call.home, config, **given))
+    else:
+        show_result(call, call.work("export", export_dataset, call.home, config))
 
 
 @command(app, "convert", "rwmdata.formats.convert:convert")

@@ -113,13 +113,13 @@ def _numbers(part: Run | Dataset) -> str:
         shown = table(("what", "value"), facts) + "\n\n" + table(("column", "unit", "mean", "std"), columns)
         return f"## Numbers of {_label(part)}\n\n{shown}"
     rows = [(key, _cell(value)) for key, value in part.meta.summary.items() if isinstance(value, int | float | str)]
-    shown = [table(("what", "value"), rows)] if rows else []
+    tables = [table(("what", "value"), rows)] if rows else []
     scalars = part.meta.summary.get("scalars")
     if isinstance(scalars, list) and scalars:
         names = ("metric", "mode", "horizon", "value")
         found = [[_cell(s.get(name)) for name in names] for s in scalars[:MOST_SCALARS] if isinstance(s, dict)]
-        shown.append(table(names, found))
-    return f"## Numbers of {_label(part)}\n\n" + ("\n\n".join(shown) or "None were recorded.")
+        tables.append(table(names, found))
+    return f"## Numbers of {_label(part)}\n\n" + ("\n\n".join(tables) or "None were recorded.")
 
 
 def _history(part: Run | Dataset) -> str:

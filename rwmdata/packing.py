@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rwmdata.atomic import TMP_MARK, abandoned, commit_file
+from rwmdata.atomic import TEMPORARY, TMP_MARK, abandoned, commit_file
 from rwmdata.card import card_of
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.errors import RwmError
@@ -25,8 +25,8 @@ FORMAT = "rwm-pack-1"
 INDEX_FILE, CARD_FILE = "rwm-pack.json", "README.md"
 ROLES = {"dataset": (), "model": ("model", "train"), "policy": ("policy", "train")}
 """Roles that a parent may have in lineage, and the kinds of runs that have it; a dataset is none."""
-NOT_PACKED = re.compile(r"\..*|wandb")
-"""Files and folders of a run that stay: hidden ones, among them those of a process at work, and another log's own."""
+NOT_PACKED = re.compile(r"\..*|wandb|state-before\.pt")
+"""Files and folders of a run that stay: hidden ones, another log's own, and the spare of the state."""
 BLOCK_BYTES = 1 << 20
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of every file in an archive, so that the same content gives the same archive."""
@@ -118,8 +118,9 @@ def pack(
     described = [_part_of(part) for part in parts]
     card = card_of(parts, [f"{p.kind} {p.name}" for p in left_out], licence).encode()
     total = sum(path.stat().st_size for path in files.values())
-    for left in out.parent.glob(f"{TMP_MARK}*-{out.name}"):
-        if abandoned(left):
+    for left in out.parent.glob(f"{TMP_MARK}*"):
+        named = TEMPORARY.fullmatch(left.name)
+        if named and named["name"] == out.name and abandoned(left):
             left.unlink(missing_ok=True)
     index = PackIndex(format=FORMAT, parts=described, left_out=left_out, files={})
 
@@ -146,21 +147,24 @@ def _lineage(home: Home, what: Run | Dataset, without: tuple[str, ...]) -> tuple
 
     def collect(part: Run | Dataset) -> None:
         for role, name in _parents(part).items():
-            if (role, name) in [(p.kind, p.name) for p in left_out]:
+            if _left_out(role, name, role in without) in left_out:
                 continue
             parent = None if role in without else _find(home, known, role, name)
-            if parent is not None and parent.path not in [p.path for p in parts]:
+            if parent is None:
+                left_out.append(_left_out(role, name, role in without))
+            elif parent.path not in [p.path for p in parts]:
                 collect(parent)
-            elif parent is None:
-                is_file = DIGEST in name
-                why: Literal["not wanted", "not in this home", "a file"] = "not in this home"
-                why = "not wanted" if role in without else "a file" if is_file else why
-                name = Path(name.partition(DIGEST)[0]).name if is_file else name
-                left_out.append(LeftOut(kind=role, name=name, why=why))
         parts.append(part)
 
     collect(what)
     return parts, left_out
+
+
+def _left_out(role: str, name: str, unwanted: bool) -> LeftOut:
+    """Say which parent is not packed; of a file outside the home only the name is kept."""
+    if DIGEST in name:
+        return LeftOut(kind=role, name=Path(name.partition(DIGEST)[0]).name, why="a file")
+    return LeftOut(kind=role, name=name, why="not wanted" if unwanted else "not in this home")
 
 
 def _parents(part: Run | Dataset) -> dict[str, str]:
@@ -168,7 +172,8 @@ def _parents(part: Run | Dataset) -> dict[str, str]:
     if isinstance(part, Dataset):
         return {}
     if part.meta.status == "running":
-        raise RwmError(f"{part.kind} {part.id} is still running.", f"rwm runs resume {part.id}")
+        what = "stopped without a word" if part.gone else "is still running"
+        raise RwmError(f"{part.kind} {part.id} {what}.", f"rwm runs resume {part.id}, or rwm data fsck --repair")
     named = {role: name for role, name in part.meta.parents.items() if name and role in ROLES}
     exported = part.meta.summary.get("exported")
     return {"dataset": exported, **named} if isinstance(exported, str) else named

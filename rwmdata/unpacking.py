@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rwmdata.atomic import commit_folder, remove_leftovers
+from rwmdata.atomic import commit_folder
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
@@ -197,8 +197,6 @@ def _write(
     home: Home, archive: zipfile.ZipFile, index: PackIndex, added: list[PackedPart], file: Path, progress: Progress
 ) -> None:
     """Write all parts to temporary folders, check them, then make them visible, parents first."""
-    for part in added:
-        remove_leftovers(home.root / part.folder)
     total, done = sum(index.files[n].size for part in added for n in _names(index, part)), 0
     with ExitStack() as stack:
         # A stack closes its last folder first.

@@ -152,8 +152,8 @@ def world_model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Ten
         text = f"{path} has an empty {WORLD_MODEL}{kept}: the run that saved it trained no world model."
         raise RwmError(text, HINT)
     for name in ("", *POLICIES):
-        part = content if name == "" else content.get(name)
-        if isinstance(part, Mapping) and any(k.startswith((*POLICY_PREFIXES, "mlp.")) for k in unwrapped(part)):
+        states = content if name == "" else content.get(name)
+        if isinstance(states, Mapping) and any(k.startswith((*POLICY_PREFIXES, "mlp.")) for k in unwrapped(states)):
             text = f"{path} holds a policy{f' ({name})' if name else ''} and no world model ({WORLD_MODEL})."
             raise RwmError(text, f"rwm import-policy {path}, or {HINT}")
     raise RwmError(f"{path} holds no world model; it {contents(content)}.", HINT)

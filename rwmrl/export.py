@@ -75,6 +75,8 @@ class ExportConfig(Frozen):
     """Noise on the policy's observations; the rows written have none."""
     randomize: bool | None = None
     """Domain randomisation; the manifest's episodes hold the values drawn."""
+    parts: Annotated[int, Field(ge=1)] | None = None
+    """Parts that :func:`rwmrl.export_parts.export_in_parts` exports by themselves; the rows depend on their number."""
     bounds_m: tuple[float, float] | None = None
     """Keep the robot in a rectangle of this length and width (arXiv:2504.16680, A.4)."""
 

@@ -47,8 +47,8 @@ OLD_NORMALIZER = "obs_norm_state_dict"
 DEFAULT_ACTIVATION = "elu"
 """Of rsl_rl, Isaac Lab and legged_gym."""
 NUMBER_OF_LAYER = re.compile(r"(\d+)\.(weight|bias)")
-LEGGED_GYM_SCALES = {"base_lin_vel": 2.0, "base_ang_vel": 0.25, "command": (2.0, 2.0, 0.25), "joint_vel": 0.05}
-"""What legged_gym multiplies observations with before its policy sees them."""
+LIN_VEL_SCALE, ANG_VEL_SCALE, JOINT_VEL_SCALE = 2.0, 0.25, 0.05
+"""What legged_gym multiplies observations with before its policy sees them, commands as the velocities they are of."""
 AGENT_FILE = Path("params") / "agent.yaml"
 
 
@@ -242,11 +242,11 @@ def from_legged_gym(chain: Chain, robot: RobotSpec) -> Chain:
     if chain.layers[0][0].shape[1] != state + 3 + 3 * count or len(chain.layers[-1][0]) != count:
         return chain  # Its sizes are refused with those of any other policy.
     scale = torch.ones(state + 3 + 3 * count)
-    scale[schema.group("base_lin_vel")] = LEGGED_GYM_SCALES["base_lin_vel"]
-    scale[schema.group("base_ang_vel")] = LEGGED_GYM_SCALES["base_ang_vel"]
-    scale[state : state + 3] = torch.tensor(LEGGED_GYM_SCALES["command"])
+    scale[schema.group("base_lin_vel")] = LIN_VEL_SCALE
+    scale[schema.group("base_ang_vel")] = ANG_VEL_SCALE
+    scale[state : state + 3] = torch.tensor([LIN_VEL_SCALE, LIN_VEL_SCALE, ANG_VEL_SCALE])
     joints = state + 3
-    scale[joints + count : joints + 2 * count] = LEGGED_GYM_SCALES["joint_vel"]
+    scale[joints + count : joints + 2 * count] = JOINT_VEL_SCALE
     ours = torch.arange(len(scale))  # Where each of our entries stands in legged_gym's order, which by_leg lists.
     place = torch.empty(count, dtype=torch.long)
     place[torch.tensor(by_leg)] = torch.arange(count)

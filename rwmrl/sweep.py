@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator
-from concurrent.futures import as_completed
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -16,15 +13,11 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.machine import available_threads
-from rwmdata.optional import optional_import
-from rwmdata.processes import WorkerPool
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Checkpoint, Run
+from rwmrl.engines import Engine, Outcome, run_jobs
 from rwmrl.imagination_training import parents_of, train_policy, with_clone
 from rwmrl.policy_config import CLONE, PolicyConfig
-
-Engine = Literal["local", "ray"]
 
 
 class SweepConfig(Frozen):
@@ -92,10 +85,8 @@ def sweep_policies(
     jobs = {k: (str(home.root.resolve()), dataset.name, checkpoint.id, configs[k].model_dump_json()) for k in missing}
     failures: list[str] = []
     progress(len(finished), len(configs), {})
-    threads = max(1, available_threads() // workers)
-    run_jobs = _on_ray(jobs, workers, threads, address) if engine == "ray" else _locally(jobs, workers, threads)
-    with closing(run_jobs):  # An interruption in this block ends the workers too.
-        for k, (run_id, error) in run_jobs:
+    with closing(run_jobs(train_one, jobs, engine, workers, address)) as outcomes:
+        for k, (run_id, error) in outcomes:
             if run_id is None:
                 failures.append(f"lambda {configs[k].imagination.lam:g}, seed {configs[k].seed}: {error}")
             else:
@@ -119,13 +110,10 @@ def _with_clones(home: Home, dataset: Dataset, configs: list[PolicyConfig], prog
 
 Job = tuple[str, str, str, str]
 """Home, dataset, model and configuration: text only, so that it can be sent anywhere."""
-Outcome = tuple[str | None, str]
-"""Run id, or None and the error."""
-Outcomes = Generator[tuple[int, Outcome], None, None]
 
 
 def train_one(job: Job, threads: int) -> Outcome:
-    """Train or resume one policy of a sweep in this process."""
+    """Train or resume one policy of a sweep in this process; return its run's id."""
     root, dataset, model, text = job
     torch.set_num_threads(threads)
     home, config = Home(Path(root)), PolicyConfig.model_validate_json(text)
@@ -136,35 +124,3 @@ def train_one(job: Job, threads: int) -> Outcome:
     except RwmError as exc:
         return None, str(exc)
     return run.id, ""
-
-
-def _locally(jobs: dict[int, Job], workers: int, threads: int) -> Outcomes:
-    if not jobs:
-        return
-    with WorkerPool(workers) as pool:
-        waiting = {pool.submit(train_one, job, threads): k for k, job in jobs.items()}
-        for done in as_completed(waiting):
-            error = done.exception()
-            yield waiting[done], (None, f"{type(error).__name__}: {error}") if error else done.result()
-
-
-def _on_ray(jobs: dict[int, Job], workers: int, threads: int, address: str | None) -> Outcomes:
-    with optional_import("A sweep on a cluster needs the package ray", extra="ray"):
-        import ray
-    if not jobs:
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cpus, dashboard = (workers, False) if address is None else (None, None)
-    ray.init(address=address, num_cpus=cpus, include_dashboard=dashboard, ignore_reinit_error=True, log_to_driver=False)
-    try:
-        train = ray.remote(num_cpus=1, max_retries=0)(train_one)
-        waiting = {train.remote(job, threads): k for k, job in jobs.items()}
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            k = waiting.pop(done)
-            try:
-                yield k, ray.get(done)
-            except ray.exceptions.RayError as exc:
-                yield k, (None, f"{type(exc).__name__}: {' '.join(str(exc).split())[:500]}")
-    finally:
-        ray.shutdown()

@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -332,7 +331,6 @@ def test_kill_9_leaves_nothing_that_counts(home, chain, other, tmp_path, stop):
         timeout=60,
     )
     assert done.returncode == -9
-    time.sleep(0)
     if stop == "pack":
         assert not out.exists()
         pack(home, chain[1], out)
