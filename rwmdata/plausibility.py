@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -20,6 +21,8 @@ FROZEN_S = 1.0
 """A continuous sensor that repeats one value for this long, while others change, is stuck..."""
 STANDS_RAD, STANDS_BY_VELOCITY_RAD = 0.05, 0.1
 """... unless the robot stands: no other joint moves further meanwhile, by its position or by its (noisier) velocity."""
+AT_LIMIT = 0.99
+"""Share of its drive's limit from which a torque is at it."""
 SHIFT_STD = 1.5
 """Warn when the means of two shards differ by more, in standard deviations of the whole dataset. Two shards can differ
 by 2 at most."""
@@ -29,11 +32,14 @@ def implausible(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str
     """Yield (check, where, message) for everything implausible in a dataset's rows ``(R, width)``."""
     if missing := dataset.manifest.provenance.get("missing_groups", []):
         yield "missing", "dataset.json", f"{', '.join(missing)} not recorded, written as zeros"
+    effort_limit = math.inf
     try:
-        yield from _beyond_limits(dataset, matrix, load_robot(dataset.robot), missing)
+        robot = load_robot(dataset.robot)
+        effort_limit = robot.drive.effort_limit
+        yield from _beyond_limits(dataset, matrix, robot, missing)
     except RwmError:
         yield "robot", "dataset.json", f"robot '{dataset.robot}' is not known here, so its limits were not checked"
-    yield from _stuck(dataset, matrix, missing)
+    yield from _stuck(dataset, matrix, missing, effort_limit)
     yield from _repeated(dataset, matrix)
     yield from _shifted(dataset, matrix)
 
@@ -61,13 +67,20 @@ def _beyond_limits(
             yield "limits", f"row {row}, column {name}", text
 
 
-def _stuck(dataset: Dataset, matrix: np.ndarray, missing: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Find continuous state columns that repeat one value while the robot moves."""
+def _stuck(
+    dataset: Dataset, matrix: np.ndarray, missing: list[str], effort_limit: float
+) -> Iterator[tuple[str, str, str]]:
+    """Find continuous state columns that repeat one value while the robot moves.
+
+    A torque may stay at its drive's limit: so it does where a leg is jammed under a robot that fell.
+    """
     schema, rows = dataset.schema, round(FROZEN_S * dataset.control_hz)
     recorded = [j for j in range(schema.state.stop) if schema.columns[j].group not in missing]
     for j in recorded:
         same = np.concatenate(([False], matrix[1:, j] == matrix[:-1, j]))
         same[dataset.episodes.start] = False
+        if schema.columns[j].group == "joint_torque":
+            same &= np.abs(matrix[:, j]) < AT_LIMIT * effort_limit
         begins, ends = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])))).reshape(-1, 2).T
         long = ends - begins >= rows
         if not long.any():

@@ -54,6 +54,19 @@ def test_a_sensor_that_stops_is_stuck_and_one_that_pauses_is_not(found, schema):
     assert "for over 1 s (60 rows)" in dict(warned)["row 20, column base_lin_vel_x"]
 
 
+def test_a_torque_at_its_drives_limit_is_not_stuck(found, schema):
+    """As of a leg that is jammed under a robot; the same torque a little below the limit is a sensor's fault."""
+    first = schema.group("joint_torque").start
+
+    def jam(rows):
+        rows[:, schema.group("joint_torque")] = np.random.default_rng(0).normal(size=(240, 12))
+        rows[20:100, first] = -80.0
+        rows[20:100, first + 1] = 70.0
+
+    stuck = [where for check, where, _ in found(jam)[0] if check == "stuck" and "torque" in where]
+    assert stuck == ["row 20, column joint_torque_LH_HAA"]
+
+
 def test_repeated_rows_are_counted(found):
     def repeat_rows(rows):
         rows[31:34] = rows[30]
