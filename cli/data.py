@@ -79,7 +79,7 @@ def convert(
         list[Path],
         typer.Argument(
             help="66-column CSV files or folders of them, Isaac Lab recorder files (.hdf5), a LeRobot or Minari "
-            "dataset, or with --mapping any robot's log (text, Parquet, Arrow or NumPy, or a folder of them)."
+            "dataset, or with --mapping any robot's log (text, Parquet, Arrow, NumPy, or a folder of them) or ROS bag."
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the new dataset.")] = None,

@@ -19,6 +19,7 @@ EXTRAS = {
     "viser": ("rwm visualize --browser", ("viser",)),
     "hdf5": ("read Isaac Lab recorder files", ("h5py",)),
     "minari": ("read and write Minari datasets", ("minari", "h5py")),
+    "rosbags": ("read ROS 1 and ROS 2 bags", ("rosbags",)),
     "d3rlpy": ("rwm policy --algo cql, iql", ("d3rlpy",)),
     "ray": ("rwm sweep policy --engine ray", ("ray",)),
     "wandb": ("send metrics to Weights & Biases", ("wandb",)),

@@ -15,12 +15,13 @@ from rwmdata.formats.lerobot import LeRobotFormat
 from rwmdata.formats.logs import LogFormat
 from rwmdata.formats.mapping import load_mapping
 from rwmdata.formats.minari import MinariFormat
+from rwmdata.formats.rosbag import RosbagFormat
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.writer import DatasetWriter
 
-FORMATS: list[type[Format]] = [LeRobotFormat, MinariFormat, Hdf5Format, LogFormat, CsvFormat]
+FORMATS: list[type[Format]] = [LeRobotFormat, MinariFormat, Hdf5Format, RosbagFormat, LogFormat, CsvFormat]
 """All formats, in the order in which they are tried on a source."""
 
 DEFAULT_ROBOT = "anymal_d"
@@ -40,7 +41,7 @@ def convert(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Dataset:
-    """Turn recordings into a dataset: 66-column CSV, Isaac Lab's HDF5, LeRobot, Minari, or any log with a mapping.
+    """Turn recordings into a dataset: 66-column CSV, Isaac Lab's HDF5, LeRobot, Minari, ROS bags, or a log by mapping.
 
     Args:
         home: Where the dataset goes.

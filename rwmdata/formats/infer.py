@@ -14,6 +14,8 @@ from rwmdata.errors import RwmError
 from rwmdata.formats.clock import read_clock, usual_steps
 from rwmdata.formats.mapping import ASK, PER_JOINT, PER_LEG, suffixes
 from rwmdata.formats.names import ACCELEROMETER, DESIRED, QUANTITIES, TIME, Family, families, quaternion_order, words
+from rwmdata.formats.rosbag_infer import by_types, clock_lines, preview
+from rwmdata.formats.rosbag_reader import is_bag, split_column
 from rwmdata.formats.tables import find_tables, read_table
 from rwmdata.joint_order import joint_orders, rest_distance
 from rwmdata.robots import RobotSpec, load_robot
@@ -47,6 +49,12 @@ class Proposal:
         """Return columns as numbers ``(T, n)``; what is no number is not finite."""
         return self.frame.select(pl.col(columns).cast(pl.Float64, strict=False)).to_numpy().astype(np.float64)
 
+    def columns(self, group: str) -> list[str]:
+        """Return the columns proposed for a group."""
+        entry = self.groups.get(group, [])
+        named = entry.get("columns") if isinstance(entry, dict) else entry
+        return [str(name) for name in named] if isinstance(named, list) else []
+
     def take(self, group: str, columns: list[str], options: dict[str, object] | None = None, said: str = "") -> None:
         """Propose columns for a group."""
         self.groups[group] = {"columns": columns} | options if options else columns
@@ -62,13 +70,61 @@ def infer_mapping(file: Path, robot: str = "anymal_d") -> str:
         RwmError: The file cannot be read, or the robot is unknown.
     """
     spec = load_robot(robot)
+    if is_bag(file):
+        return _infer_bag(file, spec)
     (file, *_) = find_tables([file])
     frame, _ = read_table(file)
     proposal = Proposal(spec, frame, families(frame.columns))
     time, time_said = _time(proposal)
-    for group in Schema.from_robot(spec).groups:
-        _propose(proposal, group)
-    return "\n".join(_lines(proposal, file, time, time_said)) + "\n"
+    _propose_rest(proposal)
+    clock = (
+        [f"# {time_said}", yaml.safe_dump({"time": time}).rstrip()]
+        if time
+        else ["# time: NAME        # or rate_hz: 200"]
+    )
+    clock.append("action_index: next   # the action of a row is taken in its state; previous: it led to it")
+    return "\n".join(_lines(proposal, file, clock)) + "\n"
+
+
+def _infer_bag(source: Path, robot: RobotSpec) -> str:
+    """Return a proposed mapping for a ROS bag: by the types of its topics, then by their names."""
+    seen = preview(source)
+    proposal = Proposal(robot, seen.frame, families(seen.frame.columns))
+    for group, found in by_types(seen, robot).items():
+        options, said = _options(proposal, group, found.columns)
+        proposal.take(group, found.columns, options | found.options, "; ".join(filter(None, [said, found.said])))
+    _propose_rest(proposal)
+    actions = proposal.columns("action")
+    if "action" in proposal.numbered and "joint_pos" not in proposal.numbered:
+        proposal.numbered.discard("action")
+        said = f"which joint is which? List {actions[0]} to {actions[-1]} in the order {', '.join(robot.joints)}"
+        proposal.said["action"] = "; ".join(filter(None, [proposal.said.get("action"), said]))
+        options = dict(entry) if isinstance(entry := proposal.groups["action"], dict) else {}
+        proposal.groups["action"] = options | {"columns": ASK}
+    for group, entry in proposal.groups.items():
+        short = _short(proposal.columns(group), suffixes(group, robot, []))
+        if short:
+            proposal.groups[group] = (entry if isinstance(entry, dict) else {}) | {"columns": short}
+    clock = clock_lines(seen, split_column(actions[0])[0] if actions else None)
+    return "\n".join(_lines(proposal, seen.bag, clock)) + "\n"
+
+
+def _short(columns: list[str], ends: list[str]) -> str:
+    """Return columns in one: with ``{}`` for joint, leg or axis, or the name of a vector; "" where they are not so."""
+    if not columns:
+        return ""
+    template = "{}".join(columns[0].rsplit(ends[0], 1)) if ends[0] else columns[0]
+    vector = columns[0].removesuffix(".x")
+    if columns in ([f"{vector}.{axis}" for axis in axes] for axes in ("xyz", "xyzw")):
+        return vector
+    return template if "{}" in template and [template.replace("{}", end) for end in ends] == columns else ""
+
+
+def _propose_rest(proposal: Proposal) -> None:
+    """Propose columns for the groups that have none yet."""
+    for group in Schema.from_robot(proposal.robot).groups:
+        if group not in proposal.groups:
+            _propose(proposal, group)
 
 
 def _propose(proposal: Proposal, group: str) -> None:
@@ -195,7 +251,7 @@ def _time(proposal: Proposal) -> tuple[str | None, str]:
     return name, said + (f"; or {', '.join(others)}, whose stamps repeat more or come later" if others else "")
 
 
-def _lines(proposal: Proposal, file: Path, time: str | None, time_said: str) -> list[str]:
+def _lines(proposal: Proposal, file: Path, clock: list[str]) -> list[str]:
     """Return the lines of the proposed mapping file."""
     groups = Schema.from_robot(proposal.robot).groups
     lines = [
@@ -218,11 +274,7 @@ def _lines(proposal: Proposal, file: Path, time: str | None, time_said: str) -> 
         legs = proposal.robot.legs
         lines.append("# The feet are numbered: which is which? These orders are usual:")
         lines += [f"#   legs: [{', '.join(order)}]" for order in (legs, _right_first(legs))] + [f"legs: {ASK}"]
-    if time:
-        lines += [f"# {time_said}", yaml.safe_dump({"time": time}).rstrip()]
-    else:
-        lines.append("# time: NAME        # or rate_hz: 200")
-    lines.append("action_index: next   # the action of a row is taken in its state; previous: it led to it")
+    lines += clock
     return [*lines, *([f"# not used: {', '.join(proposal.free())}"] if proposal.free() else [])]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ class LogFormat(Format):
         assert self.assembler is not None
         self._columns = columns
         self.notes += told + self._order_presumed() + [text for group, text in WITHOUT.items() if group in self.missing]
-        self.files = find_tables(request.sources)
+        self.files = self._find(request.sources)
         self.mapping, self._build_rows = self.assembler.mapping, self.assembler.rows
         self.about = {"mapping": self.mapping.model_dump(mode="json")}
 
@@ -83,7 +83,7 @@ class LogFormat(Format):
                 column are named.
         """
         mapping, names = self.mapping, list(dict.fromkeys(c for columns in self._columns.values() for c in columns))
-        frame, notes = read_log(file, names, mapping)
+        frame, notes = self._load(file, names)
         self.notes += notes
         if mapping.time:
             frame = self._without_copies(frame, [*names, *time_columns(mapping)], file.name)
@@ -105,6 +105,12 @@ class LogFormat(Format):
             self.notes.append(f"{file.name}: {lying} rows in which the robot had fallen already were left out")
         found = self.assembler.notes if self.assembler else []
         self.notes += [note for note in found if note not in self.notes]
+
+    def _find(self, sources: Sequence[Path]) -> list[Path]:
+        return find_tables(sources)
+
+    def _load(self, file: Path, names: list[str]) -> tuple[pl.DataFrame, list[str]]:
+        return read_log(file, names, self.mapping)
 
     def provenance(self) -> Provenance:
         """Return what the manifest records; what holds of several files is said once."""

@@ -96,6 +96,15 @@ class Mapping(Frozen):
     """Logs: column whose change starts a new episode."""
     short_episodes: bool = False
     """Logs: accept a file that falls into many episodes of less than a second."""
+    rows: str | None = None
+    """Bags: topic whose messages make the rows; when None, that of ``joint_pos``."""
+    stamps: Literal["header", "received"] = "header"
+    """Bags: clock of the messages, that of their headers (where they have one) or the recorder's."""
+    align: Literal["held", "linear"] = "held"
+    """Bags: values of the other topics at a row, the latest or, of measurements, interpolated ones."""
+    messages: Path | None = None
+    """Bags without definitions of their messages: folder of ``.msg`` files, ``PACKAGE/msg/NAME.msg``, beside the
+    mapping file or absolute."""
 
     @field_validator("joints", "legs", mode="before")
     @classmethod
@@ -120,7 +129,8 @@ def load_mapping(path: Path) -> Mapping:
         RwmError: It is missing or does not validate; every fault is listed.
     """
     try:
-        return Mapping(**yaml.safe_load(path.read_text()))
+        mapping = Mapping(**yaml.safe_load(path.read_text()))
+        return mapping.model_copy(update={"messages": path.parent / mapping.messages}) if mapping.messages else mapping
     except FileNotFoundError as exc:
         raise RwmError(f"There is no mapping file {path}.", "--mapping FILE.yaml") from exc
     except (ValidationError, yaml.YAMLError, TypeError, ValueError, OSError) as exc:
