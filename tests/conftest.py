@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from rwmdata import processes
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
@@ -28,6 +30,17 @@ def _seeded() -> None:
     seed = int(os.environ.get("RWM_SEED", "0"))
     torch.manual_seed(seed)
     np.random.seed(seed)
+
+
+@pytest.fixture
+def usual_signals(monkeypatch):
+    """No signal has come, and all are handled as in a terminal: in the background some would be ignored."""
+    monkeypatch.setattr(processes._Received, "number", None)
+    usual = {signal.SIGINT: signal.default_int_handler} | dict.fromkeys(processes.ENDING, signal.SIG_DFL)
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_a_model_is_calibrated_and_a_policy_is_exported(home, tmp_path):
     assert [row["lam"] for row in found["rows"]] == [0.0, 1.0]
     said = rwm("export-policy", warm["run"], "--out", str(tmp_path / "deploy"), home=home)
     assert max(said["check"].values()) <= 1e-5
-    names = {"policy.onnx", "policy.pt", "policy.json", "model_0.pt"}
+    names = {"policy.onnx", "policy.pt", "policy.json", "model_0.pt", "model_0_rsl_rl_5.pt"}
     assert {p.name for p in (tmp_path / "deploy").iterdir()} == names
 
 

@@ -26,15 +26,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(autouse=True)
-def _no_signal_yet(monkeypatch):
-    """No signal has come, and all are handled as in a terminal: in the background some would be ignored."""
-    monkeypatch.setattr(processes._Received, "number", None)
-    usual = {signal.SIGINT: signal.default_int_handler} | dict.fromkeys(processes.ENDING, signal.SIG_DFL)
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("usual_signals")
 
 
 @pytest.mark.parametrize("number", processes.ENDING)

@@ -61,6 +61,7 @@ def same_outcome(run, undisturbed):
 def sigterm_at(iteration):
     def progress(done, total, numbers):
         if done == iteration:
+            assert callable(signal.getsignal(signal.SIGTERM))  # Or the next line would end the tests.
             os.kill(os.getpid(), signal.SIGTERM)
 
     return progress
@@ -132,6 +133,7 @@ def test_environments_that_cannot_tell_their_state_begin_anew(home, monkeypatch)
     assert sorted({m["step"] for m in run.metrics()}) == list(range(1, ITERATIONS + 1))
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_training_that_gets_sigterm_saves_the_iteration_it_is_in(home):
     train = simulated(home, checkpoint_interval=50)
     undisturbed = train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,8 @@ def parse(home, monkeypatch):
 
     for worker in WORKERS:
         monkeypatch.setattr(worker, arrive)
+    monkeypatch.setattr("rwmdata.windows.too_short", lambda dataset, window: [])
+    monkeypatch.setattr(import_module("rwmdata.validate"), "glance", lambda dataset: [])  # A function has its name too.
     monkeypatch.setattr(Home, "dataset", lambda self, name: None)
     for found in ("model", "policy"):
         monkeypatch.setattr(Home, found, lambda self, name=None: some_run.checkpoint)
