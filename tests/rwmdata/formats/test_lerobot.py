@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 
@@ -13,6 +12,8 @@ from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.formats.convert import convert
 from rwmdata.formats.lerobot import write_lerobot
+
+pd = pytest.importorskip("pandas")  # LeRobot reads with it.
 
 
 @pytest.fixture
