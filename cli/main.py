@@ -53,6 +53,20 @@ command(app, "doctor")(doctor.doctor)
 
 def run() -> None:
     """Run the command line; faults the user can fix end in one sentence and exit code 1."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _run()
+    # One of several processes: threads that torch keeps for their group may abort one that exits the ordinary way.
+    code: object = 0
+    try:
+        _run()
+    except SystemExit as exc:
+        code = exc.code or 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def _run() -> None:
     try:
         with ended_by_signals():
             app()
