@@ -62,7 +62,8 @@ def train_policy(
         robot = load_robot(dataset.robot)
         own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
         source = home.policy(config.warm_start) if config.warm_start else None
-        env = ImaginationEnv(model, dataset, robot, own, load_policy(source.file, robot.name) if source else None)
+        anchor = load_policy(source.file, robot) if source and own.anchor else None
+        env = ImaginationEnv(model, dataset, robot, own, anchor)
         parents = parents_of(dataset, checkpoint, config)
         if resume is None and ranks.main:
             resume = Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)

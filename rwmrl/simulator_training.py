@@ -14,7 +14,7 @@ from rwmmodel.distributed import Ranks
 from rwmrl.backends import make_env
 from rwmrl.behaviours import shipped_policies
 from rwmrl.envs.base import EnvOptions
-from rwmrl.online_config import PretrainConfig, configuration_of, recorded_configuration
+from rwmrl.online_config import FinetuneConfig, PretrainConfig, configuration_of, recorded_configuration
 from rwmrl.online_training import OnlineTraining
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import Runner, series
@@ -54,7 +54,8 @@ def train_in_simulator(
     try:
         online = None
         if isinstance(config, PretrainConfig):
-            anchor = load_policy(source.file, robot.name) if source else None
+            weight = config.imagination.anchor if isinstance(config, FinetuneConfig) else 0.0
+            anchor = load_policy(source.file, robot) if source and weight else None
             online = OnlineTraining(home, config, robot, real, resume, anchor)
         config = online.config if online else config
         ppo = config.ppo.model_copy(update={"init_std": config.exploration_rad / robot.action_scale})
