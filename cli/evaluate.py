@@ -26,6 +26,9 @@ from rwmdata.config import Frozen
 from rwmdata.evaluation_summary import EvaluationSummary, Scalar
 from rwmdata.runs import Run
 
+IN_MODEL = "model"
+"""Backend of rwm eval policy that is none: a model judges."""
+
 app = typer.Typer(help="Evaluate models and policies.", no_args_is_help=True)
 
 WindowsOption = Annotated[int | None, typer.Option("--windows", help="Held-out trajectories.")]
@@ -92,14 +95,31 @@ def policy(
     call: Call,
     policy: PolicyOption = None,
     robot: RobotOption = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="auto, mujoco, isaaclab, mjlab; or model, to let a model judge it.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="With --backend model: one the policy was not trained in.")
+    ] = None,
     episodes: EpisodesOption = None,
     film: Annotated[bool | None, typer.Option("--film", help="Also draw how it walks.")] = None,
     seed: SeedOption = None,
 ) -> None:
-    """Score a policy in the simulator: unpenalised return, tracking errors, falls, with and without disturbances."""
+    """Score a policy in the simulator: unpenalised return, tracking errors, falls, with and without disturbances.
+
+    Or, where there is none, in a model (--backend model --model MODEL).
+    """
     from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy
 
-    config = call.config(PolicyScoreConfig, over={"policy": call.policy(policy)})
+    named = {"policy": call.policy(policy)}
+    if backend == IN_MODEL:
+        from reports.evaluate.judgement import JudgementConfig, evaluate_judgement
+
+        judge = call.model(model)
+        judging = call.config(JudgementConfig, "backend", "model", over=named)
+        show_scalars(call, call.work("policy", evaluate_judgement, call.home, call.fitted(None, judge), judge, judging))
+        return
+    config = call.config(PolicyScoreConfig, over=named)
     show_scalars(call, call.work("policy", evaluate_policy, call.home, config))
 
 
@@ -123,7 +143,13 @@ def closed_loop(
 
 @command(app, "lambda-sweep", "reports.evaluate.lambda_sweep:LambdaSweepConfig")
 def lambda_sweep(
-    call: Call, model: ModelOption = None, episodes: EpisodesOption = None, seed: SeedOption = None
+    call: Call,
+    model: ModelOption = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Model run that should rank the policies without the simulator.")
+    ] = None,
+    episodes: EpisodesOption = None,
+    seed: SeedOption = None,
 ) -> None:
     """Score a sweep's policies in the simulator and hold it against what they imagined (RWM-U Figure 4)."""
     from reports.evaluate.lambda_sweep import LambdaSweepConfig, evaluate_lambda_sweep

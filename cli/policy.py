@@ -34,7 +34,12 @@ ALGORITHMS = {
 """Configuration class of every algorithm."""
 IN_MODEL = ("mopo", "mbpo")
 SHOWN = ("imagined_reward_after", "penalised_reward_after", "epistemic", "episode_length")
+JUDGED = ("judged_reward", "judged_share_without_fall")
 PolicyPresetOption = Annotated[str | None, typer.Option("--preset", help="smoke, demo, laptop or paper.")]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option("--judge", help="Model run that no policy is trained in: what it thinks most of becomes the policy."),
+]
 IterationsOption = Annotated[int | None, typer.Option("--iterations", help="PPO iterations, or updates without PPO.")]
 
 sweep_app = typer.Typer(help="Train many policies that differ in lambda and seed.", no_args_is_help=True)
@@ -59,6 +64,7 @@ def policy(
         str | None,
         typer.Option(help="Begin with the networks of this policy or train run or file, of a clone (bc), or none."),
     ] = None,
+    judge: JudgeOption = None,
     settings: SettingsOption = None,
     preset: PolicyPresetOption = None,
     iterations: IterationsOption = None,
@@ -83,7 +89,7 @@ def policy(
     from rwmrl.imagination_training import train_policy
     from rwmrl.policy_config import CLONE, NOTHING, PolicyConfig
 
-    changes: dict[str, object] = {}
+    changes = judged_by(call, judge)
     if warm_start not in (None, CLONE, NOTHING):
         source_of_policy = call.home.policy(warm_start)
         call.say_assumptions(source_of_policy)
@@ -96,6 +102,11 @@ def policy(
     source = call.fitted(dataset, checkpoint)
     result = call.work("policy", train_policy, call.home, source, checkpoint, config)
     call.show_run(result, f"rwm eval policy --policy {result.id}")
+
+
+def judged_by(call: Call, judge: str | None) -> dict[str, object]:
+    """Return the option that names the judging model by its run."""
+    return {"judge": call.model(judge).id} if judge else {}
 
 
 def refuse_unread(call: Call, algo: str) -> None:
@@ -147,6 +158,7 @@ def sweep(
     seeds: Annotated[int | None, typer.Option(help="Policies of each weight, seeds 0, 1, ...")] = None,
     preset: PolicyPresetOption = None,
     iterations: IterationsOption = None,
+    judge: JudgeOption = None,
     settings: SettingsOption = None,
     workers: Annotated[int | None, typer.Option(help="Policies trained at the same time.")] = None,
     engine: Annotated[str | None, typer.Option(help="local (processes) or ray (a cluster).")] = None,
@@ -157,10 +169,13 @@ def sweep(
     from rwmrl.policy_config import PolicyConfig
     from rwmrl.sweep import SweepConfig, sweep_policies
 
-    of_policy = ("preset", "iterations", "settings", "device")
+    of_policy = ("preset", "iterations", "judge", "settings", "device")
+    judging = judged_by(call, judge)
     config = call.config(SweepConfig, "dataset", "model", *of_policy)
     policies = [
-        call.config(PolicyConfig, "dataset", "model", *SweepConfig.model_fields, over={"lam": weight, "seed": seed})
+        call.config(
+            PolicyConfig, "dataset", "model", *SweepConfig.model_fields, over={"lam": weight, "seed": seed, **judging}
+        )
         for weight in dict.fromkeys(config.lam)
         for seed in range(config.seeds)
     ]
@@ -168,16 +183,20 @@ def sweep(
     source = call.fitted(dataset, checkpoint)
     where = {"engine": config.engine, "workers": config.workers, "address": config.address}
     runs = call.work("sweep", sweep_policies, call.home, source, checkpoint, policies, **where)
+    shown = (*SHOWN, *(JUDGED if judge else ()))
     rows = [
-        {"lam": p.imagination.lam, "seed": p.seed, "run": r.id} | {k: r.meta.summary.get(k) for k in SHOWN}
+        {"lam": p.imagination.lam, "seed": p.seed, "run": r.id} | {k: r.meta.summary.get(k) for k in shown}
         for p, r in zip(policies, runs, strict=True)
     ]
     if call.json:
         print_json({"rows": rows})
         return
     title = f"{len(rows)} policies of model {checkpoint.id}"
-    print_table(title, ("lam", "seed", "run", *SHOWN), [(*r.values(),) for r in rows])
-    out.print("next: rwm eval policy --policy RUN", highlight=False)
+    print_table(title, ("lam", "seed", "run", *shown), [(*r.values(),) for r in rows])
+    best = max(rows, key=lambda r: r["judged_reward"])["run"] if judge else "RUN"
+    out.print(
+        f"next: rwm eval policy --policy {best}{' (what the judge thinks most of)' if judge else ''}", highlight=False
+    )
 
 
 def import_policy(

@@ -23,7 +23,7 @@ from rwmdata.runs import DIGEST, Run
 
 FORMAT = "rwm-pack-1"
 INDEX_FILE, CARD_FILE = "rwm-pack.json", "README.md"
-ROLES = {"dataset": (), "model": ("model", "train"), "policy": ("policy", "train")}
+ROLES = {"dataset": (), "model": ("model", "train"), "policy": ("policy", "train"), "judge": ("model", "train")}
 """Roles that a parent may have in lineage, and the kinds of runs that have it; a dataset is none."""
 NOT_PACKED = re.compile(r"\..*|wandb|state-before\.pt")
 """Files and folders of a run that stay: hidden ones, another log's own, and the spare of the state."""

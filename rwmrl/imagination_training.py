@@ -6,6 +6,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.config import build
 from rwmdata.errors import RwmError
@@ -20,8 +23,9 @@ from rwmrl.behaviours import PolicyBehaviour
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.control_loop import play
 from rwmrl.envs.imagination import ImaginationEnv
+from rwmrl.judge import Judge
 from rwmrl.policy_config import CLONE, PolicyConfig
-from rwmrl.policy_file import load_policy
+from rwmrl.policy_file import load_policy, save_policy
 from rwmrl.policy_network import MlpPolicy
 from rwmrl.ppo import Runner, series
 
@@ -63,6 +67,7 @@ def train_policy(
         own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
         source = home.policy(config.warm_start) if config.warm_start else None
         anchor = load_policy(source.file, robot) if source and own.anchor else None
+        judging = load_model(home.model(config.judge).file, device) if config.judge else None
         env = ImaginationEnv(model, dataset, robot, own, anchor)
         parents = parents_of(dataset, checkpoint, config)
         if resume is None and ranks.main:
@@ -75,10 +80,29 @@ def train_policy(
             before = imagined_reward(env, runner.policy())
             env.reset()
             runner.train(config.iterations)
-            after = imagined_reward(env, runner.policy())
+            policy, verdict = runner.policy(), dict[str, Any]()
+            if judging and ranks.main:
+                policy, verdict = choose_stage(run, Judge(judging, dataset, robot, config.judging), progress)
+            after = imagined_reward(env, policy)
             if ranks.main:
-                run.finish(_summary(run, config, dataset.robot, before, after))
+                run.finish(_summary(run, config, dataset.robot, before, after) | verdict)
         return Run.open(ranks.share(run.path))
+
+
+def choose_stage(run: Run, judge: Judge, progress: Progress = silent) -> tuple[MlpPolicy, dict[str, Any]]:
+    """Make the stage of a run that the judge gives the highest reward its policy; return it and what was judged.
+
+    Every stage's judgement is kept in ``judged.parquet``.
+    """
+    rows: list[dict[str, Any]] = []
+    for k, file in enumerate(files := run.stage_files()):
+        rows.append({"iteration": int(file.stem.split("-")[-1]), **judge.of_policy(load_policy(file)).means()})
+        progress(k + 1, len(files), {"judged": rows[-1]["judged_reward"]})
+    commit_file(run.path / "judged.parquet", pl.DataFrame(rows).write_parquet)
+    best = max(range(len(rows)), key=lambda k: rows[k]["judged_reward"])
+    policy = load_policy(files[best])
+    save_policy(policy, run.policy_file)
+    return policy, {"chosen_iteration": rows[best].pop("iteration"), **rows[best]}
 
 
 def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Progress = silent) -> PolicyConfig:
@@ -95,7 +119,8 @@ def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Pro
 def parents_of(dataset: Dataset, checkpoint: Checkpoint, config: PolicyConfig) -> dict[str, str | None]:
     """Return what a policy run is made from."""
     warm = {"policy": config.warm_start} if config.warm_start else {}
-    return {"dataset": dataset.name, "model": checkpoint.id, **warm}
+    judge = {"judge": config.judge} if config.judge else {}
+    return {"dataset": dataset.name, "model": checkpoint.id, **warm, **judge}
 
 
 def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, float]:

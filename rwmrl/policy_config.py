@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from rwmdata.config import Frozen
 from rwmmodel.devices import Precision
 from rwmrl.envs.imagination import ImaginationConfig
+from rwmrl.judge import JudgeConfig
 from rwmrl.ppo_config import PPOConfig
 
 _SHORT = {"iterations": 80, "checkpoint_interval": 20}
@@ -38,6 +39,10 @@ class PolicyConfig(Frozen):
     """Policy or train run whose networks this one begins with; one of behaviour cloning, and a policy file, give the
     actor alone. ``bc`` is a clone of the dataset's behaviour with the same seed and layers, made where there is none
     yet."""
+    judge: str | None = None
+    """Model that the policy is not trained in: the checkpoint it thinks most of becomes the policy, in place of the
+    last one."""
+    judging: JudgeConfig = JudgeConfig()
     precision: Precision = "float32"
     """Arithmetic of the model; the policy's own networks compute in float32, or in ``tf32`` with it."""
     seed: int = 0

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from pydantic import Field
 
 from reports.evaluate.policy_score import PolicyScoreConfig, Scenario, evaluate_policy
-from reports.evaluate.statistics import seeds_interval
+from reports.evaluate.ranking import spearman
+from reports.evaluate.statistics import Interval, seeds_interval
 from reports.evaluate.summary import finish_evaluation, start_evaluation
 from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
 from rwmdata.atomic import commit_file
@@ -22,7 +23,10 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Checkpoint, Run
+from rwmmodel.checkpoint import load_model
+from rwmrl.judge import Judge, JudgeConfig
 from rwmrl.policy_config import PolicyConfig
+from rwmrl.policy_file import load_policy
 
 SCENARIO: Scenario = "disturbed"
 """The simulator's scenario that imagination is compared with: it has pushes and observation noise too."""
@@ -37,6 +41,10 @@ SIMULATED = {
 }
 """Columns of the table taken from a policy's score, and what they are called there."""
 
+RANKED = {"imagined_reward": 1, "judged_reward": 1, "judged_share_without_fall": 1, "judged_tilted": -1,
+          "judged_epistemic": -1}  # fmt: skip
+"""Numbers that may rank policies, and whether more is better."""
+
 
 class LambdaSweepConfig(Frozen):
     """Options of :func:`evaluate_lambda_sweep`."""
@@ -44,6 +52,9 @@ class LambdaSweepConfig(Frozen):
     episodes: int = Field(128, ge=2)
     """Episodes per policy and scenario."""
     seed: int = 0
+    judge: str | None = None
+    """Model run that the policies were not trained in: what it thinks of them is held against the simulator."""
+    judging: JudgeConfig = JudgeConfig()
 
 
 def evaluate_lambda_sweep(
@@ -56,6 +67,9 @@ def evaluate_lambda_sweep(
     imagined ones of the policy without exploration, with and without the penalty; the simulated one is the episode's
     return over its longest length, so that nothing counts after a fall. The exploitation gap is the imagined reward
     without penalty minus the simulated one.
+
+    With a judge, the table holds what that model thinks of every policy (:class:`~rwmrl.judge.Judgement`), and the
+    summary how well it ranks them, see :func:`ranking`.
 
     Raises:
         RwmError: The model has no finished policies of two lambdas that are alike otherwise.
@@ -73,8 +87,11 @@ def evaluate_lambda_sweep(
     run = start_evaluation(home, "lambda-sweep", config, parents, config.seed)
     with run.running():
         rows = []
+        judge = judge_of(home, checkpoint, config)
         for k, policy in enumerate(runs):
             rows.append(row_of(policy, score_of(home, policy, config)))
+            if judge:
+                rows[-1] |= judge.of_policy(load_policy(policy.policy_file)).means()
             progress(k + 1, len(runs), {"lambda": rows[-1]["lam"], "reward": rows[-1]["simulated_reward"]})
         table = pl.DataFrame(rows).sort("lam", "seed")
         verdict = best_lambda(table, config.seed)
@@ -82,7 +99,8 @@ def evaluate_lambda_sweep(
         draw(run.path / "lambda_sweep.png", table, verdict, robot, config.episodes)
         units = "rewards: a step; share_without_fall: of episodes; lin_vel_error: m/s; the mode is the lambda"
         about = {"policies": [r.id for r in runs], "episodes": config.episodes, "scenario": SCENARIO}
-        finish_evaluation(run, robot, scalars(table), units, **about, **verdict._asdict())
+        numbers = scalars(table) + (ranking(table) if judge else [])
+        finish_evaluation(run, robot, numbers, units, **about, **verdict._asdict())
     return run
 
 
@@ -105,6 +123,36 @@ def sweep_of(home: Home, model: str) -> list[Run]:
         if alike == wanted:
             newest.setdefault((config.imagination.lam, config.seed), run)
     return list(newest.values())
+
+
+def judge_of(home: Home, checkpoint: Checkpoint, config: LambdaSweepConfig) -> Judge | None:
+    """Return the judge of a sweep, if there is to be one.
+
+    Raises:
+        RwmError: It is the model that the policies were trained in.
+    """
+    if config.judge is None:
+        return None
+    chosen = home.model(config.judge)
+    if chosen.id == checkpoint.id:
+        raise RwmError(f"The policies were trained in {chosen.id}; it cannot judge them.", "rwm fit DATASET --seed 1")
+    dataset = home.dataset(checkpoint.parent("dataset"))
+    return Judge(load_model(chosen.file), dataset, load_robot(dataset.robot), config.judging)
+
+
+def ranking(table: pl.DataFrame) -> list[Scalar]:
+    """Return how well numbers that need no simulator rank policies by their simulated reward.
+
+    Spearman's correlation over all policies, and the regret: how much less than the best policy the one with the
+    highest number earns, as a share of what the best earns. The mode names the number.
+    """
+    truth, numbers = table["simulated_reward"].to_numpy(), []
+    for name, sign in RANKED.items():
+        values = sign * table[name].to_numpy()
+        regret = (truth.max() - truth[values.argmax()]) / abs(truth.max())
+        numbers += [Interval(spearman(values, truth)).scalar("spearman", name)]
+        numbers += [Interval(float(regret)).scalar("regret", name)]
+    return numbers
 
 
 def score_of(home: Home, policy: Run, config: LambdaSweepConfig) -> EvaluationSummary:
@@ -170,9 +218,24 @@ def best_lambda(table: pl.DataFrame, seed: int = 0) -> BestLambda:
     return BestLambda(best, share if np.isfinite(share) else None, float(low), float(high), words)
 
 
+def gains(table: pl.DataFrame) -> list[Scalar]:
+    """Return how much more every lambda earns in the simulator than lambda 0, and how much more often it stays up.
+
+    Differences are of policies of one seed, which begin alike; means over seeds with 95 % intervals (Student's t).
+    """
+    free = table.filter(pl.col("lam") == 0)
+    found: list[Scalar] = []
+    for (lam,), part in table.filter(pl.col("lam") > 0).group_by("lam", maintain_order=True):
+        pairs = part.join(free, on="seed", suffix="_free")
+        for name in ("simulated_reward", "share_without_fall") if len(pairs) else ():
+            difference = (pairs[name] - pairs[f"{name}_free"]).to_list()
+            found.append(seeds_interval(difference).scalar(f"{name}_over_lam_0", f"lam_{lam:g}"))
+    return found
+
+
 def scalars(table: pl.DataFrame) -> list[Scalar]:
     """Return the mean over seeds of every column and lambda with its 95 % interval (Student's t)."""
-    return [
+    return gains(table) + [
         seeds_interval(part[name].to_list()).scalar(name, f"lam_{lam:g}")
         for (lam,), part in table.group_by("lam", maintain_order=True)
         for name in table.columns[3:]

@@ -103,6 +103,9 @@ class ImaginationEnv(VecEnv):
         config: Options.
         anchor: The policy that ``config.anchor`` keeps actions near to.
 
+    Attributes:
+        epistemic: Of the last step's predictions, ``(E,)``; 0 for unsound ones.
+
     Raises:
         RwmError: Model, dataset and robot do not fit, the model is broken or not calibrated where it has to be, no
             episode is as long as its history, or there is no anchor where one is asked for.
@@ -151,6 +154,7 @@ class ImaginationEnv(VecEnv):
         self.member_ids, self.episode_length_buf, self._age, self._push_left = (row.clone() for row in counters)
         self._state = torch.zeros(config.num_envs, self.schema.dims["state"], device=self.device)
         self._rows = torch.zeros(config.num_envs, self.schema.width, device=self.device)
+        self.epistemic = torch.zeros(config.num_envs, device=self.device)
         with torch.no_grad():
             start = self.starts.draw(config.num_envs)
             self._carry = start.carry
@@ -221,7 +225,7 @@ class ImaginationEnv(VecEnv):
         prediction, self._carry = self.model.step(self._state, normalised, self._carry, members, std=False)
         sound = self._take_in(prediction, action)
         self.episode_length_buf += 1
-        epistemic = prediction.epistemic.masked_fill(~sound, 0.0)
+        self.epistemic = epistemic = prediction.epistemic.masked_fill(~sound, 0.0)
         self._age += 1
         uncertainty = self._uncertainty(prediction, self._age).masked_fill(~sound, 0.0)
         rows, s = self._rows, self.schema

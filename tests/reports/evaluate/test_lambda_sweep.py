@@ -6,7 +6,15 @@ import polars as pl
 import pytest
 
 import reports.evaluate.lambda_sweep
-from reports.evaluate.lambda_sweep import LambdaSweepConfig, best_lambda, evaluate_lambda_sweep, sweep_of
+from reports.evaluate.lambda_sweep import (
+    LambdaSweepConfig,
+    best_lambda,
+    evaluate_lambda_sweep,
+    gains,
+    judge_of,
+    ranking,
+    sweep_of,
+)
 from reports.evaluate.statistics import Interval
 from reports.evaluate.summary import finish_evaluation
 from rwmdata.config import build
@@ -103,3 +111,47 @@ def test_a_sweep_is_scored_once_and_its_numbers_are_these(home, make_policy, mod
     assert len(scored) == 4
     evaluate_lambda_sweep(home, model_run.checkpoint, LambdaSweepConfig(episodes=5))
     assert len(scored) == 8
+
+
+def test_gains_are_differences_of_policies_of_one_seed():
+    """Seed 1 is missing at lambda 1: its pair does not count."""
+    table = pl.DataFrame(
+        {
+            "lam": [0.0, 0.0, 0.0, 1.0, 1.0],
+            "seed": [0, 1, 2, 0, 2],
+            "simulated_reward": [1.0, 9.0, 2.0, 1.5, 2.7],
+            "share_without_fall": [0.5, 0.9, 0.6, 0.7, 0.8],
+        }
+    )
+    reward, falls = gains(table)
+    assert reward.key == ("simulated_reward_over_lam_0", "lam_1", None) and falls.value == pytest.approx(0.2)
+    assert (reward.value, reward.high) == (pytest.approx(0.6), pytest.approx(0.6 + 12.706 * 0.1))
+
+
+def test_ranking_of_policies_by_what_needs_no_simulator():
+    """The judge has two neighbours in the wrong order, and prefers the second best; own imagination is reversed."""
+    table = pl.DataFrame(
+        {
+            "simulated_reward": [0.1, 0.2, 0.3, 0.4],
+            "imagined_reward": [4.0, 3.0, 2.0, 1.0],
+            "judged_reward": [1.0, 2.0, 4.0, 3.0],
+            "judged_share_without_fall": [0.1, 0.2, 0.3, 0.4],
+            "judged_tilted": [0.4, 0.3, 0.2, 0.1],
+            "judged_epistemic": [1.0, 1.0, 1.0, 1.0],
+        }
+    )
+    found = {(s.metric, s.mode): s.value for s in ranking(table)}
+    assert found["spearman", "imagined_reward"] == pytest.approx(-1) and found[
+        "regret", "imagined_reward"
+    ] == pytest.approx(0.75)
+    assert found["spearman", "judged_reward"] == pytest.approx(0.8)
+    assert found["regret", "judged_reward"] == pytest.approx(0.25)
+    assert found["spearman", "judged_tilted"] == pytest.approx(1) and found["regret", "judged_tilted"] == 0
+    assert found["spearman", "judged_epistemic"] is None
+
+
+def test_a_model_does_not_judge_its_own_policies(home):
+    run = Run.create(home, "model", {}, {"dataset": "d"}, 0)
+    run.model_file.touch()
+    with pytest.raises(RwmError, match="cannot judge them"):
+        judge_of(home, run.checkpoint, LambdaSweepConfig(judge=run.id))
