@@ -17,6 +17,7 @@ _NAMES = {
     "envs.imagination": ("ImaginationConfig", "ImaginationEnv"),
     "export": ("ExportConfig", "export_dataset"),
     "imagination_training": ("train_policy",),
+    "judge": ("Judge", "JudgeConfig"),
     "offline_rl": ("OfflineRLConfig", "train_offline_rl"),
     "online_config": ("FinetuneConfig", "PretrainConfig"),
     "policy_config": ("PolicyConfig",),
