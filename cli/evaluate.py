@@ -141,6 +141,27 @@ def closed_loop(
     show_scalars(call, call.work("simulate", evaluate_closed_loop, call.home, call.model(model), config))
 
 
+@command(app, "falls", "reports.evaluate.falls:FallsConfig")
+def falls(
+    call: Call,
+    policy: PolicyOption = None,
+    model: ModelOption = None,
+    robots: Annotated[int | None, typer.Option(help="Robots side by side.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Most simulations of a scenario, until falls are enough.")] = None,
+    action_noise: Annotated[float | None, typer.Option(help="Std of noise on actions, so that it falls.")] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Ask a model some steps before a policy's simulated falls what will happen, and which error hides a fall."""
+    from reports.evaluate.falls import FallsConfig, evaluate_falls
+
+    config = call.config(FallsConfig, "model", over={"policy": call.policy(policy)})
+    result = call.work("falls", evaluate_falls, call.home, call.model(model), config)
+    show_scalars(call, result)
+    if not call.json:
+        out.print(result.meta.summary["verdict"], highlight=False)
+
+
 @command(app, "lambda-sweep", "reports.evaluate.lambda_sweep:LambdaSweepConfig")
 def lambda_sweep(
     call: Call,

@@ -11,6 +11,7 @@ _NAMES = {
     "evaluate.calibration": "CalibrationConfig calibrate evaluate_calibration",
     "evaluate.closed_loop": "ClosedLoopConfig evaluate_closed_loop",
     "evaluate.dynamics": "DynamicsConfig evaluate_dynamics",
+    "evaluate.falls": "FallsConfig evaluate_falls",
     "evaluate.judgement": "JudgementConfig evaluate_judgement",
     "evaluate.lambda_sweep": "LambdaSweepConfig evaluate_lambda_sweep",
     "evaluate.learning": "LearningConfig evaluate_learning",

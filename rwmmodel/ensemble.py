@@ -95,6 +95,7 @@ class Prediction:
     termination: Tensor | None  # (E, 1), logit
     member_mean: Tensor  # (B, E, S)
     member_std: Tensor | None  # (B, E, S)
+    member_termination: Tensor | None = None  # (B, E, 1), logits; None where only own members were asked
 
 
 @dataclass(frozen=True)
@@ -247,23 +248,28 @@ class DynamicsEnsemble(nn.Module):
     ) -> Prediction:
         mean = self.state_head.predict(features, state)
         member_std = self.state_head.deviation(features) if std else None
-        contact, termination, extension = self._auxiliary(aux_features, member_ids)
+        contact, termination, extension, falls = self._auxiliary(aux_features, member_ids)
         predicted = _own_or_mean(mean, member_ids)
         if self.config.bounded:
             predicted = predicted.clamp(self.state_low, self.state_high)
         own_std = None if member_std is None else _own_or_mean(member_std, member_ids)
         aleatoric = None if member_std is None else member_std.sum(dim=-1).mean(dim=0)
         epistemic = _disagreement(mean)
-        return Prediction(predicted, own_std, aleatoric, epistemic, extension, contact, termination, mean, member_std)
+        ends = extension, contact, termination
+        return Prediction(predicted, own_std, aleatoric, epistemic, *ends, mean, member_std, falls)
 
     def _auxiliary(self, features: Tensor | None, member_ids: Tensor | None) -> list[Tensor | None]:
-        """Return contact, termination and extension: means over members, or of each environment's own member."""
+        """Return contact, termination and extension, and the termination of every member where all are computed.
+
+        The first three are means over members, or of each environment's own member.
+        """
         if features is None:
-            return [None, None, None]
+            return [None, None, None, None]
         if member_ids is not None and features.dim() == 2 and features.device.type == "cpu":
             # Run each environment through its member's heads only; on a GPU the group sizes would force a sync.
-            return list(self.auxiliary_head.of_members(features, member_groups(member_ids, self.config.members)))
-        return [None if out is None else _own_or_mean(out, member_ids) for out in self.auxiliary_head(features)]
+            return [*self.auxiliary_head.of_members(features, member_groups(member_ids, self.config.members)), None]
+        outputs = self.auxiliary_head(features)
+        return [*(None if out is None else _own_or_mean(out, member_ids) for out in outputs), outputs[1]]
 
 
 def _build_base(config: EnsembleConfig) -> Base:

@@ -27,6 +27,7 @@ class Section:
     tables: list[Table]
     parts: list[Table]
     """Numbers by state group or reward term; folded away."""
+    verdict: str = ""
     not_computed: list[str] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
 
@@ -48,7 +49,8 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
     parts = tables_of([s for s in summary.scalars if s.group is not None], "By part")
     not_computed = [str(text) for text in content.get("not_computed") or []]
     heading = f"run-{run.id}", about.title, about.text, " · ".join([run.id, *facts]), summary.units
-    return Section(*heading, pictures, whole, parts, not_computed, notices)
+    verdict = str(content.get("verdict") or "")
+    return Section(*heading, pictures, whole, parts, verdict, not_computed, notices)
 
 
 def tables_of(scalars: list[Scalar], caption: str) -> list[Table]:

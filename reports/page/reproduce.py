@@ -22,6 +22,8 @@ EVALUATION_OPTIONS = (
     "windows",
     "episode",
     "robots",
+    "rounds",
+    "action_noise",
     "settle",
     "steps",
     "episodes",

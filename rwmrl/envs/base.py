@@ -125,6 +125,11 @@ class VecEnv(ABC):
         """Orientation of the base in the world, (w, x, y, z), ``(E, 4)``; None where it is not told."""
         return None
 
+    @property
+    def pushed(self) -> Tensor | None:
+        """Robots whose base the last step kicked, ``(E,)`` bool; None where it is not told."""
+        return None
+
     def episode_parameters(self) -> dict[str, Tensor]:
         """Return the values domain randomisation gave each environment's current episode, each ``(E,)``."""
         return {}

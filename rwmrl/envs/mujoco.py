@@ -83,6 +83,7 @@ class MujocoEnv(VecEnv):
             robot, self.schema, self.num_envs, self.device, config.reward_weights, config.air_time_threshold_s
         )
         self._push_steps_left = torch.zeros(self.num_envs, dtype=torch.int64)
+        self._pushed = torch.zeros(self.num_envs, dtype=torch.bool)
         self._columns = {name: self.schema.group(name) for name in self.schema.groups}
         self._rows = torch.zeros(self.num_envs, self.schema.width)
         self.reset()
@@ -101,6 +102,11 @@ class MujocoEnv(VecEnv):
     def base_quaternion(self) -> Tensor:
         """Orientation of the base in the world, (w, x, y, z), ``(E, 4)`` float64."""
         return torch.from_numpy(self.physics.state[:, self.physics.layout.quaternion].copy())
+
+    @property
+    def pushed(self) -> Tensor:
+        """Robots whose base the last step kicked, ``(E,)`` bool."""
+        return self._pushed
 
     def episode_parameters(self) -> dict[str, Tensor]:
         """Return each trunk's deviation from the nominal robot, ``(E,)`` each: mass (kg), centre of mass (m)."""
@@ -181,7 +187,8 @@ class MujocoEnv(VecEnv):
         if not self.config.pushes:
             return
         self._push_steps_left -= 1
-        due = (self._push_steps_left <= 0).nonzero().squeeze(-1)
+        self._pushed = self._push_steps_left <= 0
+        due = self._pushed.nonzero().squeeze(-1)
         if len(due):
             velocity, kick = self.physics.layout.lin_vel_w.start, self._uniform(len(due), 2).numpy() * PUSH_VELOCITY
             self.physics.state[due.numpy(), velocity : velocity + 2] += kick

@@ -23,7 +23,7 @@ from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.fit_config import FitConfig
 from rwmmodel.normalizer import Normalizer
 from rwmrl.behaviours import untrained_policy
-from rwmrl.policy_file import save_policy
+from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png>"
 """Stands where a user's text can: in a behaviour's name and in an error."""
@@ -70,6 +70,22 @@ def own_robot(robot, tmp_path, monkeypatch):
     load_robot.cache_clear()
     yield load_robot("mine")
     load_robot.cache_clear()
+
+
+@pytest.fixture
+def constant(tmp_path):
+    """Make the file of a policy of a robot whose every action is one number."""
+
+    def make(robot, value):
+        policy = MlpPolicy(PolicyInfo.of(robot, (4,)))
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.zero_()
+            policy.mlp[-1].bias.fill_(value)
+        save_policy(policy, tmp_path / "constant.safetensors")
+        return str(tmp_path / "constant.safetensors")
+
+    return make
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def test_mean_mode_follows_the_formulas(make_model):
     close(got.std, sum(stds) / 3)
     close(got.contact, sum(contact) / 3)
     close(got.termination, sum(termination) / 3)
+    close(got.member_termination, torch.stack(termination))
     close(got.extension, sum(extension) / 3)
     close(got.aleatoric, sum(s.sum(dim=-1) for s in stds) / 3)
     for e in range(4):

@@ -145,14 +145,17 @@ def test_starts_spread_as_specified_and_never_below_the_ground(robot, schema):
 def test_pushes_come_every_ten_to_fifteen_seconds(robot, schema):
     still = robot.model_copy(update={"reset": ResetSpec(position_xy_m=0, velocity=0, joint_scale=(1, 1))})
     env = make(still, 8, randomize=False)
-    times, speeds, before = [], [], env.current_rows()
+    times, speeds, before, told = [], [], env.current_rows(), 0
     for t in range(760):
         row = env.step(torch.zeros(8, 12)).transition
         jump = (row - before)[:, :2].norm(dim=1) if t > 100 else torch.zeros(8)
+        told += int(env.pushed.sum())
+        assert env.pushed[jump > 0.08].all()
         times += [t * env.control_dt_s] * int((jump > 0.08).sum())
         speeds += jump[jump > 0.08].tolist()
         before = row
     assert len(times) >= 6
+    assert told == 8  # One each in 15.2 s: the gentlest are no jump.
     assert min(times) > 9.9 and max(times) < 15.1
     assert max(speeds) < 0.9
 

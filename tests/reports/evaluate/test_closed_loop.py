@@ -26,7 +26,6 @@ from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour
 from rwmrl.envs.base import EnvOptions
 from rwmrl.observations import policy_observation
-from rwmrl.policy_file import MlpPolicy, PolicyInfo, save_policy
 
 HISTORY = 4
 """Of the fixture ``model``."""
@@ -137,24 +136,8 @@ def test_horizons_are_times():
     assert horizons(60, 0.02) == [1, 10, 25, 50]
 
 
-@pytest.fixture
-def constant(tmp_path, robot):
-    """Make the file of a policy whose every action is one number."""
-
-    def make(value):
-        policy = MlpPolicy(PolicyInfo.of(robot, (4,)))
-        with torch.no_grad():
-            for parameter in policy.parameters():
-                parameter.zero_()
-            policy.mlp[-1].bias.fill_(value)
-        save_policy(policy, tmp_path / "constant.safetensors")
-        return str(tmp_path / "constant.safetensors")
-
-    return make
-
-
-def test_an_evaluation_writes_numbers_and_figure(home, model_run, constant):
-    config = ClosedLoopConfig(policy=constant(0.0), robots=4, settle=2, steps=12)
+def test_an_evaluation_writes_numbers_and_figure(home, model_run, robot, constant):
+    config = ClosedLoopConfig(policy=constant(robot, 0.0), robots=4, settle=2, steps=12)
     run = evaluate_closed_loop(home, model_run.checkpoint, config)
     assert run.meta.status == "finished" and run.meta.summary["robots"] == 4
     values = {(s["metric"], s["mode"], s["horizon"]): s for s in run.meta.summary["scalars"]}
@@ -170,8 +153,8 @@ def test_an_evaluation_writes_numbers_and_figure(home, model_run, constant):
     assert (run.path / "closed_loop.png").stat().st_size > 10_000
 
 
-def test_robots_that_all_fall_leave_nothing_to_compare(home, model_run, constant):
-    config = ClosedLoopConfig(policy=constant(4.0), robots=2, settle=60, steps=2)
+def test_robots_that_all_fall_leave_nothing_to_compare(home, model_run, robot, constant):
+    config = ClosedLoopConfig(policy=constant(robot, 4.0), robots=2, settle=60, steps=2)
     with pytest.raises(RwmError, match="did not fall"):
         evaluate_closed_loop(home, model_run.checkpoint, config)
     assert [r.meta.status for r in home.runs("eval")] == ["failed"]

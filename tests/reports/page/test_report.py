@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
 from cli.main import app
+from reports.evaluate.summary import finish_evaluation
 from reports.page.compare import build_comparison
 from reports.page.curves import draw_curves
 from reports.page.html import cell, picture, table
@@ -122,6 +123,14 @@ def test_an_evaluation_alone_shows_only_itself(report_home, tmp_path):
     home, runs = report_home
     found = build_report(home, [runs["dynamics"].id], tmp_path / "p.html")
     assert found["evaluations"] == [runs["dynamics"].id] and found["models"] == [runs["model"].id]
+
+
+def test_an_evaluations_verdict_stands_below_its_question(home, tmp_path):
+    run = Run.create(home, "eval", {"evaluation": "falls", "seed": 0}, {"policy": "medium"}, seed=0)
+    finish_evaluation(run, "anymal_d", [], verdict="It misses <most> of them.")
+    text = read(build_report(home, [run.id], tmp_path / "p.html")).text
+    question, verdict = "What does the model believe about its policy's failures?", "It misses <most> of them."
+    assert 0 < text.index(question) < text.index(verdict)
 
 
 def test_what_is_gone_broken_or_newer_is_said_with_the_next_command(copy):

@@ -13,6 +13,7 @@ import typer
 
 from cli.main import app
 from reports.evaluate.closed_loop import ClosedLoopConfig
+from reports.evaluate.falls import FallsConfig
 from reports.evaluate.learning import LearningConfig
 from reports.evaluate.policy_score import PolicyScoreConfig
 from reports.evaluate.uncertainty import UncertaintyConfig
@@ -41,6 +42,7 @@ WORKERS = (
     "reports.evaluate.uncertainty.evaluate_uncertainty",
     "reports.evaluate.policy_score.evaluate_policy",
     "reports.evaluate.closed_loop.evaluate_closed_loop",
+    "reports.evaluate.falls.evaluate_falls",
     "reports.evaluate.learning.evaluate_learning",
     "rwmrl.export.export_dataset",
 )
@@ -138,6 +140,9 @@ def test_an_evaluation_comes_back_from_its_command(home, parse):
     assert parse(run_command(run)) == config
     config = ClosedLoopConfig(policy="expert", robots=5, settle=3, steps=7)
     run = made(home, "eval", config, {"policy": "expert", "model": "m"}, evaluation="closed-loop")
+    assert parse(run_command(run)) == config
+    config = FallsConfig(policy="medium", robots=5, rounds=2, action_noise=0.3)
+    run = made(home, "eval", config, {"policy": "medium", "model": "m"}, evaluation="falls")
     assert parse(run_command(run)) == config
     config = PolicyScoreConfig(policy="expert", robot="go2", episodes=5)
     run = made(home, "eval", config, {"policy": "expert"}, evaluation="policy")
