@@ -10,7 +10,6 @@ import numpy as np
 from rwmdata.errors import RwmError
 from rwmdata.runs import DIGEST, Run
 from rwmrl.online_config import recorded_configuration
-from rwmrl.ppo import series
 from rwmrl.train_config import TrainConfig
 
 
@@ -92,7 +91,7 @@ def steps_per_iteration(config: TrainConfig) -> int:
 
 def minutes_of(run: Run) -> np.ndarray:
     """Return the training time until the end of every iteration, minutes ``(iterations,)``."""
-    metrics = series(run)
+    metrics = run.series()
     collect, learn = (np.cumsum([s or 0.0 for s in metrics[f"perf/{part}_s"]]) for part in ("collect", "learn"))
     return (collect + learn) / 60
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,9 @@ from rwmdata.schema import NormalizerKind, Schema
 
 ROWS_FILE = "rows.f32"
 """All rows as training uses them, float32 row by row; created from the shards where they do not fit in memory."""
+
+SMALL_BYTES = 2**24
+"""A shard up to this size is read at once: its checksum is taken of the very bytes that its rows come from."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Dataset:
         except (ValidationError, OSError, UnicodeDecodeError) as exc:
             raise RwmError(f"{file} is not a valid manifest: {one_line(exc)}.", "rwm data ls") from exc
 
-    @property
+    @cached_property
     def shard_paths(self) -> list[Path]:
         """The Parquet files, in row order."""
         return [self.path / s.file for s in self.manifest.shards]
@@ -166,14 +171,27 @@ class Dataset:
             raise self._damaged(f"the shards of '{self.name}' hold {bounds[-1]} rows, the manifest says {self.rows}")
 
         def read(number: int) -> None:
-            start, stop = bounds[number : number + 2]
-            rows = read_shard(self.shard_paths[number], self.schema, out[start:stop])
-            if rows != stop - start:
-                raise self._damaged(f"{self.shard_paths[number]} holds {rows} rows, the manifest says {stop - start}")
-            self.verify(number)
+            self.read_shard(number, out[bounds[number] : bounds[number + 1]])
 
         with ThreadPoolExecutor(available_threads(), "shard") as pool:
             list(pool.map(read, range(len(self.manifest.shards))))
+
+    def read_shard(self, number: int, out: np.ndarray, others: Sequence[str] = ()) -> list[np.ndarray]:
+        """Fill ``out (n, width)`` with a shard's rows, and return other columns of it, ``(n,)`` each.
+
+        Raises:
+            RwmError: It cannot be read, is not what was written, or holds more or fewer rows.
+        """
+        path = self.shard_paths[number]
+        content = _content(path)
+        with _opened(path, content) as file:
+            if (rows := file.metadata.num_rows) != len(out):
+                raise self._damaged(f"{path} holds {rows} rows, the manifest says {len(out)}")
+            _fill(out, file, self.schema)
+            table = file.read(columns=[*others], use_threads=False) if others else None
+            columns = [table.column(name).to_numpy() for name in others] if table else []
+        self.verify(number, content)
+        return columns
 
     def verify_manifest(self) -> None:
         """Compare the manifest with its checksum, where it has one.
@@ -190,8 +208,12 @@ class Dataset:
             own = 'rwm data fsck; a change of your own is taken once the line "checksum" is deleted'
             raise RwmError(f"{file} {CHANGED}.", own)
 
-    def verify(self, number: int) -> None:
+    def verify(self, number: int, content: bytes | None = None) -> None:
         """Compare a shard with its checksum, the first time it is read.
+
+        Args:
+            number: Of the shard.
+            content: What was read from it, where all of it is at hand.
 
         Raises:
             RwmError: It is missing, or not what was written.
@@ -200,10 +222,10 @@ class Dataset:
         if number in self._verified:
             return
         try:
-            same = checksum(path) == self.manifest.shards[number].sha256
+            found = checksum(path) if content is None else hashlib.sha256(content).hexdigest()
         except OSError as exc:
             raise self._damaged(f"Cannot read {path}: {exc.strerror}") from exc
-        if not same:
+        if found != self.manifest.shards[number].sha256:
             raise self._damaged(f"{path} {CHANGED}")
         self._verified.add(number)
 
@@ -228,30 +250,53 @@ class Dataset:
 
 
 def read_shard(path: Path, schema: Schema, out: np.ndarray) -> int:
-    """Read one shard into ``out (n, width)`` row group by row group; return the number of rows it holds.
+    """Read one shard into ``out (n, width)``, if it holds as many rows; return the number of rows it holds.
 
     Raises:
         RwmError: The file is missing, is not Parquet or lacks a column.
     """
+    with _opened(path) as file:
+        if file.metadata.num_rows == len(out):
+            _fill(out, file, schema)
+        return int(file.metadata.num_rows)
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a small file holds; None of another one, and of one that opening it says more about."""
+    with suppress(OSError):
+        return path.read_bytes() if path.stat().st_size <= SMALL_BYTES else None
+    return None
+
+
+@contextmanager
+def _opened(path: Path, content: bytes | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a shard, or its content where that is read already.
+
+    Raises:
+        RwmError: The file is missing, is not Parquet or lacks a column that the block asks for.
+    """
     hint = f"rwm data validate {path.parent.name}"
     try:
-        with pq.ParquetFile(path) as file:
-            if file.metadata.num_rows != len(out):
-                return int(file.metadata.num_rows)
-            at = 0
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=list(schema.csv_names), use_threads=False)
-                columns = [table.column(name).to_numpy() for name in schema.csv_names]
-                for start in range(0, table.num_rows, CACHED_ROWS):
-                    stop = min(start + CACHED_ROWS, table.num_rows)
-                    for j, column in enumerate(columns):
-                        out[at + start : at + stop, j] = column[start:stop]
-                at += table.num_rows
-            return at
+        with pq.ParquetFile(path if content is None else pa.BufferReader(content)) as file:
+            yield file
     except FileNotFoundError as exc:
         raise RwmError(f"Shard {path} is missing.", hint) from exc
     except (pa.ArrowException, KeyError, OSError) as exc:
         raise RwmError(f"Shard {path} is damaged or half-written: {one_line(exc)}.", hint) from exc
+
+
+def _fill(out: np.ndarray, file: pq.ParquetFile, schema: Schema) -> None:
+    """Copy the rows of a shard to ``out (n, width)``, row group by row group."""
+    at = 0
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns=list(schema.csv_names), use_threads=False)
+        named = dict(zip(table.column_names, table.columns, strict=True))
+        columns = [named[name].to_numpy() for name in schema.csv_names]
+        for start in range(0, table.num_rows, CACHED_ROWS):
+            stop = min(start + CACHED_ROWS, table.num_rows)
+            for j, column in enumerate(columns):
+                out[at + start : at + stop, j] = column[start:stop]
+        at += table.num_rows
 
 
 def checksum(path: Path) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rwmdata.joint_order import joint_orders, suspected_order
-from rwmdata.motion import agreement, gravity_changes, joint_changes, steps_of
+from rwmdata.motion import agreement, agreements, gravity_changes, joint_changes, steps_of
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
 
@@ -128,8 +128,7 @@ def _joints(recording: Recording, steps: np.ndarray) -> Iterator[Finding]:
     names, dt = recording.schema.joints, 1 / recording.hz
     units: dict[str, float] = {}
     unlike: list[str] = []
-    for j, name in enumerate(names):
-        found = agreement(changes[:, j : j + 1], rates[:, j : j + 1], dt)
+    for j, (name, found) in enumerate(zip(names, agreements(changes, rates, dt), strict=True)):
         if found.change < LEAST_MOVE_RAD:
             continue
         if found.cosine < MOVES:

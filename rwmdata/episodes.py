@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.schema import COMMAND_COLUMNS, Schema
+
+OTHERS = ("truncated", *COMMAND_COLUMNS, "reward")
+"""Columns of a shard that an episode has beside its rows."""
 
 
 @dataclass(frozen=True)
@@ -65,34 +65,26 @@ def read_episodes(dataset: Dataset, numbers: set[int] | None = None) -> Iterator
     dataset.verify_manifest()
     table = dataset.manifest.episodes
     number, base = 0, 0
-    for file, (path, shard) in enumerate(zip(dataset.shard_paths, dataset.manifest.shards, strict=True)):
+    for file, shard in enumerate(dataset.manifest.shards):
         in_shard = []
         while number < len(table.start) and table.start[number] < base + shard.rows:
             if numbers is None or number in numbers:
                 in_shard.append(number)
             number += 1
         if in_shard:
-            columns = _read_columns(dataset, path)
-            dataset.verify(file)
+            shard_rows = np.empty((shard.rows, dataset.schema.width), np.float32)
+            columns = dict(zip(OTHERS, dataset.read_shard(file, shard_rows, OTHERS), strict=True))
             for k in in_shard:
-                start = table.start[k] - base
-                yield _episode(dataset, k, {name: c[start : start + table.length[k]] for name, c in columns.items()})
+                part = slice(table.start[k] - base, table.start[k] - base + table.length[k])
+                # A view would keep all of the shard for as long as the episode is kept.
+                rows = shard_rows if table.length[k] == shard.rows else shard_rows[part].copy()
+                yield _episode(dataset, k, rows, {name: values[part] for name, values in columns.items()})
         base += shard.rows
 
 
-def _read_columns(dataset: Dataset, path: Path) -> dict[str, np.ndarray]:
-    names = [*dataset.schema.csv_names, "truncated", *COMMAND_COLUMNS, "reward"]
-    try:
-        table = pq.read_table(path, columns=names)
-        return {name: table.column(name).to_numpy() for name in names}
-    except (pa.ArrowException, KeyError, OSError) as exc:
-        raise RwmError(f"Shard {path} cannot be read: {exc}.", f"rwm data validate {dataset.name}") from exc
-
-
-def _episode(dataset: Dataset, number: int, columns: dict[str, np.ndarray]) -> Episode:
-    """Return an episode from its part of a shard's columns."""
+def _episode(dataset: Dataset, number: int, rows: np.ndarray, columns: dict[str, np.ndarray]) -> Episode:
+    """Return an episode from its rows ``(n, width)`` and its part of a shard's other columns."""
     table = dataset.manifest.episodes
-    rows = np.stack([columns[name] for name in dataset.schema.csv_names], axis=1).astype(np.float32)
     recorded = np.stack([columns[name] for name in COMMAND_COLUMNS], axis=1), columns["reward"]
     command, reward = (None if np.isnan(values).any() else values for values in recorded)
     drawn = {key: values[number] for key, values in table.parameters.items()}

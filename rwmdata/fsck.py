@@ -140,13 +140,16 @@ def _records(run: Run) -> list[Trouble]:
                 troubles.append(Trouble(path, CHANGED, ""))
         except (OSError, ValueError) as exc:
             troubles.append(Trouble(path, f"cannot be read: {one_line(exc)}", ""))
+    odd, last = [], 0
     try:
-        lines = run.metric_lines()
+        for last, row in enumerate(run.metric_lines(), 1):
+            if row is None:
+                odd.append(last)
     except OSError as exc:
         return [*troubles, Trouble(run.path / METRICS_FILE, f"cannot be read: {exc.strerror}", "")]
-    odd = [str(number) for number, row in enumerate(lines, 1) if row is None and number < len(lines)]
+    odd = [number for number in odd if number < last]
     if odd:
-        which = f"{', '.join(odd[:NAMED])}{', ...' if len(odd) > NAMED else ''}"
+        which = f"{', '.join(map(str, odd[:NAMED]))}{', ...' if len(odd) > NAMED else ''}"
         troubles.append(Trouble(run.path / METRICS_FILE, f"lines {which} are no metrics and are left out", ""))
     return troubles
 

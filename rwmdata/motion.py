@@ -44,16 +44,36 @@ def agreement(change: np.ndarray, rate: np.ndarray, dt: float) -> Agreement:
 
     The factor is taken along the changes: rates are the noisier of the two in recordings, and their noise averages out.
     """
+    (found,) = _compared(change, rate, dt, axis=None)
+    return found
+
+
+def agreements(change: np.ndarray, rate: np.ndarray, dt: float) -> list[Agreement]:
+    """Return the :func:`agreement` of every column of changes ``(n, k)`` and rates ``(n, k)`` by itself."""
+    return _compared(change, rate, dt, axis=0)
+
+
+def _compared(change: np.ndarray, rate: np.ndarray, dt: float, axis: int | None) -> list[Agreement]:
+    """Return the agreement of every column where the axis is 0, of all together where it is None."""
     if not len(change):
-        return Agreement(0.0, 1.0, 0.0)
-    inside = np.ones(change.shape, bool)
-    for values in (np.abs(change), np.abs(rate)):
-        inside &= values <= np.quantile(values, TRIMMED, axis=0)
+        return [Agreement(0.0, 1.0, 0.0)] * (1 if axis is None else change.shape[1])
+    inside = _inside(change) & _inside(rate)
     change, rate = np.where(inside, change, 0.0), np.where(inside, rate * dt, 0.0)
-    both, own, other = float((change * rate).sum()), float((change**2).sum()), float((rate**2).sum())
-    moves = own > 0 and other > 0
-    change_rms = float(np.sqrt(own / max(inside.sum(), 1)))
-    return Agreement(both / np.sqrt(own * other) if moves else 0.0, both / own if moves else 1.0, change_rms)
+    sums = [np.atleast_1d(v.sum(axis=axis)) for v in (change * rate, change**2, rate**2, inside)]
+    found = []
+    for both, own, other, count in zip(*(values.tolist() for values in sums), strict=True):
+        moves = own > 0 and other > 0
+        change_rms = float(np.sqrt(own / max(count, 1)))
+        cosine, factor = (both / np.sqrt(own * other), both / own) if moves else (0.0, 1.0)
+        found.append(Agreement(float(cosine), factor, change_rms))
+    return found
+
+
+def _inside(values: np.ndarray) -> np.ndarray:
+    """Return which of ``(n, k)`` values are within the quantile of their column."""
+    size = np.abs(values)
+    inside: np.ndarray = size <= np.quantile(size, TRIMMED, axis=0)
+    return inside
 
 
 def steps_of(start: np.ndarray, length: np.ndarray) -> np.ndarray:

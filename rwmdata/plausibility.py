@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -96,15 +97,14 @@ def _stuck(
 def _moves(dataset: Dataset, rows: np.ndarray, column: int) -> bool:
     """Return whether a joint moves in the middle rows of ``(n, width)``, as columns other than ``column`` say."""
     rows = rows[len(rows) // 10 : len(rows) - len(rows) // 10]  # At either end the robot may just stop or start.
-    moved = []
-    for group in ("joint_pos", "joint_vel"):
+    for group, least in (("joint_pos", STANDS_RAD), ("joint_vel", STANDS_BY_VELOCITY_RAD)):
         columns = dataset.schema.group(group)
-        others = [k for k in range(columns.start, columns.stop) if k != column]
-        moved.append(rows[:, others].astype(np.float64))
-    by_velocity = np.cumsum(moved[1], axis=0) / dataset.control_hz
-    return bool(
-        np.ptp(moved[0], axis=0).max() > STANDS_RAD or np.ptp(by_velocity, axis=0).max() > STANDS_BY_VELOCITY_RAD
-    )
+        moved = rows[:, [k for k in range(columns.start, columns.stop) if k != column]].astype(np.float64)
+        if group == "joint_vel":
+            moved = np.cumsum(moved, axis=0) / dataset.control_hz
+        if np.ptp(moved, axis=0).max() > least:
+            return True
+    return False
 
 
 def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, str]]:
@@ -115,7 +115,7 @@ def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, 
         text = f"is the same as the row before in every column ({same.sum()} rows)"
         yield "duplicate", f"row {np.flatnonzero(same)[0] + 1}", text
     bounds = zip(dataset.episodes.start, dataset.episodes.length, strict=True)
-    seen = Counter(hash(matrix[a : a + n].tobytes()) for a, n in bounds if n > 1)
+    seen = Counter(hashlib.sha256(matrix[a : a + n]).digest() for a, n in bounds if n > 1)
     if twice := sum(count - 1 for count in seen.values()):
         yield "duplicate", "dataset", f"{twice} episodes are exact copies of others"
 

@@ -265,15 +265,23 @@ class Run:
         """Return the metric rows; a line that is none (torn by a crash, damaged) is left out."""
         return [row for row in self.metric_lines() if row is not None]
 
-    def metric_lines(self) -> list[dict[str, Any] | None]:
-        """Return what each line of ``metrics.jsonl`` holds; None where it is no metric row."""
-        file = self.path / METRICS_FILE
-        lines = file.read_text(errors="replace").split("\n") if file.exists() else []
-        return [_metric_row(line) for line in (lines[:-1] if lines and not lines[-1] else lines)]
+    def metric_lines(self) -> Iterator[dict[str, Any] | None]:
+        """Give what each line of ``metrics.jsonl`` holds, one at a time; None where it is no metric row."""
+        with suppress(FileNotFoundError), (self.path / METRICS_FILE).open(errors="replace") as file:
+            for line in file:
+                yield _metric_row(line)
+
+    def series(self) -> dict[str, list[float | None]]:
+        """Return every metric's values in the order of the iterations; None where one was not finite."""
+        values: dict[str, list[float | None]] = {}
+        for row in self.metric_lines():
+            if row is not None:
+                values.setdefault(row["metric"], []).append(row["value"])
+        return values
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the rows after ``step``: a resumed run writes them again."""
-        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
+        kept = [json.dumps(row) + "\n" for row in self.metric_lines() if row is not None and row["step"] <= step]
         write_text(self.path / METRICS_FILE, "".join(kept))
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -287,7 +295,7 @@ class Run:
         if not project:
             return None
         config = {**self.meta.config, "parents": self.meta.parents}
-        sent = {(row["step"], row["metric"]) for row in self.metrics()}
+        sent = {(row["step"], row["metric"]) for row in self.metric_lines() if row is not None}
         return WandbLog(project, f"{self.kind}-{self.id}", self.kind, self.path, config, sent)
 
     @contextmanager

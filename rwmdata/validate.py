@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rwmdata.alignment import check_alignment
-from rwmdata.catalog import Dataset, checksum, read_shard
+from rwmdata.catalog import Dataset, Episodes, checksum, read_shard
 from rwmdata.config import one_line
 from rwmdata.consistency import Recording, contradictions, suspicions
 from rwmdata.episode_ends import GRAVITY_TURNED, find_episode_starts
@@ -30,7 +30,9 @@ SHOWN = 5
 NOISY_SHARE = 0.01
 """More rows with a jump of gravity alone are noise, not episodes' ends: time-outs come every thousand rows or so."""
 EXAMPLE_ROWS = 40_000
-"""About so many rows of every shard are checked for consistency, in whole episodes."""
+"""About so many rows of every shard are checked for consistency, in whole episodes or ..."""
+PIECE_ROWS = 4_000
+"""... pieces of so many rows, where episodes are longer."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,24 @@ def _check_consistency(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
 
 def _examples(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Give rows ``(n, width)`` and lengths of some episodes of every shard that the first rows of a dataset hold."""
-    begin = 0
+    begin, (start, length) = 0, _pieces(dataset.episodes)
     for shard in dataset.manifest.shards:
-        end = begin + shard.rows
-        start, length = dataset.episodes.start, dataset.episodes.length
-        inside = np.flatnonzero((start >= begin) & (start + length <= min(end, len(matrix))))
+        end = min(begin + shard.rows, len(matrix))
+        # Starts ascend, so only those between the bounds are looked at.
+        near = slice(np.searchsorted(start, begin), np.searchsorted(start, end))
+        inside = near.start + np.flatnonzero(start[near] + length[near] <= end)
         chosen = inside[:: max(1, shard.rows // EXAMPLE_ROWS)]
         if len(chosen):
             yield np.concatenate([matrix[start[k] : start[k] + length[k]] for k in chosen]), length[chosen]
-        begin = end
+        begin += shard.rows
+
+
+def _pieces(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
+    """Return first row and length of the episodes, each ``(n,)``, long ones in pieces."""
+    count = np.maximum(-(-episodes.length // PIECE_ROWS), 1)
+    number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    length = np.minimum(PIECE_ROWS, np.repeat(episodes.length, count) - number * PIECE_ROWS)
+    return np.repeat(episodes.start, count) + number * PIECE_ROWS, length
 
 
 def _spike(severity: Literal["error", "warning"], spikes: Spikes) -> Fault:

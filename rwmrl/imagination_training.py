@@ -27,7 +27,7 @@ from rwmrl.judge import Judge
 from rwmrl.policy_config import CLONE, PolicyConfig
 from rwmrl.policy_file import load_policy, save_policy
 from rwmrl.policy_network import MlpPolicy
-from rwmrl.ppo import Runner, series
+from rwmrl.ppo import Runner
 
 SHOWN = ("imagined/reward", "imagined/epistemic", "episode/length")
 
@@ -142,7 +142,7 @@ def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, floa
 def _summary(
     run: Run, config: PolicyConfig, robot: str, before: tuple[float, float], after: tuple[float, float]
 ) -> dict[str, Any]:
-    metrics = series(run)
+    metrics = run.series()
     last = {name: values[-1] for name, values in metrics.items()}
     return {
         "robot": robot,

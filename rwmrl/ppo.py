@@ -369,11 +369,3 @@ def quiet(folder: Path) -> Iterator[None]:
     """Redirect rsl_rl's output to ``train.log`` in ``folder``."""
     with (folder / "train.log").open("a") as file, redirect_stdout(file):
         yield
-
-
-def series(run: Run) -> dict[str, list[float | None]]:
-    """Return every metric's values in the order of the iterations; None where one was not finite."""
-    values: dict[str, list[float | None]] = {}
-    for row in run.metrics():
-        values.setdefault(row["metric"], []).append(row["value"])
-    return values

@@ -17,7 +17,7 @@ from rwmrl.envs.base import EnvOptions
 from rwmrl.online_config import FinetuneConfig, PretrainConfig, configuration_of, recorded_configuration
 from rwmrl.online_training import OnlineTraining
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import Runner, series
+from rwmrl.ppo import Runner
 from rwmrl.train_config import TrainConfig
 
 SHOWN = ("episode/return", "episode/length", "reward/track_lin_vel_xy_exp", "reward/track_ang_vel_z_exp")
@@ -102,7 +102,7 @@ def policy_to_begin_with(home: Home, robot: RobotSpec, name: str | None) -> Chec
 
 
 def _summary(run: Run, config: TrainConfig) -> dict[str, Any]:
-    last = {name: values[-1] for name, values in series(run).items()}
+    last = {name: values[-1] for name, values in run.series().items()}
     held_out = {
         k.replace("val/", "held_out_"): v for k, v in last.items() if k.startswith(("val/rel_l1_h", "val/hold"))
     }

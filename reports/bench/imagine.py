@@ -28,7 +28,7 @@ from rwmmodel.ensemble import Carry, DynamicsEnsemble, EnsembleConfig, Predictio
 from rwmmodel.normalizer import Normalizer
 from rwmrl.envs.imagination import ImaginationConfig, ImaginationEnv
 from rwmrl.envs.recorded_starts import RecordedStarts, Start
-from rwmrl.ppo import Runner, series
+from rwmrl.ppo import Runner
 from rwmrl.ppo_config import PPOConfig
 
 NO_FALL = -20.0
@@ -139,7 +139,7 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress =
                     use_precision(way.precision, device)
                     runner.train(repeat + 1)
                     done += 1
-                    progress(done, total, {f"{way.name}, steps/s": series(run)["perf/steps_per_second"][-1] or 0.0})
+                    progress(done, total, {f"{way.name}, steps/s": run.series()["perf/steps_per_second"][-1] or 0.0})
             speeds = {name: _speeds(run, config, envs) for name, (_, run) in trainings.items()}
             for k, what in enumerate(("collection", "iteration")):
                 named = {f"{what}, {envs} environments: {name}": speed[k] for name, speed in speeds.items()}
@@ -204,7 +204,7 @@ def _training(
 
 def _speeds(run: Run, config: BenchImagineConfig, envs: int) -> tuple[float, float]:
     """Return environment steps a second of the fastest collection, the policy's own share included, and iteration."""
-    metrics = series(run)
+    metrics = run.series()
     collect_s = min(v for v in metrics["perf/collect_s"] if v is not None)
     return config.steps * envs / collect_s, max(v for v in metrics["perf/steps_per_second"] if v is not None)
 

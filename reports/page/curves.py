@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from rwmdata.runs import Run
 
 COLOURS = (BLUE, ORANGE, GREEN, GREY)
 PANELS_A_ROW = 2
+PARTS = 2_000
+"""Parts of a curve whose extremes are drawn where it has more points: more than the columns of pixels of a panel."""
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 """Steps and values of every metric."""
 
@@ -64,13 +67,29 @@ STEP = {"model": "update", "policy": "iteration", "train": "iteration"}
 
 def recorded(run: Run) -> Series:
     """Return a run's metrics under their names of today; values that were not finite are left as gaps."""
-    points: dict[str, list[tuple[int, float]]] = {}
-    for row in run.metrics():
-        if isinstance(row, dict) and {"step", "metric", "value"} <= row.keys():
-            value = np.nan if row["value"] is None else float(row["value"])
-            points.setdefault(current_name(row["metric"]), []).append((row["step"], value))
-    arrays = {name: np.array(pairs, float) for name, pairs in points.items()}
-    return {name: (pairs[:, 0], pairs[:, 1]) for name, pairs in arrays.items()}
+    points: dict[str, tuple[array[float], array[float]]] = {}
+    for row in run.metric_lines():
+        if row is not None:
+            steps, values = points.setdefault(current_name(row["metric"]), (array("d"), array("d")))
+            steps.append(row["step"])
+            values.append(np.nan if row["value"] is None else row["value"])
+    return {name: (np.array(steps), np.array(values)) for name, (steps, values) in points.items()}
+
+
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a curve of points ``(n,)`` that looks the same drawn, with at most ``5 * PARTS`` points.
+
+    Of each part a long curve keeps its first and last point, the lowest and highest one, and a gap if it has one.
+    """
+    if len(x) <= 5 * PARTS:
+        return x, y
+    kept = set()
+    for part in np.array_split(np.arange(len(x)), PARTS):
+        values, gaps = y[part], np.isnan(y[part])
+        low, high = np.where(gaps, np.inf, values).argmin(), np.where(gaps, -np.inf, values).argmax()
+        kept |= {part[0], part[-1], part[low], part[high], part[gaps.argmax() if gaps.any() else 0]}
+    rows = np.array(sorted(kept))
+    return x[rows], y[rows]
 
 
 def draw_curves(path: Path, runs: list[Run]) -> bool:
@@ -115,7 +134,7 @@ def _draw(
             colour: str | tuple[float, ...] = of_run if len(series) > 1 else COLOURS[k % len(COLOURS)]
             if len(lines) > 2:
                 colour = colormaps["viridis"](0.9 * (k % colours) / max(colours - 1, 1))
-            x, y = run[metric]
+            x, y = thinned(*run[metric])
             values.append(y)
             marker, text = "o" if len(x) < 20 else "", name if len(series) > 1 else label
             line = "--" if metric in compared else "-"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
-from rwmdata import atomic, mapped_rows
+from rwmdata import atomic, catalog, mapped_rows
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
@@ -337,3 +338,39 @@ def test_a_changed_number_in_a_manifest_is_noticed_when_rows_are_read(dataset, r
     lines = file.read_text().splitlines()
     file.write_text("\n".join(line for line in lines if '"checksum"' not in line))
     np.testing.assert_array_equal(Dataset.open(dataset.path).matrix(), rows)
+
+
+@pytest.fixture
+def many_shards(home, schema, rows):
+    with writer_of(home, schema, rows_per_shard=2) as writer:
+        for at in range(0, 60, 2):
+            writer.append(Episode(rows[at : at + 2], truncated=True))
+        return writer.commit()
+
+
+@pytest.mark.parametrize("read", [Dataset.matrix, lambda dataset: list(read_episodes(dataset))])
+def test_every_shard_is_opened_once(many_shards, monkeypatch, read):
+    """So the time to read a dataset is proportional to its shards: it is opened, parsed and named once."""
+    calls = {"open": 0, "ParquetFile": 0, "__truediv__": 0}
+
+    def counted(owner, name):
+        usual = getattr(owner, name)
+
+        def call(*words, **options):
+            calls[name] += 1
+            return usual(*words, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(Path, "open")
+    counted(Path, "__truediv__")
+    counted(pq, "ParquetFile")
+    read(many_shards)
+    assert calls["ParquetFile"] == 30
+    assert 30 <= calls["open"] <= 33 and 30 <= calls["__truediv__"] <= 33  # The manifest is looked at too.
+
+
+def test_rows_of_large_shards_are_read_group_by_group_and_the_same(many_shards, monkeypatch):
+    expected = many_shards.matrix()
+    monkeypatch.setattr(catalog, "SMALL_BYTES", 0)
+    assert np.array_equal(Dataset.open(many_shards.path).matrix(), expected)

@@ -88,6 +88,16 @@ def test_truncate_drops_later_metrics_and_torn_lines(home):
     assert [(m["step"], m["value"]) for m in run.metrics()] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
+def test_series_are_the_values_of_every_metric_in_order(home):
+    run = new_run(home)
+    assert run.series() == {}
+    for step in (1, 2):
+        run.log(step, {"loss": step, "reward": float("nan") if step == 2 else 0.5})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('nonsense\n{"step": 3, "metric": "loss", "value": 9')
+    assert run.series() == {"loss": [1.0, 2.0], "reward": [0.5, None]}
+
+
 def test_a_broken_run_record_is_named(home):
     run = new_run(home)
     (run.path / "run.json").write_text("nonsense")

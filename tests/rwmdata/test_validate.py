@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 
 from rwmdata.alignment import check_alignment
 from rwmdata.catalog import Dataset
+from rwmdata.motion import agreement, agreements
 from rwmdata.validate import validate
+
+checks = import_module("rwmdata.validate")  # The package has a function of that name.
 
 
 @pytest.fixture
@@ -80,3 +85,28 @@ def test_alignment_says_nothing_without_actions(make_dataset, parts, schema):
         rows[:, schema.action] = 0
     dataset = make_dataset(parts)
     assert check_alignment(dataset, dataset.matrix()) is None
+
+
+def test_a_long_episode_is_checked_in_pieces_from_all_over_it(make_dataset, episodes, schema, monkeypatch):
+    dataset = make_dataset(episodes(1, 1000))
+    matrix = dataset.matrix()
+    monkeypatch.setattr(checks, "PIECE_ROWS", 40)
+    ((rows, length),) = checks._examples(dataset, matrix)
+    assert np.array_equal(rows, matrix) and length.tolist() == [40] * 25
+    monkeypatch.setattr(checks, "EXAMPLE_ROWS", 200)
+    ((rows, length),) = checks._examples(dataset, matrix)
+    assert np.array_equal(rows, np.concatenate([matrix[k : k + 40] for k in range(0, 1000, 200)]))
+    assert length.tolist() == [40] * 5
+
+
+def test_episodes_that_are_short_are_checked_whole(make_dataset, episodes):
+    dataset = make_dataset(episodes(3, 30))
+    ((rows, length),) = checks._examples(dataset, dataset.matrix())
+    assert len(rows) == 90 and length.tolist() == [30] * 3
+
+
+def test_agreements_are_those_of_each_column():
+    change, rate = np.random.default_rng(0).normal(size=(2, 300, 3)) + 1
+    for j, found in enumerate(agreements(change, rate, 0.5)):
+        alone = agreement(change[:, [j]], rate[:, [j]], 0.5)
+        assert vars(found) == pytest.approx(vars(alone), rel=1e-12)

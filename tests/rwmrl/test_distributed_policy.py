@@ -10,7 +10,6 @@ from rwmdata.errors import RwmError
 from rwmrl.imagination_training import train_policy
 from rwmrl.policy_config import PolicyConfig
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import series
 from rwmrl.simulator_training import train_in_simulator
 
 SCRIPT = """
@@ -63,13 +62,13 @@ def test_two_processes_that_imagine_the_same_learn_what_one_learns(on_two_proces
     one, two = parameters(alone), parameters(run)
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
-    assert series(run)["imagined/reward"] == pytest.approx(series(alone)["imagined/reward"], rel=1e-4)
+    assert run.series()["imagined/reward"] == pytest.approx(alone.series()["imagined/reward"], rel=1e-4)
 
 
 def test_two_processes_imagine_robots_of_their_own(on_two_processes, home, dataset, model_run, config):
     on_two_processes(SCRIPT, "each its own", str(home.root), config.model_dump_json())
     (run,) = home.runs("policy")
-    assert run.meta.status == "finished" and [len(v) for v in series(run).values()][0] == config.iterations
+    assert run.meta.status == "finished" and [len(v) for v in run.series().values()][0] == config.iterations
     alone = train_policy(home, dataset, model_run.checkpoint, config)
     one, two = parameters(alone), parameters(run)
     assert max((two[k] - one[k]).abs().max() for k in one) > 1e-3

@@ -18,7 +18,7 @@ from rwmrl.envs.imagination import ImaginationEnv
 from rwmrl.imagination_training import train_policy
 from rwmrl.policy_config import PolicyConfig
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import Runner, series
+from rwmrl.ppo import Runner
 
 
 def small(**options):
@@ -69,7 +69,7 @@ def test_a_few_iterations_raise_the_imagined_reward(home, dataset, model_run, st
         lr=3e-3, schedule="fixed", entropy_coef=0.0, obs_normalization=False,
     )  # fmt: skip
     run = train_policy(home, dataset, model_run.checkpoint, config)
-    found = series(run)
+    found = run.series()
     tracking = found["reward/track_lin_vel_xy_exp"]
     assert len(tracking) == 15 and tracking[-1] > 2 * tracking[0]
     assert run.meta.summary["mean_reward"] == found["imagined/reward"][-1] > found["imagined/reward"][0]

@@ -25,7 +25,7 @@ from rwmrl.online_config import FinetuneConfig, PretrainConfig
 from rwmrl.online_model import draw_starts
 from rwmrl.online_training import OnlineTraining
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import Runner, series
+from rwmrl.ppo import Runner
 from rwmrl.simulator_training import train_in_simulator, with_rewards
 from rwmrl.train_config import TrainConfig
 
@@ -57,7 +57,7 @@ def interrupt_at(k):
 def content(run):
     """Return what a run ends with: its files' bytes, the tensors of its state, and its metrics but for times."""
     state = load_state(run.state_file, torch.device("cpu"))
-    metrics = {k: v for k, v in series(run).items() if not k.startswith("perf/")}
+    metrics = {k: v for k, v in run.series().items() if not k.startswith("perf/")}
     return run.policy_file.read_bytes(), run.model_file.read_bytes(), repr(state["model_optimizer"]), metrics
 
 
@@ -68,7 +68,7 @@ def test_pretraining_leaves_a_policy_a_model_and_scores_on_robots_it_never_saw(h
     assert load_policy(run.policy_file, "anymal_d").info.robot == "anymal_d"
     model = load_model(home.model(run.id).file)
     assert model.config.members == 2 and model.info.robot == "anymal_d"
-    metrics = series(run)
+    metrics = run.series()
     assert len(metrics["loss/value"]) == 4 and len(metrics["model/total"]) >= 3
     for name in ("val/rel_l1_h1", "val/rel_l1_h8", "val/hold_last_h8", "val/rel_l1_noise0.1_h8", "val/total"):
         assert np.isfinite(metrics[name][-1]), name
@@ -195,7 +195,7 @@ def test_where_the_simulators_state_is_lost_the_replay_goes_on_with_new_episodes
     kept = load_state(run.state_file, torch.device("cpu"))["replay"]["_written"]
     assert len(kept) == 16 and kept.min() >= 1 + 3 * 12
     resumed = train_in_simulator(home, resume=run)
-    assert series(resumed)["replay/rows"][-1] >= kept.sum() + 16 * (1 + 2 * 12)
+    assert resumed.series()["replay/rows"][-1] >= kept.sum() + 16 * (1 + 2 * 12)
     assert [row["step"] for row in run.metrics() if row["metric"] == "imagined/reward"] == [3, 4, 5]
     assert home.dataset("mixed").manifest.episodes.behaviour.count("iteration-000003") >= 16
     assert "replay" not in load_state(run.state_file, torch.device("cpu"))
@@ -250,14 +250,14 @@ def test_finetuning_waits_with_imagination_and_with_the_policy_until_the_critic_
 def test_finetuning_runs_with_five_members_and_a_penalty(home):
     first = train_in_simulator(home, pretraining(iterations=2, **{"fit.members": 5}))
     run = train_in_simulator(home, finetuning(first, iterations=3, **{"imagination.lam": 1.0, "ppo.critic_first": 1}))
-    metrics = series(run)
+    metrics = run.series()
     assert metrics["imagined/epistemic"][-1] > 0
     assert metrics["imagined/penalised_reward"][-1] < metrics["imagined/reward"][-1]
 
 
 def test_without_imagination_finetuning_is_ppo_from_the_same_start(home, pretrained):
     run = train_in_simulator(home, finetuning(pretrained, iterations=3, imagine=False))
-    assert "imagined/reward" not in series(run)
+    assert "imagined/reward" not in run.series()
 
 
 def test_a_robot_without_constants_gets_the_statistics_of_its_replay(home):
@@ -318,7 +318,7 @@ def test_a_model_that_is_gone_on_from_keeps_its_architecture_and_loses_its_calib
     kept = load_model(run.model_file)
     recorded = {k: run.meta.config["fit"][k] for k in ("history", "members", "hidden")}
     assert recorded == {"history": 8, "members": 2, "hidden": 16} == {k: getattr(kept.config, k) for k in recorded}
-    assert kept.calibration is None and series(run)["model/total"]
+    assert kept.calibration is None and run.series()["model/total"]
 
 
 def test_windows_that_end_with_a_fall_have_their_share_of_the_draws():
@@ -335,7 +335,7 @@ def test_an_averaged_model_is_bounded_by_what_the_replay_holds(home):
     run = train_in_simulator(home, pretraining(iterations=3, **{"fit.ema": 0.9, "fit.bounded": True}))
     model = load_model(run.model_file)
     assert torch.isfinite(model.state_low).all() and torch.isfinite(model.state_high).all()
-    assert np.isfinite(series(run)["val/rel_l1_h8"][-1])
+    assert np.isfinite(run.series()["val/rel_l1_h8"][-1])
 
 
 def test_what_does_not_fit_is_refused_and_leaves_no_run(home, pretrained):

@@ -5,7 +5,6 @@ import torch
 
 from rwmdata.errors import RwmError
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import series
 from rwmrl.ppo_config import PPOConfig
 from rwmrl.simulator_training import train_in_simulator
 from rwmrl.train_config import TrainConfig
@@ -26,7 +25,7 @@ def test_a_run_in_the_simulator_leaves_a_policy_and_can_be_taken_further(home):
     assert broken.meta.status == "interrupted"
     run = train_in_simulator(home, resume=broken)
     assert run.meta.status == "finished" and run.meta.summary["steps"] == 2 * 4 * 4
-    assert len(series(run)["reward/track_lin_vel_xy_exp"]) == 2
+    assert len(run.series()["reward/track_lin_vel_xy_exp"]) == 2
     assert load_policy(run.policy_file, "anymal_d").info.source == f"train {run.id}"
 
 
@@ -45,7 +44,7 @@ def test_a_warm_start_takes_networks_and_normalisers_but_its_own_exploration(hom
     old, new = (load_policy(run.policy_file, "anymal_d") for run in (first, second))
     for a, b in zip(old.mlp.parameters(), new.mlp.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-8, rtol=0)
-    assert series(second)["policy/std"][0] == pytest.approx(0.2, abs=1e-3)
+    assert second.series()["policy/std"][0] == pytest.approx(0.2, abs=1e-3)
     assert second.meta.parents == {"policy": first.id}
     wider = TINY.ppo.model_copy(update={"hidden_dims": (9,)})
     with pytest.raises(RwmError, match="do not fit ours"):
@@ -54,7 +53,7 @@ def test_a_warm_start_takes_networks_and_normalisers_but_its_own_exploration(hom
 
 def test_reward_weights_can_be_given_and_unknown_terms_are_refused(home):
     run = train_in_simulator(home, TINY.model_copy(update={"rewards": {"lin_vel_z_l2": 0.0, "gait": 0.5}}))
-    assert "reward/gait" in series(run) and "reward/lin_vel_z_l2" not in series(run)
+    assert "reward/gait" in run.series() and "reward/lin_vel_z_l2" not in run.series()
     with pytest.raises(RwmError, match="Unknown reward term hop"):
         train_in_simulator(home, TINY.model_copy(update={"rewards": {"hop": 1.0}}))
 
@@ -64,7 +63,7 @@ def test_stages_are_kept_and_exploration_is_the_same_motion_for_every_robot(home
     stds = {}
     for name in ("anymal_d", "go2"):
         run = train_in_simulator(home, TINY.model_copy(update={"robot": name}))
-        stds[name] = series(run)["policy/std"][0]
+        stds[name] = run.series()["policy/std"][0]
         assert [p.name for p in sorted(run.checkpoints.glob("policy-*"))] == [
             "policy-000001.safetensors", "policy-000002.safetensors"
         ]  # fmt: skip

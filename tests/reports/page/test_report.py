@@ -7,6 +7,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import typer
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from reports.evaluate.summary import finish_evaluation
 from reports.page.compare import build_comparison
-from reports.page.curves import draw_curves
+from reports.page.curves import PARTS, draw_curves, thinned
 from reports.page.html import cell, picture, table
 from reports.page.report import build_report
 from rwmdata.config import build
@@ -271,3 +272,18 @@ def test_what_a_model_is_compared_with_is_dashed_in_its_colour(home, tmp_path, m
     model, held = drawn["model, 100 steps"], drawn["last state held, 100"]
     assert model["color"] == held["color"] != drawn["model, 1 steps"]["color"]
     assert (model["linestyle"], held["linestyle"]) == ("-", "--")
+
+
+def test_a_long_curve_is_thinned_to_its_extremes_and_gaps():
+    x = np.arange(100 * PARTS, dtype=float)
+    y = np.sin(x / 1e4)
+    y[123_456], y[54_321], y[77_777] = 9.0, -9.0, np.nan
+    thin_x, thin_y = thinned(x, y)
+    assert len(thin_x) <= 5 * PARTS and (np.diff(thin_x) > 0).all()
+    assert {0.0, 123_456.0, 54_321.0, 77_777.0, x[-1]} <= {*thin_x}
+    assert np.array_equal(thin_y, y[thin_x.astype(int)], equal_nan=True)
+
+
+def test_a_short_curve_is_drawn_as_it_is():
+    x = np.arange(5 * PARTS, dtype=float)
+    assert np.array_equal(thinned(x, -x), (x, -x))
