@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
@@ -18,6 +19,10 @@ EPOCH_S = (9e8, 4e9)
 """Seconds since 1970 from 1998 to 2096."""
 WINDOW = 50
 """Rows over which the usual step is taken: more than come in one burst."""
+CONTRADICTS = 0.05
+"""A given rate and one that is seen contradict each other if they differ by more, relatively."""
+COUNTS = 0.5
+"""A column counts rows where more steps than this share are one."""
 DAY_S = 86400.0
 CLOCK = re.compile(r"(\d{1,2}):(\d{2}):(\d{2})(?:[.,:](\d+))?\s*([AaPp][Mm])?")
 
@@ -102,6 +107,29 @@ def usual_steps(stamps: np.ndarray) -> list[float]:
         return []
     spans, steps = (stamps[window:] - stamps[:-window]) / window, np.diff(stamps)
     return [float(np.median(part[part > 0])) for part in (spans, steps) if (part > 0).any()]
+
+
+def rates_hz(stamps: np.ndarray) -> list[float]:
+    """Return the rates that stamps may mean: by their usual steps, and over the whole recording."""
+    whole = stamps[-1] - stamps[0] if len(stamps) > 1 else 0.0
+    return [1 / step for step in usual_steps(stamps)] + ([(len(stamps) - 1) / whole] if whole > 0 else [])
+
+
+def is_counter(column: pl.Series) -> bool:
+    """Return whether a column counts rows, which says nothing of their rate."""
+    steps = column.cast(pl.Float64, strict=False).diff().drop_nulls()
+    return len(steps) > 0 and float((steps == 1).to_numpy().mean()) > COUNTS
+
+
+def check_rate(given_hz: float, seen_hz: Sequence[float], where: str, by_what: str) -> None:
+    """Compare a rate that was given with those that a recording shows.
+
+    Raises:
+        RwmError: It is none of them.
+    """
+    if seen_hz and all(abs(given_hz / hz - 1) > CONTRADICTS for hz in seen_hz):
+        fault = f"{where}: rate_hz is {given_hz:g}, but {by_what} {seen_hz[0]:.4g} Hz."
+        raise RwmError(fault, "the right rate, or none; check: false in the mapping file accepts it")
 
 
 def _of_texts(column: pl.Series, where: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from rwmdata.config import one_line
 from rwmdata.episodes import Episode, check_finite, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
+from rwmdata.formats.clock import check_rate
 from rwmdata.formats.isaaclab import QUATERNIONS, Origin, RecordedDemo, Recorder, origin_of, quaternion_order
 from rwmdata.formats.mapping import PER_LEG, Source
-from rwmdata.formats.rate import at_rate
+from rwmdata.formats.resample import SAME_RATE, to_control_rate
 from rwmdata.joint_order import joint_orders, read_joint_order, robots_like, suspected_order, suspected_robot
 from rwmdata.motion import agreement, joint_changes, steps_of
 from rwmdata.optional import optional_import
@@ -109,7 +110,9 @@ class Hdf5Format(Format):
             hz = self._rate(data, names, recorder, origin, file)
             for name in names:
                 where = f"{file}, {name}"
-                rows = at_rate(self._rows(data[name], recorder, where), self.schema, hz, self._control_hz, where)
+                rows = self._rows(data[name], recorder, where)
+                stamps, dt_s = np.arange(len(rows)) / hz, self.robot.control_dt_s
+                rows = to_control_rate(rows, stamps, self.schema, dt_s, where, self._action_index(recorder))
                 yield Episode(rows, is_truncated(rows))
 
     @property
@@ -159,27 +162,44 @@ class Hdf5Format(Format):
             fault = f"{file}: the joints are not those of {self.robot.title}: their median pose fits {other.title}."
             raise RwmError(fault, f"--robot {other.name}, or --joint-order robot to take them as they are")
 
+    def _action_index(self, recorder: Recorder | None) -> Literal["next", "previous"]:
+        """Return whether a file pairs a state with the action taken in it, or with the one that led to it."""
+        if self.assembler:
+            return self.assembler.mapping.action_index
+        return "next" if recorder else "previous"
+
     def _rate(self, data: h5py.Group, names: list[str], recorder: Recorder | None, origin: Origin, file: Path) -> float:
         """Return the rate of a file, Hz: the one given, else what it says, else the robot's control rate.
 
         Raises:
-            RwmError: Its joints move as at another rate, and none was given.
+            RwmError: Its joints move as at another rate, it says another rate than was given and its joints do not
+                show which is right, or it is slower than the robot's control rate.
         """
-        if self._hz:
-            hz, source = self._hz, "given"
-        else:
-            hz, source = origin.hz or self._control_hz, "said" if origin.hz else "presumed"
-            parts = [self._rows(data[n], recorder, f"{file}, {n}") for n in sampled(data, names)]
-            length = np.array([len(part) for part in parts])
-            steps = steps_of(np.cumsum(length) - length, length)
-            found = agreement(*joint_changes(np.concatenate(parts), self.schema, steps), 1 / hz)
-            if len(steps) >= FEWEST_STEPS and found.cosine > MOVES_ALIKE and found.other_unit:
-                fault = f"{file} is {source} to be recorded at {hz:.4g} Hz, but its joints move by their velocities as "
-                fault += f"at {hz * found.factor:.3g} Hz (or joint velocities are not in rad/s)."
-                raise RwmError(fault, f"--rate-hz {hz * found.factor:.0f}, or a mapping with the right units")
-        if abs(hz / self._control_hz - 1) > 0.01:
+        given = self._hz
+        hz = given or origin.hz or self._control_hz
+        source = "given" if given else "said" if origin.hz else "presumed"
+        parts = [self._rows(data[n], recorder, f"{file}, {n}") for n in sampled(data, names)]
+        length = np.array([len(part) for part in parts])
+        steps = steps_of(np.cumsum(length) - length, length)
+        found = agreement(*joint_changes(np.concatenate(parts), self.schema, steps), 1 / hz)
+        shows = len(steps) >= FEWEST_STEPS and found.cosine > MOVES_ALIKE
+        if shows and found.other_unit and not self._unchecked:
+            fault = f"{file} is {source} to be recorded at {hz:.4g} Hz, but its joints move by their velocities as "
+            fault += f"at {hz * found.factor:.3g} Hz (or joint velocities are not in rad/s)."
+            raise RwmError(fault, f"--rate-hz {hz * found.factor:.0f}, or a mapping with the right units")
+        if given and origin.hz and not shows and not self._unchecked:
+            check_rate(given, [origin.hz], f"{file}", "the file says")
+        if hz < self._control_hz * (1 - SAME_RATE):
+            fault = f"{file} was recorded at {hz:.4g} Hz, slower than the robot's control rate of "
+            fault += f"{self._control_hz:.4g} Hz; the rows in between are not known."
+            raise RwmError(fault, "a recording at the control rate or above")
+        if abs(hz / self._control_hz - 1) > SAME_RATE:
             self.notes.append(f"{file.name}: recorded at {hz:.4g} Hz, brought to {self._control_hz:.4g} Hz")
         return hz
+
+    @property
+    def _unchecked(self) -> bool:
+        return self.assembler is not None and not self.assembler.mapping.check
 
     def _rows(self, demo: h5py.Group, recorder: Recorder | None, where: str) -> np.ndarray:
         """Return a demo's rows ``(T, width)`` at the rate they were recorded at."""

@@ -15,8 +15,8 @@ from rwmdata.atomic import commit_folder, write_json
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
 from rwmdata.errors import RwmError
-from rwmdata.formats.at_rate import rows_at_rate
 from rwmdata.formats.base import Format, Request
+from rwmdata.formats.clock import check_rate
 from rwmdata.formats.lerobot_frames import RATE_ERROR, DataFile, vectors
 from rwmdata.formats.lerobot_metadata import (
     DATA_PATH,
@@ -30,6 +30,7 @@ from rwmdata.formats.lerobot_metadata import (
     read_info,
 )
 from rwmdata.formats.mapping import Assembler
+from rwmdata.formats.resample import rows_at_control_rate
 from rwmdata.progress import Progress, silent
 from rwmdata.schema import COMMAND_COLUMNS, Schema
 
@@ -188,6 +189,8 @@ class LeRobotFormat(Format):
                 fault = f"{self.folder} has {info.fps:g} frames a second; {self.robot.title} runs at {hz:g}."
                 raise RwmError(fault, "--mapping FILE.yaml, with which they are resampled")
             self._order = {feature: self._order_of(feature, columns) for feature, columns in self._parts.items()}
+        elif (mapping := self.assembler.mapping).rate_hz and mapping.check:
+            check_rate(mapping.rate_hz, [info.fps], f"{self.folder}", f"{INFO} says")
         entries = read_entries(self.folder, info)
         self._entries: dict[Path, list[EpisodeEntry]] = {}
         for entry in entries:
@@ -266,4 +269,4 @@ class LeRobotFormat(Format):
         """Return the rows of other features, at the robot's rate."""
         sources = {group: source for group, source in assembler.mapping.groups.items() if source.kind != "drive"}
         values = {group: source.select(vectors(frames, source.path, where)) for group, source in sources.items()}
-        return rows_at_rate(assembler, values, self.info.fps, where)
+        return rows_at_control_rate(assembler, values, self.info.fps, where)

@@ -13,11 +13,11 @@ import polars as pl
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
-from rwmdata.formats.clock import read_clock, usual_steps
+from rwmdata.formats.clock import check_rate, is_counter, rates_hz, read_clock, usual_steps
 from rwmdata.formats.mapping import Mapping, Source, suffixes
-from rwmdata.formats.names import ends_words, told_by_names, words
+from rwmdata.formats.names import TIME, ends_words, told_by_names, words
 from rwmdata.formats.resample import to_control_rate, up_to_falls
-from rwmdata.formats.stamps import Stretch, stretches
+from rwmdata.formats.stamps import Repairs
 from rwmdata.formats.tables import find_tables, read_table
 from rwmdata.manifest import Provenance
 from rwmdata.robots import RobotSpec
@@ -83,24 +83,30 @@ class LogFormat(Format):
                 column are named.
         """
         mapping, names = self.mapping, list(dict.fromkeys(c for columns in self._columns.values() for c in columns))
-        frame, notes = self._load(file, names)
-        self.notes += notes
-        if mapping.time:
-            frame = self._without_copies(frame, [*names, *time_columns(mapping)], file.name)
-        unread = [c for c in frame.columns if c not in {*names, *time_columns(mapping), mapping.episode}]
-        self.notes += [f"{file.name}: not read: {', '.join(unread)}"] if unread else []
-        stamps, starts = self._stamps(frame, file.name), episode_starts(frame, mapping.episode)
-        parts, notes = stretches(stamps, starts, self.robot.control_dt_s, mapping.pause_s, file.name)
-        self.notes += notes
-        self._check_lengths(parts, file)
-        lying = 0
-        for k, part in enumerate(parts):
-            where = f"{file}, episode {k}"
-            rows = self._build_rows(partial(self._fetch, frame[part.rows]), where, part.stamps_s)
-            rows = to_control_rate(rows, part.stamps_s, self.schema, self.robot.control_dt_s, where)
-            episodes = up_to_falls(rows)
-            lying += len(rows) - sum(map(len, episodes))
-            yield from (Episode(each, is_truncated(each)) for each in episodes)
+        repairs = Repairs(file.name, self.robot.control_dt_s, mapping.pause_s)
+        copies = lying = episode = 0
+        lengths_s: list[float] = []
+        for frame in self._pieces(file, names):
+            if mapping.time:
+                frame, count = without_copies(frame, [*names, *time_columns(mapping)], time_columns(mapping))
+                copies += count
+            stamps, starts = self._stamps(frame, file.name), episode_starts(frame, mapping.episode)
+            parts = repairs.stretches(stamps, starts)
+            lengths_s += [part.stamps_s[-1] - part.stamps_s[0] + self.robot.control_dt_s for part in parts]
+            self._check_lengths(lengths_s, repairs.notes(), file)
+            for part in parts:
+                where = f"{file}, episode {episode}"
+                episode += 1
+                rows = self._build_rows(partial(self._fetch, rows_of(frame, part.rows)), where, part.stamps_s)
+                rows = to_control_rate(
+                    rows, part.stamps_s, self.schema, self.robot.control_dt_s, where, mapping.action_index
+                )
+                episodes = up_to_falls(rows)
+                lying += len(rows) - sum(map(len, episodes))
+                yield from (Episode(each, is_truncated(each)) for each in episodes)
+        if copies:
+            self.notes.append(f"{file.name}: {copies} rows are the row before once more and were left out")
+        self.notes += repairs.notes()
         if lying:
             self.notes.append(f"{file.name}: {lying} rows in which the robot had fallen already were left out")
         found = self.assembler.notes if self.assembler else []
@@ -109,8 +115,13 @@ class LogFormat(Format):
     def _find(self, sources: Sequence[Path]) -> list[Path]:
         return find_tables(sources)
 
-    def _load(self, file: Path, names: list[str]) -> tuple[pl.DataFrame, list[str]]:
-        return read_log(file, names, self.mapping)
+    def _pieces(self, file: Path, names: list[str]) -> Iterator[pl.DataFrame]:
+        """Yield the rows of a log, at once or a piece after the other; each piece is an episode or more."""
+        frame, notes = read_log(file, names, self.mapping)
+        self.notes += notes
+        unread = [c for c in frame.columns if c not in {*names, *time_columns(self.mapping), self.mapping.episode}]
+        self.notes += [f"{file.name}: not read: {', '.join(unread)}"] if unread else []
+        yield frame
 
     def provenance(self) -> Provenance:
         """Return what the manifest records; what holds of several files is said once."""
@@ -124,19 +135,11 @@ class LogFormat(Format):
         about = super().provenance()
         return about | {"notes": [note for note in about["notes"] if note not in self.notes] + notes}
 
-    def _without_copies(self, frame: pl.DataFrame, columns: list[str], where: str) -> pl.DataFrame:
-        """Leave out rows that are the row before once more, stamp included, if that explains all repeated stamps."""
-        equal = frame.select(pl.col(name).eq_missing(pl.col(name).shift()) for name in columns)
-        copies = equal.select(pl.all_horizontal(pl.all())).to_series()
-        repeats = equal.select(pl.all_horizontal(time_columns(self.mapping))).to_series()
-        if not copies.any() or (repeats & ~copies).any():
-            return frame
-        self.notes.append(f"{where}: {copies.sum()} rows are the row before once more and were left out")
-        return frame.filter(~copies)
-
     def _stamps(self, frame: pl.DataFrame, where: str) -> np.ndarray:
         """Return the rows' times from the time column, or from the rate, s."""
         mapping = self.mapping
+        if mapping.rate_hz and mapping.check:
+            self._check_rate(frame, mapping.rate_hz, where)
         if mapping.time is None:
             if mapping.rate_hz is None:
                 hz = f"{1 / self.robot.control_dt_s:g} Hz"
@@ -150,15 +153,35 @@ class LogFormat(Format):
             self.notes.append(f"{where}: the time '{mapping.time}' was read as {unit}; that makes {rate:.4g} Hz")
         return stamps
 
-    def _check_lengths(self, parts: list[Stretch], file: Path) -> None:
+    def _check_rate(self, frame: pl.DataFrame, given_hz: float, where: str) -> None:
+        """Refuse a rate that the stamps contradict: those of the mapping, or of columns that are named like a time.
+
+        Raises:
+            RwmError: All stamps say another rate.
+        """
+        mapping = self.mapping
+        mapped = {name for columns in self._columns.values() for name in columns} | {mapping.episode}
+        others = [name for name in frame.columns if words(name) & TIME and name not in mapped]
+        seen: dict[str, list[float]] = {}
+        for time in [mapping.time] if mapping.time else others:
+            name = time if isinstance(time, str) else time[0]
+            try:
+                rates = rates_hz(read_clock(frame, time, mapping.time_unit, where)[0])
+            except RwmError:
+                continue
+            if mapping.time or not is_counter(frame[name]):
+                seen[name] = rates
+        text = f"the stamps in {' and '.join(repr(name) for name in seen)} come at"
+        check_rate(given_hz, [hz for rates in seen.values() for hz in rates], where, text)
+
+    def _check_lengths(self, lengths_s: list[float], repairs: list[str], file: Path) -> None:
         """Refuse a log that falls into many short episodes, which is more often a fault of the mapping than true."""
-        lengths = [part.stamps_s[-1] - part.stamps_s[0] + self.robot.control_dt_s for part in parts]
-        short = sum(length < SHORT_S for length in lengths)
-        if self.mapping.short_episodes or len(parts) < FEW_EPISODES or short <= len(parts) / 2:
+        short = sum(length < SHORT_S for length in lengths_s)
+        if self.mapping.short_episodes or len(lengths_s) < FEW_EPISODES or short <= len(lengths_s) / 2:
             return
-        why = [note.removeprefix(f"{file.name}: ") for note in self.notes if "begin" in note]
+        why = [note.removeprefix(f"{file.name}: ") for note in repairs if "begin" in note]
         why += [f"'{self.mapping.episode}' changes"] if self.mapping.episode else []
-        fault = f"{file} falls into {len(parts)} episodes, {short} of them shorter than {SHORT_S:g} s"
+        fault = f"{file} falls into {len(lengths_s)} episodes, {short} of them shorter than {SHORT_S:g} s"
         hint = "pause_s, time or episode in the mapping file; short_episodes: true accepts them"
         raise RwmError(f"{fault} ({'; '.join(why)}).", hint)
 
@@ -218,6 +241,30 @@ def read_log(file: Path, names: list[str], mapping: Mapping) -> tuple[pl.DataFra
 def time_columns(mapping: Mapping) -> list[str]:
     """Return the columns that hold the time."""
     return [mapping.time] if isinstance(mapping.time, str) else list(mapping.time or ())
+
+
+def without_copies(frame: pl.DataFrame, columns: list[str], times: list[str]) -> tuple[pl.DataFrame, int]:
+    """Leave out rows that are the row before once more, stamp included, if that explains all repeated stamps.
+
+    Args:
+        frame: The rows.
+        columns: Columns that are compared.
+        times: Those of them that hold the stamp.
+
+    Returns:
+        The other rows, and how many were left out.
+    """
+    equal = frame.select(pl.col(name).eq_missing(pl.col(name).shift()) for name in columns)
+    copies = equal.select(pl.all_horizontal(pl.all())).to_series()
+    repeats = equal.select(pl.all_horizontal(times)).to_series()
+    if not copies.any() or (repeats & ~copies).any():
+        return frame, 0
+    return frame.filter(~copies), int(copies.sum())
+
+
+def rows_of(frame: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
+    """Return some rows, by their numbers ``(n,)``; those that follow each other are not copied."""
+    return frame.slice(rows[0], len(rows)) if (np.diff(rows) == 1).all() else frame[rows]
 
 
 def episode_starts(frame: pl.DataFrame, episode: str | None) -> np.ndarray:

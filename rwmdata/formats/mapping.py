@@ -75,7 +75,7 @@ class Mapping(Frozen):
     orientation: Source | None = None
     """Orientation that velocities in the world frame are rotated with, where ``projected_gravity`` is none itself."""
     check: bool = True
-    """Compare orientation, angular velocity and gravity, and refuse what contradicts each other."""
+    """Compare orientation, angular velocity and gravity, and ``rate_hz`` and stamps, and refuse what contradicts."""
     extension: list[str] = []
     """Names of additional quantities for the model to predict; their columns are the group ``extension``."""
     joints: list[str] | None = None
@@ -84,7 +84,8 @@ class Mapping(Frozen):
     action_index: Literal["next", "previous"] = "next"
     """Whether the action at an index is taken in the state at that index (``next``) or led to it (``previous``)."""
     rate_hz: float | None = Field(None, gt=0)
-    """Logs: rows per second; when None, taken from the time column or else the robot's control rate."""
+    """Rows per second; when None, taken from the time column or what the recording says, else the robot's control rate.
+    A rate that these contradict is refused."""
     time: str | tuple[str, str] | None = None
     """Logs: column of the time, or a column of seconds and one of nanoseconds."""
     time_unit: Literal["s", "ms", "us", "ns"] | None = None

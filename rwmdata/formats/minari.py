@@ -20,10 +20,11 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
 from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
 from rwmdata.errors import RwmError
-from rwmdata.formats.at_rate import rows_at_rate
 from rwmdata.formats.base import Format, Request
+from rwmdata.formats.clock import check_rate
 from rwmdata.formats.hdf5 import DAMAGE
-from rwmdata.formats.mapping import Source
+from rwmdata.formats.mapping import Mapping, Source
+from rwmdata.formats.resample import SAME_RATE, rows_at_control_rate
 from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
 
@@ -44,8 +45,6 @@ PARTS = ("state", "command", "contact", "extension")
 OF_STEPS = ("action", "termination")
 """Groups that may have a row for each step, one less than there are observations."""
 DESCRIPTION = re.compile(r"(?P<robot>\S+) at (?P<hz>\d+(\.\d+)?(e[+-]?\d+)?) Hz; columns: (?P<columns>.+)")
-SAME_RATE = 0.01
-"""Rates that differ by less, relatively, are one."""
 
 
 def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) -> str:
@@ -171,8 +170,11 @@ class MinariFormat(Format):
         columns = ours["columns"].split(", ") if ours else []
         extension = [c.removeprefix("extension_") for c in columns if c.startswith("extension_")]
         super().__init__(replace(request, extension=extension))
+        self._hz = 1 / self.robot.control_dt_s
         if self.assembler is None:
             self._check_ours(ours, columns)
+        else:
+            self._hz = self._mapped_hz(self.assembler.mapping, float(ours["hz"]) if ours else None)
         behaviours = str(about.get("algorithm_name") or "")
         self._behaviour = behaviours if behaviours and ", " not in behaviours else None
         self._total = about.get("total_episodes")
@@ -205,6 +207,12 @@ class MinariFormat(Format):
             fault = f"{self.folder} holds {ours['robot']} at {ours['hz']} Hz, not {self.robot.name} at {hz:g} Hz."
             raise RwmError(fault, f"--robot {ours['robot']}")
 
+    def _mapped_hz(self, mapping: Mapping, said_hz: float | None) -> float:
+        """Return the rate of the steps: the mapping's, else what the dataset says, else the robot's."""
+        if mapping.rate_hz and mapping.check:
+            check_rate(mapping.rate_hz, [said_hz] if said_hz else [], f"{self.folder}", f"{METADATA} says")
+        return mapping.rate_hz or said_hz or self._hz
+
     def read(self, file: Path) -> Iterator[Episode]:
         """Yield the episodes.
 
@@ -228,11 +236,11 @@ class MinariFormat(Format):
         if self.assembler is None:
             rows, command, reward = self._own(episode, steps, where)
             return Episode(rows, is_truncated(rows), command, reward, self._behaviour)
-        mapping, values = self.assembler.mapping, {}
-        for group, source in mapping.groups.items():
+        values = {}
+        for group, source in self.assembler.mapping.groups.items():
             if source.kind != "drive":
                 values[group] = self._values(episode, group, source, steps, where)
-        rows = rows_at_rate(self.assembler, values, mapping.rate_hz or 1 / self.robot.control_dt_s, where)
+        rows = rows_at_control_rate(self.assembler, values, self._hz, where)
         return Episode(rows, is_truncated(rows), behaviour=self._behaviour)
 
     def _values(self, episode: h5py.Group, group: str, source: Source, steps: int, where: str) -> np.ndarray:

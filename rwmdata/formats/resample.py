@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from rwmdata.errors import RwmError
+from rwmdata.formats.mapping import Assembler
 from rwmdata.schema import Schema
 
 HELD_GROUPS = ("action", "thigh_contact", "foot_contact")
-"""Columns that keep their last value between samples; the others are interpolated."""
+"""Columns that keep a recorded value between samples; the others are interpolated."""
+SAME_TIME_S = 1e-9
 COARSEST_STEPS = 4.0
 """A recording slower than a row in this many control steps is refused."""
-RATE_TOLERANCE = 0.01
-"""A recording whose every k-th row comes at the control rate within this share is not interpolated..."""
+SAME_RATE = 0.01
+"""Rates that differ by less, relatively, are one: every k-th row then comes at the control rate..."""
 JITTER = 0.25
-"""...where none of those rows is off by more than this share of a control step."""
+"""...if none of those rows is off by more than this share of a control step."""
 
 
-def to_control_rate(rows: np.ndarray, stamps_s: np.ndarray, schema: Schema, dt_s: float, where: str) -> np.ndarray:
-    """Return a recording's rows, one every control step from the first.
-
-    A fall between two of them is marked in the later one, or the last.
+def rows_at_control_rate(
+    assembler: Assembler, values: dict[str, np.ndarray], recorded_hz: float, where: str
+) -> np.ndarray:
+    """Return the rows of an episode ``(T, width)`` from arrays without stamps, one a group.
 
     Args:
-        rows: A stretch without pauses, ``(n, width)``, the schema's columns in order.
+        assembler: Builds them.
+        values: Recorded values of each group that is not computed, ``(n, k)``.
+        recorded_hz: Their rate.
+        where: Names the episode in errors.
+
+    Raises:
+        RwmError: The recording is too slow, or does not fit the mapping.
+    """
+    count = max((len(part) for part in values.values()), default=0)
+    stamps = np.arange(count) / recorded_hz
+    rows = assembler.rows(lambda group, _: values[group], where, stamps)
+    dt_s, action_index = assembler.robot.control_dt_s, assembler.mapping.action_index
+    return to_control_rate(rows, stamps, assembler.schema, dt_s, where, action_index)
+
+
+def to_control_rate(
+    rows: np.ndarray,
+    stamps_s: np.ndarray,
+    schema: Schema,
+    dt_s: float,
+    where: str,
+    action_index: Literal["next", "previous"] = "previous",
+) -> np.ndarray:
+    """Return a recording's rows, one every control step from the first.
+
+    A fall between two of them is marked in the later one, or the last; of a recording that ends with its fall, that row
+    is the last, and the others are whole steps before it.
+
+    Args:
+        rows: A stretch without pauses, ``(n, width)``, the schema's columns in order; actions led to their rows.
         stamps_s: Their times, increasing, ``(n,)``.
         schema: The columns.
         dt_s: Control step.
         where: Names the stretch in errors.
+        action_index: Which of several actions within a control step is that of the later row: ``next``, the one that
+            was applied from the earlier row on, as a recording of states and the actions taken in them has it;
+            ``previous``, the one that led up to the later row.
 
     Returns:
         ``(m, width)`` float32: every k-th row where the rates allow it, otherwise interpolated ones.
@@ -38,15 +74,21 @@ def to_control_rate(rows: np.ndarray, stamps_s: np.ndarray, schema: Schema, dt_s
     step = float(np.median(np.diff(stamps_s))) if len(rows) > 1 else dt_s
     if step > COARSEST_STEPS * dt_s:
         raise RwmError(f"{where}: a row every {step:.3g} s is too coarse for a control step of {dt_s:g} s.")
+    falls = np.cumsum(rows[:, -1] > 0.5)
+    from_end = falls[-1] == 1 and rows[-1, -1] > 0.5
     every = every_kth(stamps_s, dt_s)
     if every:
-        before = np.arange(0, len(rows), every)
+        before = after = np.arange((len(rows) - 1) % every if from_end else 0, len(rows), every)
         sampled = rows[before]
     else:
-        wanted = np.arange(stamps_s[0], stamps_s[-1] + 1e-9, dt_s)
-        before = np.searchsorted(stamps_s, wanted + 1e-9, side="right") - 1
+        steps = np.arange(int((stamps_s[-1] - stamps_s[0] + SAME_TIME_S) / dt_s) + 1) * dt_s
+        wanted = stamps_s[-1] - steps[::-1] if from_end else stamps_s[0] + steps
+        before = np.searchsorted(stamps_s, wanted + SAME_TIME_S, side="right") - 1
+        after = np.searchsorted(stamps_s, wanted - SAME_TIME_S)
         sampled = _interpolated(rows, stamps_s, wanted, before, schema)
-    falls = np.cumsum(rows[:, -1] > 0.5)
+    sampled[:, schema.action] = rows[after, schema.action]
+    if action_index == "next":
+        sampled[1:, schema.action] = rows[(before[:-1] + 1).clip(max=len(rows) - 1), schema.action]
     reached = falls[before]
     reached[-1] = falls[-1]
     since_last = np.diff(reached, prepend=0) > 0
@@ -70,7 +112,7 @@ def every_kth(stamps_s: np.ndarray, dt_s: float) -> int:
         return 1
     step = float(stamps_s[-1] - stamps_s[0]) / (len(stamps_s) - 1)
     every = round(dt_s / step)
-    if every < 1 or abs(every * step - dt_s) > RATE_TOLERANCE * dt_s:
+    if every < 1 or abs(every * step - dt_s) > SAME_RATE * dt_s:
         return 0
     taken = stamps_s[::every]
     ideal = stamps_s[0] + every * step * np.arange(len(taken))

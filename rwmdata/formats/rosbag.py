@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Map
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +16,18 @@ from rwmdata.formats.logs import LogFormat
 from rwmdata.formats.mapping import Mapping, Source
 from rwmdata.formats.resample import HELD_GROUPS
 from rwmdata.formats.rosbag_align import align, without_sign_changes
-from rwmdata.formats.rosbag_reader import Stream, bags_in, is_bag, read_streams, split_column
+from rwmdata.formats.rosbag_pieces import Gathered, stamps_of, whole_rows
+from rwmdata.formats.rosbag_reader import bags_in, is_bag, read_pieces
+from rwmdata.formats.rosbag_stream import Stream, split_column
 from rwmdata.formats.stamps import PAUSE_STEPS
 
+PIECE_BYTES = 1 << 25
+"""Numbers of a bag that are held before rows are made of them: of a quadruped at 500 Hz, those of three minutes."""
 STAMP = "stamp"
 """Column of the rows' moments, ns."""
 BASE_GROUPS = ("base_lin_vel", "base_ang_vel", "projected_gravity")
 ODOMETRY = ".twist.twist."
 """In a column's name: by the convention of nav_msgs/Odometry in the child frame, which is the base."""
-APART_S = 1.0
-"""Clocks of headers and recorder that differ by more are not mixed."""
 
 
 class RosbagFormat(LogFormat):
@@ -61,48 +63,63 @@ class RosbagFormat(LogFormat):
     def _find(self, sources: Sequence[Path]) -> list[Path]:
         return [bag for source in sources for bag in (bags_in(source) if source.is_dir() else [source])]
 
-    def _load(self, file: Path, names: list[str]) -> tuple[pl.DataFrame, list[str]]:
+    def _pieces(self, file: Path, names: list[str]) -> Iterator[pl.DataFrame]:
         mapping = self.mapping
         more = [mapping.episode] if mapping.episode else []
-        streams = read_streams(file, [*names, *more], mapping.messages)
         rows_of = mapping.rows or split_column(self._columns.get("joint_pos", names)[0])[0]
-        if rows_of not in streams:
-            raise RwmError(f"The mapping takes rows from {rows_of}, of which it maps nothing.", "rows: another topic")
-        stamps, notes = stamps_of(streams, mapping.stamps, file)
-        frame, found = self._rows(streams, stamps, rows_of, file)
-        found += [f"{s.skipped} messages of {s.topic} name other joints" for s in streams.values() if s.skipped]
-        said = [*notes, *found, *self._frames(streams)]
-        return frame, [f"{file.name}: {note}" for note in said]
+        gathered = Gathered(file, rows_of)
+        for streams, is_last in read_pieces(file, [*names, *more], mapping.messages, PIECE_BYTES):
+            if rows_of not in streams:
+                fault = f"The mapping takes rows from {rows_of}, of which it maps nothing."
+                raise RwmError(fault, "rows: another topic")
+            stamps, clocks = stamps_of(streams, mapping.stamps, file)
+            gathered.add_clocks(clocks, stamps)
+            gathered.frames = self._frames(streams)
+            pauses_s = {topic: self._pause_s(times) for topic, times in stamps.items()}
+            ready, done = streams[rows_of].count, {topic: stream.count for topic, stream in streams.items()}
+            if not is_last:
+                ready, done = whole_rows(streams, stamps, rows_of, max(pauses_s.values()))
+            frame = self._rows(streams, stamps, pauses_s, ready, gathered)
+            for topic, stream in streams.items():
+                stream.drop(done[topic])
+            if frame.height:
+                yield frame
+            gathered.skipped = [
+                f"{s.skipped} messages of {s.topic} name other joints" for s in streams.values() if s.skipped
+            ]
+        self.notes += [f"{file.name}: {note}" for note in gathered.notes()]
+
+    def _pause_s(self, stamps_ns: np.ndarray) -> float:
+        """Return the longest pause of a stream that is bridged."""
+        steps = np.diff(np.sort(stamps_ns)) / 1e9
+        usual = float(np.median(steps)) if len(steps) else 0.0
+        return self.mapping.pause_s or PAUSE_STEPS * max(self.robot.control_dt_s, usual)
 
     def _rows(
-        self, streams: Map[str, Stream], stamps: Map[str, np.ndarray], rows_of: str, file: Path
-    ) -> tuple[pl.DataFrame, list[str]]:
-        """Return all columns at the moments of one topic, and what was left out."""
-        moments, dt_s = stamps[rows_of], self.robot.control_dt_s
-        columns = dict(zip(streams[rows_of].columns, streams[rows_of].values.T, strict=True))
-        usable, ages, notes = np.ones(len(moments), bool), [], []
+        self,
+        streams: Map[str, Stream],
+        stamps: Map[str, np.ndarray],
+        pauses_s: Map[str, float],
+        ready: int,
+        gathered: Gathered,
+    ) -> pl.DataFrame:
+        """Return all columns at the moments of the first messages of one topic, where all topics have a value."""
+        main = streams[gathered.rows_of]
+        moments = stamps[gathered.rows_of][:ready]
+        columns = dict(zip(main.columns, main.values[:ready].T, strict=True))
+        usable = np.ones(ready, bool)
         for topic, stream in streams.items():
-            if topic == rows_of:
+            if stream is main:
                 continue
             linear, values = self._interpolated(stream)
-            steps = np.diff(np.sort(stamps[topic])) / 1e9
-            pause_s = self.mapping.pause_s or PAUSE_STEPS * max(dt_s, float(np.median(steps)) if len(steps) else 0.0)
-            other = align(moments, stamps[topic], values, linear, dt_s, pause_s)
+            other = align(moments, stamps[topic], values, linear, self.robot.control_dt_s, pauses_s[topic])
             columns |= dict(zip(stream.columns, other.values.T, strict=True))
             usable &= other.usable
-            age = other.age_ns[other.usable] / 1e6
-            if len(age):
-                how = "interpolated" if linear.all() else "held" if not linear.any() else "held or interpolated"
-                ages.append(f"{topic} ({how}; the latest is {np.median(age):.3g} ms old, {age.max():.3g} at most)")
-        if not usable.any():
-            spans = [f"{topic} from {s.min() / 1e9:.3f} to {s.max() / 1e9:.3f} s" for topic, s in stamps.items()]
-            fault = f"{file}: at no moment of {rows_of} do all topics have a value: {', '.join(spans)}."
-            raise RwmError(fault, "stamps: received, if their clocks differ; pause_s, if one is sent rarely")
-        if ages:
-            notes.append(f"rows are the messages of {rows_of}; at them {', '.join(ages)}")
-        if not usable.all():
-            notes.append(f"{(~usable).sum()} messages of {rows_of} were left out: another topic has no value then")
-        return pl.DataFrame({STAMP: moments} | columns).filter(usable), notes
+            how = "interpolated" if linear.all() else "held" if not linear.any() else "held or interpolated"
+            gathered.add_ages(topic, how, other.age_ns[other.usable])
+        gathered.add_rows(usable)
+        frame = pl.DataFrame({STAMP: moments} | columns)
+        return frame if usable.all() else frame.filter(usable)
 
     def _interpolated(self, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
         """Return which columns are interpolated ``(k,)``, and the values ``(n, k)`` to be."""
@@ -145,34 +162,6 @@ class RosbagFormat(LogFormat):
             child = f" '{stream.child_frame_id}'" if stream.child_frame_id else ", which has no name"
             notes.append(f"{group} from {stream.topic} is a twist in the child frame{child}; {taken}")
         return notes
-
-
-def stamps_of(streams: Map[str, Stream], clock: str, file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the stamps of each topic's messages, ns, ``(n,)``, and whose they are.
-
-    Args:
-        streams: By topic.
-        clock: ``header``, where messages have one that was set, or ``received``.
-        file: The bag, for errors.
-
-    Raises:
-        RwmError: Some topics have headers on a clock other than the recorder's, the others none.
-    """
-    received = {topic: np.frombuffer(s.received_ns, np.int64) for topic, s in streams.items()}
-    if clock == "received":
-        return received, ["stamps are those of the recorder"]
-    headers = {topic: np.frombuffer(s.header_ns, np.int64) for topic, s in streams.items()}
-    with_header = [t for t, s in streams.items() if s.has_header and (headers[t] > 0).all()]
-    without = [t for t in streams if t not in with_header]
-    offsets = {t: float(np.median(received[t] - headers[t])) / 1e9 for t in with_header}
-    far = [t for t in with_header if abs(offsets[t]) > APART_S]
-    if without and far:
-        fault = f"{file}: {', '.join(without)} has no header stamps, and those of {far[0]} are {offsets[far[0]]:.6g} s "
-        raise RwmError(f"{fault}behind the recorder's clock.", "stamps: received, in the mapping file")
-    notes = [f"stamps are of the headers of {', '.join(with_header)}"] if with_header else []
-    if without:
-        notes.append(f"{', '.join(without)} has no header stamps; the recorder's were taken")
-    return {t: headers[t] if t in with_header else received[t] for t in streams}, notes
 
 
 def _in_bags(mapping: Mapping) -> Mapping:

@@ -41,8 +41,13 @@ def align(
         dt_s: Control step.
         pause_s: Pauses of the stream that are longer are not bridged.
     """
-    order = np.argsort(stamps_ns, kind="stable")
-    stamps, values = stamps_ns[order], values[order]
+    count = len(moments_ns)
+    if not len(stamps_ns):
+        return Aligned(np.zeros((count, values.shape[1])), np.zeros(count, bool), np.zeros(count, np.int64))
+    stamps = stamps_ns
+    if (np.diff(stamps) < 0).any():
+        order = np.argsort(stamps, kind="stable")
+        stamps, values = stamps[order], values[order]
     latest = np.searchsorted(stamps, moments_ns + slack_ns(stamps, dt_s), side="right") - 1
     held = latest.clip(min=0)
     before = np.searchsorted(stamps, moments_ns, side="right") - 1

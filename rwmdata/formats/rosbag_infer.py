@@ -12,9 +12,10 @@ import polars as pl
 
 from rwmdata.errors import RwmError
 from rwmdata.formats.names import DESIRED, ends_words, words
-from rwmdata.formats.rosbag import stamps_of
 from rwmdata.formats.rosbag_align import align
-from rwmdata.formats.rosbag_reader import NS, Stream, bags_in, names_in, opened, read_streams
+from rwmdata.formats.rosbag_pieces import stamps_of
+from rwmdata.formats.rosbag_reader import bags_in, opened, read_streams
+from rwmdata.formats.rosbag_stream import NS, Stream, names_in
 from rwmdata.robots import RobotSpec
 
 PREVIEW_S = 60.0

@@ -37,48 +37,53 @@ class Stretch:
 def stretches(
     stamps_s: np.ndarray, starts: np.ndarray, dt_s: float, pause_s: float | None, where: str
 ) -> tuple[list[Stretch], list[str]]:
-    """Split a recording at pauses and where its clock goes back.
+    """Split a recording that is in memory, and say what was repaired and cut; see :class:`Repairs`."""
+    repairs = Repairs(where, dt_s, pause_s)
+    return repairs.stretches(stamps_s, starts), repairs.notes()
+
+
+class Repairs:
+    """Splits a recording at pauses and where its clock goes back, and repairs its stamps.
 
     Rows out of order are sorted. Equal, rounded or bunched stamps are replaced by even ones, in which a lost row
     leaves its gap, if those stay within the stamps' own resolution.
 
     Args:
-        stamps_s: As recorded, ``(n,)``.
-        starts: Rows where an episode begins whatever the stamps, ``(n,)`` bool.
+        where: Names the recording in errors and notes.
         dt_s: Control step.
         pause_s: Longest pause that is bridged; None for :data:`PAUSE_STEPS`.
-        where: Names the recording in errors and notes.
-
-    Returns:
-        The stretches, and what was repaired and cut, one sentence each.
-
-    Raises:
-        RwmError: The stamps do not tell when the rows were taken.
     """
-    repairs = Repairs(where, dt_s, pause_s)
-    bounds = [0, *np.flatnonzero(starts[1:]) + 1, len(stamps_s)]
-    parts = [np.arange(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
-    cut = [stretch for part in parts for stretch in repairs.split(part, stamps_s[part])]
-    return cut, repairs.notes()
-
-
-class Repairs:
-    """What is done to the stamps of one recording, and counted for its notes."""
 
     def __init__(self, where: str, dt_s: float, pause_s: float | None) -> None:
         self.where, self.dt_s, self.pause_s = where, dt_s, pause_s
-        self.sorted = self.repaired = self.rows = 0
+        self.sorted = self.repaired = self.rows = self.before = 0
         self.back: list[int] = []
         self.pauses: list[float] = []
         self.bridged: list[float] = []
         self.period_s = 0.0
+
+    def stretches(self, stamps_s: np.ndarray, starts: np.ndarray) -> list[Stretch]:
+        """Return the stretches of a recording, or of its next piece.
+
+        Args:
+            stamps_s: As recorded, ``(n,)``.
+            starts: Rows where an episode begins whatever the stamps, ``(n,)`` bool.
+
+        Raises:
+            RwmError: The stamps do not tell when the rows were taken.
+        """
+        bounds = [0, *np.flatnonzero(starts[1:]) + 1, len(stamps_s)]
+        parts = [np.arange(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+        cut = [stretch for part in parts for stretch in self.split(part, stamps_s[part])]
+        self.before += len(stamps_s)
+        return cut
 
     def split(self, rows: np.ndarray, stamps: np.ndarray) -> list[Stretch]:
         """Return the stretches of rows (indices) that belong together by all but their stamps."""
         step = np.diff(stamps)
         longest = self._longest_pause(float(np.median(step[step > 0])) if (step > 0).any() else 0.0)
         back = np.flatnonzero(step < -longest) + 1
-        self.back += [int(rows[k]) + 1 for k in back]
+        self.back += [self.before + int(rows[k]) + 1 for k in back]
         bounds = [0, *back, len(rows)]
         found = []
         for a, b in zip(bounds, bounds[1:], strict=False):
@@ -107,7 +112,7 @@ class Repairs:
             return stamps
         begin = np.concatenate(([0], np.flatnonzero(apart) + 1))
         periods = np.diff(stamps[begin]) / np.diff(begin)
-        place = f"{self.where}, from row {rows[0] + 1}"
+        place = f"{self.where}, from row {self.before + rows[0] + 1}"
         if not len(periods):
             fault = f"{place}: {len(stamps)} rows have the stamp {stamps[0]:g} s."
             raise RwmError(fault, "rate_hz: ROWS_PER_SECOND in place of time")
@@ -126,7 +131,9 @@ class Repairs:
                 return even
         k = int(np.abs(even - stamps).argmax())
         fault = f"{place}: {(~apart).sum()} of {len(stamps)} stamps repeat or go back, and rows at an even rate of "
-        fault += f"{1 / usual:.4g} Hz would be {np.ptp(even - stamps):.2g} s off them at row {rows[k] + 1}"
+        fault += (
+            f"{1 / usual:.4g} Hz would be {np.ptp(even - stamps):.2g} s off them at row {self.before + rows[k] + 1}"
+        )
         raise RwmError(f"{fault}; when rows were taken is not clear.", "rate_hz: ROWS_PER_SECOND in place of time")
 
     def _check_resolution(self, even: np.ndarray, resolution: float, longest: float, place: str) -> None:

@@ -214,3 +214,19 @@ def test_another_rate_is_resampled_with_a_mapping(home, dataset, schema, folder,
     found, expected = halved.matrix()[:10], dataset.matrix()[:20:2]
     np.testing.assert_allclose(found[:, schema.state], expected[:, schema.state], atol=1e-6)
     assert "100 frames a second were resampled to 50" in halved.manifest.provenance["notes"]
+    mapping.write_text(mapping.read_text() + "rate_hz: 30\n")
+    with pytest.raises(RwmError, match="rate_hz is 30, but meta/info.json says 100 Hz"):
+        convert(home, [folder], "c", mapping=mapping)
+
+
+@pytest.mark.parametrize(("fps", "taken"), [(25, [0, 0, 1, 1, 2, 2]), (100, [0, 2, 4, 6, 8]), (30, [0, 0, 1, 1, 2, 3])])
+def test_at_another_rate_actions_are_those_applied_from_the_row_before_on(
+    home, schema, folder, change, mapping, fps, taken
+):
+    """A frame holds a state and the action taken in it; so a row's action is that of the row before."""
+    set_info(folder, fps=fps)
+    number = pl.col("frame_index").cast(pl.Float32)
+    actions = pl.concat_list([number] * 12).alias("action")
+    change(DATA, lambda t: t.with_columns(actions, timestamp=(number / fps).cast(pl.Float32)))
+    rows = convert(home, [folder], "b", mapping=mapping).matrix()[:, schema.action.start]
+    assert rows[: len(taken) + 1].tolist() == [0, *taken]

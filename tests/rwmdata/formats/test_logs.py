@@ -96,12 +96,27 @@ def test_a_pause_and_a_step_back_in_time_begin_episodes(home, log, tmp_path):
 
 @pytest.mark.parametrize(("rate", "rows"), [(200.0, 10), (100.0, 20), (50.0, 40), (40.0, 49), (120.0, 17)])
 def test_other_rates_are_brought_to_the_robots(home, log, tmp_path, rate, rows):
-    log["vx"] = np.arange(T) / rate  # a ramp: metres a second a second
+    log["t"] = log["vx"] = np.arange(T) / rate  # a ramp: metres a second a second
     file = as_file(tmp_path / "a.csv", log)
     mapping = spec_file(tmp_path / "m.yaml", episode=None, time=None, rate_hz=rate)
     ramp = convert(home, [file], "a", mapping=mapping).matrix()[:, 0]
     assert len(ramp) == rows
     np.testing.assert_allclose(ramp, np.arange(rows) * 0.02, atol=1e-6)
+
+
+def test_a_rate_that_the_stamps_contradict_is_refused(home, log, tmp_path):
+    file = as_file(tmp_path / "a.csv", log)
+    for time in ("t", None):
+        mapping = spec_file(tmp_path / "m.yaml", episode=None, time=time, rate_hz=200)
+        with pytest.raises(RwmError, match="a.csv: rate_hz is 200, but the stamps in 't' come at 50 Hz") as caught:
+            convert(home, [file], "a", mapping=mapping)
+        assert "check: false" in caught.value.hint
+    mapping = spec_file(tmp_path / "m.yaml", episode=None, time=None, rate_hz=200, check=False)
+    assert convert(home, [file], "unchecked", mapping=mapping).rows == 10
+    mapping = spec_file(tmp_path / "m.yaml", episode=None, time=None, rate_hz=200)
+    for name, stamps in {"counter": np.arange(T), "still": np.zeros(T), "right": 7 + np.arange(T) / 200}.items():
+        file = as_file(tmp_path / f"{name}.csv", log | {"t": stamps})
+        assert convert(home, [file], name, mapping=mapping).rows == 10
 
 
 def test_forces_become_contacts_and_orders_are_followed(home, robot, schema, log, tmp_path):
@@ -129,7 +144,11 @@ def test_faults_name_file_row_and_column_and_leave_nothing(home, log, tmp_path):
         (log | {"vy": bad}, {}, r"a.csv, row 4, column 'vy': 'broken' is not a finite number"),
         ({k: v for k, v in log.items() if k != "vz"}, {}, r"has no column vz; it has t, run, note, vx"),
         (log | {"vy": [None, *log["vy"][1:]]}, {}, r"a.csv, row 1, column 'vy': is empty, expected a number"),
-        (log, {"time": None, "rate_hz": 5.0}, "a row every 0.2 s is too coarse for a control step of 0.02 s"),
+        (
+            {k: v for k, v in log.items() if k != "t"},
+            {"time": None, "rate_hz": 5.0},
+            "a row every 0.2 s is too coarse for a control step of 0.02 s",
+        ),
         (
             log,
             {"groups": SPEC["groups"] | {"joint_vel": ["vx"]}},

@@ -110,8 +110,27 @@ def test_other_datasets_are_read_through_a_mapping(home, dataset, schema, folder
     np.testing.assert_allclose(rows[:, schema.state], expected[:, schema.state], atol=1e-6)
     np.testing.assert_array_equal(rows[:, schema.action], expected[:, schema.action])
     np.testing.assert_array_equal(rows[:, -1], expected[:, -1])
-    halved = convert(home, [folder], "c", mapping=mapping(rate_hz=100)).episodes.length
-    assert halved.tolist() == [10] * 4
+    halved = convert(home, [folder], "c", mapping=mapping(rate_hz=100))
+    assert halved.episodes.length.tolist() == [10] * 4
+
+
+@pytest.mark.parametrize(("hz", "taken"), [(25, [0, 0, 1, 1, 2, 2]), (100, [0, 2, 4, 6, 8]), (75, [0, 1, 3, 4])])
+def test_at_another_rate_actions_are_those_applied_from_the_row_before_on(home, schema, folder, mapping, hz, taken):
+    """Step k is of the observation k and the action k, taken in it; so a row's action is that of the row before."""
+    metadata = folder / "data" / "metadata.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"description": "walks"}))
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as content:
+        for episode in content.values():
+            episode["actions"][:] = np.arange(19)[:, None]
+    rows = convert(home, [folder], "b", mapping=mapping(rate_hz=hz)).matrix()[:, schema.action.start]
+    assert rows[: len(taken) + 1].tolist() == [0, *taken]
+
+
+def test_a_rate_other_than_the_dataset_says_is_refused(home, folder, mapping):
+    with pytest.raises(RwmError, match=r"rate_hz is 100, but data/metadata.json says 50 Hz") as caught:
+        convert(home, [folder], "b", mapping=mapping(rate_hz=100))
+    assert "check: false" in caught.value.hint
+    assert convert(home, [folder], "b", mapping=mapping(rate_hz=100, check=False)).rows == 40
 
 
 def test_what_is_not_readable_is_named(home, folder, mapping):

@@ -147,7 +147,7 @@ def test_a_rate_above_the_control_rate_is_brought_to_it(read, robot, schema):
         rows, notes, _ = read([fast], env={"env_name": TASK.format("Anymal-D")} | about)
         np.testing.assert_allclose(rows[:, : schema.group("joint_vel").stop], right[:, :33], atol=1e-5)
         assert "recorded at 200 Hz, brought to 50 Hz" in notes
-        np.testing.assert_allclose(rows[1:, schema.action], fast["actions"][3::4], atol=1e-6)
+        np.testing.assert_allclose(rows[1:, schema.action], fast["actions"][:160:4], atol=1e-6)
 
 
 def test_a_rate_nobody_told_is_refused_by_the_motion(read, robot):
@@ -159,6 +159,16 @@ def test_a_rate_nobody_told_is_refused_by_the_motion(read, robot):
     assert read(fast, {"rate_hz": 200})[0].shape == (41, 66)
     with pytest.raises(RwmError, match="recorded at 25 Hz, slower than the robot's control rate of 50 Hz"):
         read([moving_demo(robot, hz=25.0)], env={"sim_args": {"dt": 0.01, "decimation": 4}})
+
+
+def test_a_rate_that_is_given_is_compared_with_the_motion_and_with_what_the_file_says(read, robot):
+    fast = [moving_demo(robot, steps=160, hz=200.0)]
+    with pytest.raises(RwmError, match="given to be recorded at 50 Hz, but its joints move .* as at 20[01] Hz"):
+        read(fast, {"rate_hz": 50})
+    assert read(fast, {"rate_hz": 200}, env={"fps": 50})[0].shape == (41, 66)  # The file is wrong, the motion shows.
+    still = {name: np.repeat(values[:1], len(values), axis=0) for name, values in fast[0].items()}
+    with pytest.raises(RwmError, match="rate_hz is 200, but the file says 50 Hz"):
+        read([still], {"rate_hz": 200}, env={"fps": 50})
 
 
 def test_a_rate_that_does_not_divide_is_interpolated(read, robot, schema):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import yaml
 
 from rwmdata.errors import RwmError
+from rwmdata.formats import rosbag_reader as rosbag
 from rwmdata.formats.convert import convert
 from rwmdata.formats.infer import infer_mapping
 from rwmdata.formats.rosbag_align import align, without_sign_changes
@@ -343,6 +346,70 @@ def test_several_topics_of_a_type_are_named_in_the_proposal(robot, truth, tmp_pa
     text = infer_mapping(tmp_path / "a.bag")
     assert "also of sensor_msgs/msg/Imu: /imu_head" in text
     assert yaml.safe_load(text)["groups"]["base_ang_vel"] == {"columns": "/imu_base.angular_velocity"}
+
+
+ONLY_JOINTS = {
+    "groups": {"joint_pos": "/joint_states.position[{}]", "action": [f"/command.data[{k}]" for k in range(12)]},
+    "missing": ["base_lin_vel", "base_ang_vel", "projected_gravity", "joint_vel", "joint_torque",
+                "thigh_contact", "foot_contact", "termination"],
+    "action_index": "previous",
+}  # fmt: skip
+
+
+def write_long_bag(path, robot, rows, silent=()):
+    """Write a bag at 50 Hz in which row k has positions k / 64 and the action k; no commands in ``silent`` rows."""
+    path.parent.mkdir(exist_ok=True)
+    bag = Bag(path, path.suffix == ".bag")
+    with bag:
+        if bag.ros1:
+            bag.writer.chunk_threshold = 20_000
+        for k in range(rows):
+            ns = BEGIN_NS + k * STEP_NS
+            if k not in silent:
+                bag.command(ns, [float(k)] * 12, delay_ns=-7_000_000)
+            bag.joints(ns, robot.joints, [k / 64] * 12, [0.0] * 12, [0.0] * 12)
+    (path.parent / "joints.yaml").write_text(yaml.safe_dump(ONLY_JOINTS))
+    return path, path.parent / "joints.yaml"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_bag_is_read_in_pieces_of_which_each_is_an_episode(home, robot, schema, tmp_path, monkeypatch, kind):
+    silent = range(200, 215)
+    bag, mapping = write_long_bag(tmp_path / kind, robot, 600, silent)
+    whole = convert(home, [bag], "whole", mapping=mapping)
+    held = []
+
+    def watched(*args):
+        for streams, is_last in rosbag.read_pieces(*args):
+            held.append(max(stream.count for stream in streams.values()))
+            yield streams, is_last
+
+    monkeypatch.setattr("rwmdata.formats.rosbag.PIECE_BYTES", 100 * 24 * 8)
+    monkeypatch.setattr("rwmdata.formats.rosbag.read_pieces", watched)
+    dataset = convert(home, [bag], "pieces", mapping=mapping)
+    np.testing.assert_array_equal(dataset.matrix(), whole.matrix())
+    used = [k for k in range(600) if not 199 <= k <= 214]  # Row 199 lies between two commands too far apart.
+    np.testing.assert_array_equal(parts(dataset, schema)["joint_pos"][:, 0], np.array(used, np.float32) / 64)
+    np.testing.assert_array_equal(parts(dataset, schema)["action"][:, 0], np.array(used, np.float32))
+    assert len(held) >= 5 and max(held) < 250
+    assert whole.episodes.length.tolist() == [199, 385]
+    assert len(dataset.episodes.length) in (len(held), len(held) + 1)  # The silence may lie at the end of a piece.
+    assert f"it was read in {len(held)} pieces, and an episode ends with each" in notes(dataset)
+    (said,) = (note for note in whole.manifest.provenance["notes"] if "were left out" in note)
+    assert said in dataset.manifest.provenance["notes"]
+
+
+def test_the_memory_that_a_bag_of_ros_1_takes_does_not_grow_with_it(robot, tmp_path):
+    peaks = []
+    for rows in (400, 1600):
+        bag, _ = write_long_bag(tmp_path / f"{rows}.bag", robot, rows)
+        tracemalloc.start()
+        for streams, _ in rosbag.read_pieces(bag, ["/command.data[0]"], None, 400):
+            for stream in streams.values():
+                stream.drop(stream.count)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_values_of_a_stream_at_given_moments():

@@ -184,8 +184,43 @@ def test_rows_between_samples_are_interpolated_and_actions_held(schema):
     rows[:, schema.group("projected_gravity")] = [[0, 0, -1], [0, 0, -1], [1, 0, 0], [1, 0, 0]]
     sampled = to_control_rate(rows, stamps, schema, DT, "log")
     np.testing.assert_allclose(sampled[:, 0], [0, 1, 2, 3, 4], atol=1e-6)
-    assert sampled[:, schema.action.start].tolist() == [0, 1, 1, 3, 4]
+    assert sampled[:, schema.action.start].tolist() == [
+        0,
+        1,
+        3,
+        3,
+        4,
+    ]  # What led to the third row led to it from 0.02 s on.
     np.testing.assert_allclose(sampled[2, schema.group("projected_gravity")], [0.5**0.5, 0, -(0.5**0.5)], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("hz", "action_index", "expected"),
+    [
+        (25, "next", [0, 1, 1, 2, 2, 3, 3]),
+        (25, "previous", [0, 1, 1, 2, 2, 3, 3]),
+        (50, "next", [0, 1, 2, 3]),
+        (100, "next", [0, 1, 3, 5]),
+        (100, "previous", [0, 2, 4, 6]),
+        (75, "next", [0, 1, 2, 4, 5]),  # at 20 ms the second was in force, since 13.3 ms
+        (75, "previous", [0, 2, 3, 5, 6]),
+    ],
+)
+def test_the_action_of_a_row_is_the_one_applied_from_the_row_before_on(schema, hz, action_index, expected):
+    count = {25: 4, 50: 4, 100: 7, 75: 7}[hz]  # Action k is applied from (k - 1) / hz on, and led to row k.
+    rows = np.zeros((count, schema.width), np.float32)
+    rows[:, schema.action] = np.arange(count)[:, None]
+    sampled = to_control_rate(rows, np.arange(count) / hz, schema, DT, "log", action_index)
+    assert sampled[:, schema.action.start].tolist() == expected
+
+
+def test_a_recording_that_ends_with_its_fall_keeps_that_row(schema):
+    rows = np.zeros((10, schema.width), np.float32)
+    rows[:, 0], rows[-1, -1] = np.arange(10), 1.0
+    assert to_control_rate(rows, np.arange(10) / 100, schema, DT, "log")[:, 0].tolist() == [1, 3, 5, 7, 9]
+    interpolated = to_control_rate(rows, np.arange(10) / 75, schema, DT, "log")
+    np.testing.assert_allclose(interpolated[:, 0], [0, 1.5, 3, 4.5, 6, 7.5, 9], atol=1e-4)
+    assert interpolated[:, -1].tolist() == [0] * 6 + [1]
 
 
 def test_a_fall_between_two_control_steps_is_kept(schema):
