@@ -82,11 +82,10 @@ class RosbagFormat(LogFormat):
             frame = self._rows(streams, stamps, pauses_s, ready, gathered)
             for topic, stream in streams.items():
                 stream.drop(done[topic])
+            skipped = {topic: stream.skipped for topic, stream in streams.items() if stream.skipped}
+            gathered.skipped = [f"{count} messages of {topic} name other joints" for topic, count in skipped.items()]
             if frame.height:
                 yield frame
-            gathered.skipped = [
-                f"{s.skipped} messages of {s.topic} name other joints" for s in streams.values() if s.skipped
-            ]
         self.notes += [f"{file.name}: {note}" for note in gathered.notes()]
 
     def _pause_s(self, stamps_ns: np.ndarray) -> float:

@@ -144,6 +144,7 @@ def read_pieces(
     for column in dict.fromkeys(columns):
         by_topic.setdefault(split_column(column)[0], []).append(column)
     streams = {topic: Stream(topic, names) for topic, names in by_topic.items()}
+    faults = nullcontext() if strict else suppress(RwmError)
     limit = inf if piece_bytes is None else piece_bytes
     with opened(bag, messages) as reader:
         topics = reader.topics
@@ -160,7 +161,7 @@ def read_pieces(
         grown = 0
         for topic, received_ns, message in messages_of(reader, wanted, bag, stop_ns):
             stream = streams[topic]
-            with nullcontext() if strict else suppress(RwmError):
+            with faults:
                 stream.append(message, received_ns, str(bag))
             grown += NUMBER_BYTES * len(stream.columns)
             if grown > limit:
