@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def read_pieces(
     for column in dict.fromkeys(columns):
         by_topic.setdefault(split_column(column)[0], []).append(column)
     streams = {topic: Stream(topic, names) for topic, names in by_topic.items()}
-    faults = nullcontext() if strict else suppress(RwmError)
+    faults: AbstractContextManager[object] = nullcontext() if strict else suppress(RwmError)
     limit = inf if piece_bytes is None else piece_bytes
     with opened(bag, messages) as reader:
         topics = reader.topics
