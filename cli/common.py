@@ -13,24 +13,23 @@ from importlib import import_module
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
-from cli.progress import FIRST, progress_bar, say
+from cli.progress import FIRST, PlainConsole, progress_bar, say
 from rwmdata import progress as rwm_progress
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, Model, build, default_of, label_of, option_paths, path_of, read_settings
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Checkpoint, Run
+from rwmdata.text import shown
 from rwmdata.wandb_log import wandb_package
 
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows: ids and paths stay whole."""
 
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+out = PlainConsole(soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def _installed(project: str | None) -> str | None:
@@ -176,7 +175,7 @@ class Call:
             return
         rows = [(k, v) for k, v in run.meta.summary.items() if not isinstance(v, list | dict)]
         print_table(f"{run.kind} {run.id}", ("what", "value"), rows)
-        out.print(f"wrote {run.path}", highlight=False)
+        out.print(f"wrote {run.path}")
         say(f"next: {next_command}")
 
 
@@ -262,14 +261,24 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
+def write_out(text: str) -> None:
+    """Write a text of many lines on standard output: as it is into a file or a pipe, as it is shown to a terminal."""
+    sys.stdout.write("\n".join(map(shown, text.split("\n"))) if sys.stdout.isatty() else text)
+
+
+def confirm(question: str) -> None:
+    """Ask whether to go on; any other answer than yes ends the command."""
+    typer.confirm(shown(question), abort=True, err=True)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; numbers are right-aligned, floats with four significant digits."""
-    table = Table(title=title, title_justify="left", header_style="bold", highlight=False)
+    table = Table(title=title, title_justify="left", header_style="bold")
     for i, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(r[i], int | float) or r[i] is None for r in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell(v)) for v in row))
+        table.add_row(*(cell(v) for v in row))
     out.print(table)
 
 

@@ -19,6 +19,7 @@ from cli.common import (
     print_json,
     print_table,
     say,
+    write_out,
 )
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
@@ -119,7 +120,7 @@ def convert(
         if call.json:
             print_json({"mapping": mapping_text})
         else:
-            out.print(mapping_text, highlight=False, markup=False, end="")
+            write_out(mapping_text)
         return
     if name is None:
         raise RwmError("The new dataset needs a name.", "--name NAME")
@@ -155,7 +156,7 @@ def write_csv(
     if call.json:
         print_json({"dataset": source.name, "files": files})
     else:
-        out.print(f"wrote {len(files)} files, {source.rows:,} rows: {out_dir}", highlight=False)
+        out.print(f"wrote {len(files)} files, {source.rows:,} rows: {out_dir}")
 
 
 @command(app, "write-lerobot")
@@ -172,7 +173,7 @@ def write_lerobot(
     if call.json:
         print_json({"dataset": source.name, "folder": folder})
     else:
-        out.print(f"wrote {source.rows:,} frames: {folder}", highlight=False)
+        out.print(f"wrote {source.rows:,} frames: {folder}")
 
 
 @command(app, "write-minari")
@@ -190,7 +191,7 @@ def write_minari(
     if call.json:
         print_json({"dataset": source.name, "id": name, "folder": out_dir / name})
     else:
-        out.print(f"wrote {name}: {out_dir / name}", highlight=False)
+        out.print(f"wrote {name}: {out_dir / name}")
         say(f"next: {ROOT_VARIABLE}={out_dir} python -c \"import minari; minari.load_dataset('{name}')\"")
 
 
@@ -210,7 +211,7 @@ def validate(call: Call, dataset: DatasetArgument = None) -> None:
             rows_ = [(f.severity, f.check, f.where, f.message) for f in faults]
             print_table(f"faults of {source.name}", ("severity", "check", "where", "what"), rows_)
         verdict = f"{len(errors)} errors, {len(faults) - len(errors)} warnings" if faults else "no fault"
-        out.print(f"{source.name}: {verdict} in {source.rows:,} rows", highlight=False)
+        out.print(f"{source.name}: {verdict} in {source.rows:,} rows")
     if errors:
         raise typer.Exit(1)
 
@@ -239,7 +240,7 @@ def stats(
     header = ("name", "unit", "mean", "std", "min", "max", "0.1 %", "histogram", "99.9 %")
     print_table(f"columns of {source.name}, {source.rows:,} rows", header, rows)
     for file in files:
-        out.print(f"wrote {file}", highlight=False)
+        out.print(f"wrote {file}")
 
 
 @command(app, "ls")
@@ -306,6 +307,5 @@ def show_result(call: Call, dataset: Dataset) -> None:
     out.print(
         f"wrote {dataset.name}: {dataset.rows:,} rows in {len(dataset.episodes)} episodes, {falls} falls: "
         f"{dataset.path}",
-        highlight=False,
     )
     say("next: rwm data validate, then rwm fit")

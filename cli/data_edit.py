@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.common import Call, DatasetArgument, SeedOption, command, out, print_json, print_table, say
+from cli.common import Call, DatasetArgument, SeedOption, command, confirm, out, print_json, print_table, say
 from cli.data import app, show_result
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
@@ -42,7 +41,7 @@ def sample(
         return
     print_table(f"windows of {frame.height // max(1, about.height)} rows of {source.name}", about.columns, about.rows())
     if out_file:
-        out.print(f"wrote {out_file}, {frame.height} rows", highlight=False)
+        out.print(f"wrote {out_file}, {frame.height} rows")
 
 
 @command(app, "merge")
@@ -102,23 +101,22 @@ def split(
 @command(app, "rm")
 def rm(
     call: Call,
-    dataset: Annotated[str, typer.Argument(help="Dataset name.")],
+    dataset: Annotated[str, typer.Argument(help="Dataset name, or its folder in the home.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a dataset."""
     from rwmdata.edit import remove
 
-    folder = call.home.dataset_folder(dataset)
-    name, link = Path(os.path.abspath(folder)).name, folder.is_symlink()
+    folder = call.home.own(call.home.dataset_folder(dataset))
+    name, link = folder.name, folder.is_symlink()
     if not yes:
-        what = f"the link {name}; its data stay" if link else f"{name}, {rows_in(folder)}, for good"
-        typer.confirm(f"Delete {what}?", abort=True, err=True)
+        confirm(f"Delete {f'the link {folder}; its data stay' if link else f'{folder}, {rows_in(folder)}, for good'}?")
     target = folder.resolve()
     orphans = remove(call.home, folder)
     if call.json:
         print_json({"removed": name, "runs_made_from_it": orphans})
         return
-    out.print(f"removed the link {name}; its data stay in {target}" if link else f"removed {name}", highlight=False)
+    out.print(f"removed the link {name}; its data stay in {target}" if link else f"removed {name}")
     if orphans:
         say(f"note: {len(orphans)} runs were made from it: {', '.join(orphans)}")
 
@@ -150,7 +148,7 @@ def fsck(
         if troubles:
             rows_ = [(t.path, t.what, "done" if t.path in done else t.repair or "by hand") for t in troubles]
             print_table("troubles", ("path", "what", "repair"), rows_)
-        out.print(f"{len(troubles)} troubles, {len(left)} left in {call.home.root}", highlight=False)
+        out.print(f"{len(troubles)} troubles, {len(left)} left in {call.home.root}")
         if any(t.repair for t in left):
             say("next: rwm data fsck --repair")
     if left:

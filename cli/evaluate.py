@@ -159,7 +159,7 @@ def falls(
     result = call.work("falls", evaluate_falls, call.home, call.model(model), config)
     show_scalars(call, result)
     if not call.json:
-        out.print(result.meta.summary["verdict"], highlight=False)
+        out.print(result.meta.summary["verdict"])
 
 
 @command(app, "lambda-sweep", "reports.evaluate.lambda_sweep:LambdaSweepConfig")
@@ -179,7 +179,7 @@ def lambda_sweep(
     result = call.work("policies", evaluate_lambda_sweep, call.home, call.model(model), config)
     show_scalars(call, result)
     if not call.json:
-        out.print(result.meta.summary["verdict"], highlight=False)
+        out.print(result.meta.summary["verdict"])
 
 
 @command(app, "learning", "reports.evaluate.learning:LearningConfig")
@@ -205,7 +205,7 @@ def learning(
     result = call.work("stages", evaluate_learning, call.home, config)
     show_scalars(call, result)
     if not call.json:
-        out.print(result.meta.summary["verdict"], highlight=False)
+        out.print(result.meta.summary["verdict"])
 
 
 @command(app, "references", "reports.references:ReferenceConfig")
@@ -229,7 +229,7 @@ def references(
         return
     rows = [(r["iteration"], r["minutes"], r["return"], r["normalized_score"]) for r in references["curve"]]
     print_table(f"stages of {source.id}", ("iteration", "minutes", "return", "normalised score"), rows)
-    out.print(f"wrote {out_dir}", highlight=False)
+    out.print(f"wrote {out_dir}")
 
 
 def evaluate_model(call: Call, evaluate: Callable[..., Run], config: type[Frozen]) -> None:
@@ -254,7 +254,7 @@ def show_scalars(call: Call, run: Run) -> None:
         print_table("by part", (*key, *columns), table)
     for what in run.meta.summary.get("not_computed") or []:
         say(f"not computed: {what}")
-    out.print(f"wrote {run.path}", highlight=False)
+    out.print(f"wrote {run.path}")
 
 
 def split_parts(scalars: list[Scalar]) -> tuple[list[Scalar], list[tuple[list[str], list[tuple]]]]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.common import Call, DatasetArgument, DeviceOption, SeedOption, SettingsOption, WandbOption
+from rwmdata.text import quoted
 
 SHOWN_EPISODES = 10
 
@@ -58,6 +59,6 @@ def fit(
         what = f"{len(short)} of {len(source.episodes)} episodes are shorter than the {window} rows of a window"
         call.say(f"left out: {what}: {shown}")
     for fault in [f for f in glance(source) if f.check != "spike"]:
-        call.say(f"warning: {source.name}: {fault.where}: {fault.message}; rwm data validate {source.name}")
+        call.say(f"warning: {source.name}: {fault.where}: {fault.message}; rwm data validate {quoted(source.name)}")
     run = call.work("fit", fit_model, call.home, source, config)
     call.show_run(run, "rwm policy --lam 1.0, or rwm eval uncertainty")

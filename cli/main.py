@@ -71,21 +71,21 @@ def _run() -> None:
         with ended_by_signals():
             app()
     except RwmError as exc:
-        err.print(f"error: {exc.message}", style="red", highlight=False, markup=False)
+        err.print(f"error: {exc.message}", style="red")
         if exc.hint:
-            err.print(f"try:   {exc.hint}", highlight=False, markup=False)
+            err.print(f"try:   {exc.hint}")
         sys.exit(1)
     except OSError as exc:
         if exc.errno not in UNWRITABLE:
             raise
-        err.print(f"error: {exc.strerror}: {exc.filename or 'a file'}.", style="red", highlight=False, markup=False)
-        err.print("try:   make room, or --home FOLDER; then rwm runs resume", highlight=False, markup=False)
+        err.print(f"error: {exc.strerror}: {exc.filename or 'a file'}.", style="red")
+        err.print("try:   make room, or --home FOLDER; then rwm runs resume")
         sys.exit(1)
     except SystemExit as exc:
         if exc.code == INTERRUPTED:
             number = signal_received()
             by = f" by {signal.Signals(number).name}" if number else ""
-            err.print(f"interrupted{by}; what was committed stays; go on with: rwm runs resume", highlight=False)
+            err.print(f"interrupted{by}; what was committed stays; go on with: rwm runs resume")
             sys.exit(INTERRUPTED if number is None else 128 + number)
         raise
 

@@ -9,6 +9,7 @@ import typer
 
 from cli.common import Call, DeviceOption, SeedOption, command, out, print_json, print_table, say
 from rwmdata.errors import RwmError
+from rwmdata.text import quoted
 
 app = typer.Typer(help="Look at, import and export dynamics models.", no_args_is_help=True)
 
@@ -65,8 +66,8 @@ def import_(
     print_table(f"{run.kind} {run.id}", ("what", "value"), list(facts.items()))
     for note in training.notes:
         say(f"note: {note}")
-    out.print(f"wrote {run.path}", highlight=False)
-    both = f"rwm train --task Finetune-v0 --policy {run.id} --model {run.id}"
+    out.print(f"wrote {run.path}")
+    both = f"rwm train --task Finetune-v0 --policy {quoted(run.id)} --model {quoted(run.id)}"
     say(f"next: {both if training.policy else 'rwm eval uncertainty'}")
 
 
@@ -104,7 +105,7 @@ def export(
         return
     for note in notes:
         say(f"note: {note}")
-    out.print(f"wrote {out_file}", highlight=False)
+    out.print(f"wrote {out_file}")
 
 
 @command(app, "calibrate", "reports.evaluate.calibration:CalibrationConfig")
@@ -132,7 +133,7 @@ def calibrate(
     shown = [h for h in (1, 8, 32, 100, 200, 368) if h <= factors.steps]
     rows = [(h, factors.epistemic[h - 1], factors.total[h - 1]) for h in shown]
     print_table(f"factors of {checkpoint.id}", ("step", "epistemic std", "total std"), rows)
-    out.print(f"wrote {checkpoint.file}", highlight=False)
+    out.print(f"wrote {checkpoint.file}")
     say("next: rwm eval calibration, or rwm eval uncertainty --calibrated")
 
 

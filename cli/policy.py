@@ -23,6 +23,7 @@ from cli.common import (
 )
 from rwmdata.config import build, read_settings
 from rwmdata.errors import RwmError
+from rwmdata.text import quoted
 
 ALGORITHMS = {
     "mopo": "rwmrl.policy_config:PolicyConfig",
@@ -101,7 +102,7 @@ def policy(
     checkpoint = call.model(model)
     source = call.fitted(dataset, checkpoint)
     result = call.work("policy", train_policy, call.home, source, checkpoint, config)
-    call.show_run(result, f"rwm eval policy --policy {result.id}")
+    call.show_run(result, f"rwm eval policy --policy {quoted(result.id)}")
 
 
 def judged_by(call: Call, judge: str | None) -> dict[str, object]:
@@ -146,7 +147,7 @@ def without_model(call: Call, dataset: str | None, algo: str) -> None:
 
         offline = build(OfflineRLConfig, algo, options, settings)
         result = call.work(algo, train_offline_rl, call.home, source, offline)
-    call.show_run(result, f"rwm eval policy --policy {result.id}")
+    call.show_run(result, f"rwm eval policy --policy {quoted(result.id)}")
 
 
 @command(sweep_app, "policy", "rwmrl.sweep:SweepConfig", "rwmrl.policy_config:PolicyConfig")
@@ -193,10 +194,8 @@ def sweep(
         return
     title = f"{len(rows)} policies of model {checkpoint.id}"
     print_table(title, ("lam", "seed", "run", *shown), [(*r.values(),) for r in rows])
-    best = max(rows, key=lambda r: r["judged_reward"])["run"] if judge else "RUN"
-    out.print(
-        f"next: rwm eval policy --policy {best}{' (what the judge thinks most of)' if judge else ''}", highlight=False
-    )
+    best = quoted(max(rows, key=lambda r: r["judged_reward"])["run"]) if judge else "RUN"
+    out.print(f"next: rwm eval policy --policy {best}{' (what the judge thinks most of)' if judge else ''}")
 
 
 def import_policy(
@@ -221,7 +220,7 @@ def import_policy(
 
     reading = build(Reading, None, call.chosen("activation", "layout"))
     run = keep_policy(call.home, file, robot, reading)
-    call.show_run(run, f"rwm eval policy --policy {run.id}")
+    call.show_run(run, f"rwm eval policy --policy {quoted(run.id)}")
 
 
 def export_policy(
@@ -245,4 +244,4 @@ def export_policy(
         return
     rows = [(name, f"actions differ by {value:.1e} at most") for name, value in written["check"].items()]
     print_table(f"policy of {written['robot']}, {written['control_hz']:g} Hz", ("file", "check"), rows)
-    out.print(f"wrote {out_dir}", highlight=False)
+    out.print(f"wrote {out_dir}")

@@ -9,14 +9,27 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from rwmdata import progress as rwm_progress
 from rwmdata import runs
+from rwmdata.text import shown
 
-err = Console(stderr=True, soft_wrap=True)
+
+class PlainConsole(Console):
+    """A console on which every text stands for itself: no markup, no highlights, and nothing that commands it."""
+
+    def render_str(self, text: str, *, style: Any = "", **options: Any) -> Text:
+        """Return a text as it is shown, in one line."""
+        options |= {"markup": False, "highlight": False, "emoji": False}
+        return super().render_str(shown(text), style=style, **options)
+
+
+err = PlainConsole(stderr=True, soft_wrap=True)
 
 FIRST = os.environ.get("RANK", "0") == "0"
 """Of the processes that torchrun starts, the first one speaks; errors are everyone's own."""
@@ -27,7 +40,7 @@ LINE_EVERY_S = 30.0
 def say(text: str, quiet: bool = False) -> None:
     """Say something to the person on standard error, so that standard output stays machine-readable."""
     if FIRST and not quiet:
-        err.print(text, highlight=False, markup=False)
+        err.print(text)
 
 
 @contextmanager
@@ -57,12 +70,12 @@ def progress_bar(label: str, quiet: bool = False) -> Iterator[rwm_progress.Progr
 @contextmanager
 def _bar(label: str) -> Iterator[rwm_progress.Progress]:
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
+        TextColumn("{task.fields[numbers]}", markup=False),
         console=err,
     )
     task = bar.add_task(label, total=None, numbers="", start=False)

@@ -38,4 +38,4 @@ def report(
         return
     for notice in page["missing"]:
         say(notice["text"] + (f" Try: {notice['command']}" if notice["command"] else ""))
-    out.print(f"wrote {page['page']}", highlight=False)
+    out.print(f"wrote {page['page']}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import Call, command, out, print_json, print_table, say
+from cli.common import Call, command, confirm, out, print_json, print_table, say
 from rwmdata.atomic import remove_folder
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
@@ -15,6 +15,7 @@ from rwmdata.home import Home
 from rwmdata.locks import held
 from rwmdata.progress import Progress
 from rwmdata.runs import HOW_TO_MAKE, KINDS, LOCK_FILE, Run
+from rwmdata.text import quoted
 
 RESUMABLE = ("model", "policy", "train")
 
@@ -81,7 +82,7 @@ def show(call: Call, run_id: RunArgument = None) -> None:
         columns = ("metric", "mode", "horizon", "value")
         print_table("scalars", columns, [tuple(s.get(c) for c in columns) for s in meta.summary["scalars"]])
     files = sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file())
-    out.print("files: " + ", ".join(files), highlight=False)
+    out.print("files: " + ", ".join(files))
 
 
 @command(app, "resume")
@@ -97,27 +98,27 @@ def resume(call: Call, run_id: RunArgument = None) -> None:
     if call.json:
         print_json(run.meta.summary | {"run": run.id, "path": run.path})
     else:
-        out.print(f"{run.kind} {run.id} {run.meta.status}: {run.path}", highlight=False)
+        out.print(f"{run.kind} {run.id} {run.meta.status}: {run.path}")
 
 
 @command(app, "rm")
 def rm(
     call: Call,
-    run_id: Annotated[str, typer.Argument(help="Run id or path.")],
+    run_id: Annotated[str, typer.Argument(help="Run id, or its folder in the home.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a run, also one whose record cannot be read."""
-    folder = run_folder(call.home, run_id)
+    folder = call.home.own(run_folder(call.home, run_id))
     if held(folder / LOCK_FILE):
         raise RwmError(f"Run {folder.name} is running.", "rwm runs ls")
     if not yes:
-        typer.confirm(f"Delete {folder.parent.name} {folder.name} for good?", abort=True, err=True)
+        confirm(f"Delete {f'the link {folder}; its run stays' if folder.is_symlink() else f'{folder} for good'}?")
     remove_folder(folder)
     made_from = [r.id for r in call.home.runs() if folder.name in r.meta.parents.values()]
     if call.json:
         print_json({"removed": folder.name, "runs_made_from_it": made_from})
         return
-    out.print(f"removed {folder.name}", highlight=False)
+    out.print(f"removed {folder.name}")
     if made_from:
         say(f"note: {len(made_from)} runs were made from it: {', '.join(made_from)}")
 
@@ -195,8 +196,8 @@ def pack(
     print_table("packed", ("kind", "name"), [(p["kind"], p["name"]) for p in parts])
     for parent in packed.index.left_out:
         say(f"note: {parent.kind} {parent.name} is left out: {parent.why}")
-    out.print(f"wrote {packed.file}, {packed.size:,} bytes, sha256 {packed.sha256}", highlight=False)
-    say(f"next: rwm runs unpack {packed.file}")
+    out.print(f"wrote {packed.file}, {packed.size:,} bytes, sha256 {packed.sha256}")
+    say(f"next: rwm runs unpack {quoted(packed.file)}")
 
 
 def packable(call: Call, name: str | None) -> Run | Dataset:
@@ -245,7 +246,7 @@ def unpack(
     )
     for parent in left_out:
         say(f"note: {parent['kind']} {parent['name']} is not in the archive: {parent['why']}")
-    out.print(f"wrote {len(unpacked.added)} of {len(rows)} parts: {call.home.root}", highlight=False)
+    out.print(f"wrote {len(unpacked.added)} of {len(rows)} parts: {call.home.root}")
     kind, name = rows[-1]["kind"], rows[-1]["name"]
     say(f"next: {'rwm data info' if kind == 'dataset' else 'rwm runs show'} {name}")
 

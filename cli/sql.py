@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.common import Call, out, print_json, print_table, say
+from cli.common import Call, out, print_json, print_table, say, write_out
 from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 
@@ -37,8 +36,8 @@ def sql(
         print_table(title, frame.columns, frame.head(MAX_ROWS).rows())
     elif out_file:
         commit_file(out_file, lambda path: getattr(frame, f"write_{form}")(path))
-        out.print(f"wrote {out_file}, {frame.height} rows", highlight=False)
+        out.print(f"wrote {out_file}, {frame.height} rows")
     elif form == "csv":
-        sys.stdout.write(frame.write_csv())
+        write_out(frame.write_csv())
     else:
         print_json({"rows": frame.to_dicts()})

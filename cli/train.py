@@ -8,6 +8,7 @@ import typer
 
 from cli.common import BackendOption, Call, DeviceOption, RobotOption, SeedOption, SettingsOption
 from rwmdata.config import read_settings
+from rwmdata.text import quoted
 
 
 def train(
@@ -60,4 +61,4 @@ def train(
     weights = read_settings(rewards or [], "--reward action_rate_l2=-0.02")
     config = call.config(kind, "rewards", over={"rewards": weights})
     run = call.work("train", train_in_simulator, call.home, config)
-    call.show_run(run, f"rwm runs show {run.id}")
+    call.show_run(run, f"rwm runs show {quoted(run.id)}")

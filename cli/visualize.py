@@ -96,7 +96,7 @@ def _serve(call: Call, scene: Scene, model: DynamicsEnsemble | None, resync: int
     if call.json:
         print_json({"url": view.url})
     else:
-        out.print(f"open {view.url} (Ctrl-C ends)", highlight=False)
+        out.print(f"open {view.url} (Ctrl-C ends)")
     sys.stdout.flush()
     view.serve()
 

@@ -17,6 +17,7 @@ from rwmdata.evaluation_summary import EvaluationSummary
 from rwmdata.home import Home
 from rwmdata.progress import Progress
 from rwmdata.runs import Run
+from rwmdata.text import quoted
 from rwmdata.validate import validate
 from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig
@@ -104,7 +105,7 @@ class Demo:
             errors = [f for f in faults if f.severity == "error"]
             if errors:
                 text = f"The exported dataset is not valid: {errors[0].message}."
-                raise RwmError(text, f"rwm data validate {dataset.name}")
+                raise RwmError(text, f"rwm data validate {quoted(dataset.name)}")
             made("a verdict", f"0 errors, {len(faults)} warnings", dataset.path)
 
     def fit(self, dataset: Dataset) -> Run:

@@ -9,6 +9,7 @@ import numpy as np
 
 from rwmdata.errors import RwmError
 from rwmdata.runs import DIGEST, Run
+from rwmdata.text import quoted
 from rwmrl.online_config import recorded_configuration
 from rwmrl.train_config import TrainConfig
 
@@ -106,7 +107,7 @@ def parent(run: Run) -> Run | None:
 def command_of(config: TrainConfig) -> str:
     """Return the command line of a training; a warm start's run is named by the words that led to it."""
     usual = TrainConfig()
-    words = [f"rwm train --task {config.task} --robot {config.robot}"]
+    words = [f"rwm train --task {quoted(config.task)} --robot {quoted(config.robot)}"]
     options: dict[str, tuple[float, float]] = {
         "--num-envs": (config.num_envs, usual.num_envs),
         "--exploration": (config.exploration_rad, usual.exploration_rad),
@@ -116,7 +117,7 @@ def command_of(config: TrainConfig) -> str:
     words += ["--symmetry"] if config.ppo.symmetry else []
     words += ["--warm-start RUN"] if config.warm_start else []
     words += [f"{name} {value:g}" for name, (value, default) in options.items() if value != default]
-    words += [f"--reward {term}={weight:g}" for term, weight in config.rewards.items()]
+    words += [f"--reward {quoted(term)}={weight:g}" for term, weight in config.rewards.items()]
     return " ".join([*words, f"--iterations {config.iterations}"])
 
 

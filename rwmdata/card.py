@@ -11,6 +11,7 @@ import yaml
 
 from rwmdata.catalog import Dataset
 from rwmdata.runs import Run
+from rwmdata.text import quoted
 
 TAGS = {
     "model": ["world-model", "dynamics-model"],
@@ -151,9 +152,12 @@ def _command(words: Sequence[str]) -> str:
 
 def _next(main: Run | Dataset) -> str:
     if isinstance(main, Dataset):
-        return f"rwm fit {main.name}"
-    ways = {"model": f"rwm eval uncertainty --model {main.id}", "policy": f"rwm eval policy --policy {main.id}"}
-    return ways.get("policy" if main.kind == "train" else main.kind, f"rwm runs show {main.id}")
+        return f"rwm fit {quoted(main.name)}"
+    ways = {
+        "model": f"rwm eval uncertainty --model {quoted(main.id)}",
+        "policy": f"rwm eval policy --policy {quoted(main.id)}",
+    }
+    return ways.get("policy" if main.kind == "train" else main.kind, f"rwm runs show {quoted(main.id)}")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

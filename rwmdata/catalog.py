@@ -25,6 +25,7 @@ from rwmdata.manifest import CACHED_ROWS, MANIFEST_FILE, DatasetManifest, is_man
 from rwmdata.mapped_rows import mapped_rows
 from rwmdata.robots import load_robot
 from rwmdata.schema import NormalizerKind, Schema
+from rwmdata.text import quoted
 
 ROWS_FILE = "rows.f32"
 """All rows as training uses them, float32 row by row; created from the shards where they do not fit in memory."""
@@ -230,7 +231,7 @@ class Dataset:
         self._verified.add(number)
 
     def _damaged(self, what: str) -> RwmError:
-        return RwmError(f"{what}.", f"rwm data validate {self.name}")
+        return RwmError(f"{what}.", f"rwm data validate {quoted(self.name)}")
 
     def normalizer(self, kind: NormalizerKind = "auto") -> tuple[np.ndarray, np.ndarray]:
         """Return mean and std of state and action, each ``(S + A,)`` float32.
@@ -275,7 +276,7 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[pq.ParquetFile
     Raises:
         RwmError: The file is missing, is not Parquet or lacks a column that the block asks for.
     """
-    hint = f"rwm data validate {path.parent.name}"
+    hint = f"rwm data validate {quoted(path.parent.name)}"
     try:
         with pq.ParquetFile(path if content is None else pa.BufferReader(content)) as file:
             yield file

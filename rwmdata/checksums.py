@@ -16,6 +16,8 @@ CHECKSUM = "checksum"
 METADATA = "__metadata__"
 LENGTH_BYTES = 8
 """Of a safetensors file: the length of its JSON header."""
+MOST_PACKED_BYTES = 64 << 20
+"""What the compressed parts of an archive, programs and descriptions, may unpack to together."""
 CHANGED = "has another checksum than when it was written"
 
 
@@ -56,10 +58,22 @@ def is_changed(record: object) -> bool:
     return isinstance(record, dict) and CHECKSUM in record and sealed(record)[CHECKSUM] != record[CHECKSUM]
 
 
+def claims_too_much(archive: zipfile.ZipFile, size: int) -> str | None:
+    """Return what is wrong with an archive of ``size`` bytes that would unpack to much more than it is; else None."""
+    parts = archive.infolist()
+    if sum(part.file_size for part in parts if part.compress_type == zipfile.ZIP_STORED) > size:
+        return "has parts that are larger than itself"
+    if sum(part.file_size for part in parts if part.compress_type != zipfile.ZIP_STORED) > MOST_PACKED_BYTES:
+        return f"has compressed parts of more than {MOST_PACKED_BYTES >> 20} MiB"
+    return None
+
+
 def _damage_of_archive(path: Path) -> str | None:
     """Return what is wrong with a zip archive, each of whose parts carries a CRC-32."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if claimed := claims_too_much(archive, path.stat().st_size):
+                return claimed
             part = archive.testzip()
     except Exception as exc:  # Arbitrary bytes make the reader raise anything.
         return f"is damaged ({type(exc).__name__})"
@@ -76,7 +90,7 @@ def _damage_of_safetensors(packed: bytes) -> str | None:
             header[METADATA][key] = json.dumps(description)
             if safetensors_checksum(packed, header) != expected:
                 return CHANGED
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         return f"has a damaged header ({type(exc).__name__})"
     return None
 

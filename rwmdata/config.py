@@ -15,9 +15,9 @@ from rwmdata.errors import RwmError
 
 
 class Frozen(BaseModel):
-    """Base of every configuration model: immutable, unknown keys refused."""
+    """Base of every configuration model: immutable, unknown keys refused, every number finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Named sets of values, nested or dotted, for :func:`build`."""
@@ -127,7 +127,7 @@ def read_settings(texts: Iterable[str], example: str = "--set hidden=128") -> di
             raise RwmError(f"'{text}' is not KEY=VALUE.", example)
         try:
             settings[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             settings[key] = value
     return settings
 

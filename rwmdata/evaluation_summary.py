@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
+from rwmdata.text import quoted
 
 SUMMARY_VERSION = 2
 """1 called the relative L1 error ``relative_l1``; 2 calls it ``rel_l1`` and names the group of a metric."""
@@ -83,7 +84,9 @@ class EvaluationSummary(BaseModel):
         scalar = self.find(metric, mode, horizon)
         if scalar is None:
             wanted = " ".join(str(part) for part in (metric, mode, horizon) if part is not None)
-            raise RwmError(f"The {self.evaluation} evaluation {self.run} has no {wanted}.", f"rwm runs show {self.run}")
+            raise RwmError(
+                f"The {self.evaluation} evaluation {self.run} has no {wanted}.", f"rwm runs show {quoted(self.run)}"
+            )
         return scalar.value
 
     @classmethod

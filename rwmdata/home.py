@@ -79,6 +79,19 @@ class Home:
         known = ", ".join(d.name for d in self.datasets()) or "none"
         raise RwmError(f"No dataset '{name}' in {self.data_dir}; datasets: {known}.", "rwm data ls")
 
+    def own(self, folder: Path) -> Path:
+        """Return a dataset's or a run's folder, or the link in its place, by its place in this home.
+
+        Raises:
+            RwmError: It is of another home, or a folder above it is a link that leads out of this one.
+        """
+        place = Path(os.path.abspath(folder))
+        real = place.parent.resolve()
+        if real == self.data_dir.resolve() or real.parent == self.runs_dir.resolve():
+            return place
+        fault = f"{place} is no dataset and no run of the home {self.root.resolve()}; nothing was removed."
+        raise RwmError(fault, "--home FOLDER, the home it is in")
+
     def run_of(self, kind: str, config: BaseModel, parents: dict[str, str | None]) -> Run | None:
         """Return a run made with this configuration from these parents: a finished one, else the newest.
 

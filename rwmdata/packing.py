@@ -20,6 +20,7 @@ from rwmdata.home import Home
 from rwmdata.manifest import MANIFEST_FILE
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import DIGEST, Run
+from rwmdata.text import quoted
 
 FORMAT = "rwm-pack-1"
 INDEX_FILE, CARD_FILE = "rwm-pack.json", "README.md"
@@ -173,7 +174,9 @@ def _parents(part: Run | Dataset) -> dict[str, str]:
         return {}
     if part.meta.status == "running":
         what = "stopped without a word" if part.gone else "is still running"
-        raise RwmError(f"{part.kind} {part.id} {what}.", f"rwm runs resume {part.id}, or rwm data fsck --repair")
+        raise RwmError(
+            f"{part.kind} {part.id} {what}.", f"rwm runs resume {quoted(part.id)}, or rwm data fsck --repair"
+        )
     named = {role: name for role, name in part.meta.parents.items() if name and role in ROLES}
     exported = part.meta.summary.get("exported")
     return {"dataset": exported, **named} if isinstance(exported, str) else named
@@ -198,7 +201,7 @@ def _files_of(part: Run | Dataset) -> Iterator[tuple[str, Path]]:
     if isinstance(part, Dataset):
         for path in (part.path / MANIFEST_FILE, *part.shard_paths):
             if not path.is_file():
-                raise RwmError(f"Shard {path} is missing.", f"rwm data validate {part.name}")
+                raise RwmError(f"Shard {path} is missing.", f"rwm data validate {quoted(part.name)}")
             yield f"{folder}/{path.name}", path
         return
     for path in sorted(part.path.rglob("*")):
@@ -212,7 +215,7 @@ def _check_shards(parts: list[Run | Dataset], index: PackIndex) -> None:
         for shard in part.manifest.shards:
             if index.files[f"{_part_of(part).folder}/{shard.file}"].sha256 != shard.sha256:
                 text = f"{part.path / shard.file} has another checksum than when it was written"
-                raise RwmError(f"{text}; nothing was packed.", f"rwm data validate {part.name}")
+                raise RwmError(f"{text}; nothing was packed.", f"rwm data validate {quoted(part.name)}")
 
 
 def _add(archive: zipfile.ZipFile, name: str, blocks: Iterator[bytes]) -> PackedFile:

@@ -7,11 +7,11 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
+from rwmdata.yaml_file import read_yaml
 
 
 class DriveSpec(Frozen):
@@ -73,9 +73,9 @@ class RobotSpec(Frozen):
     action_scale: float
     """Target joint position = default + action_scale * action, rad per unit action."""
     drive: DriveSpec
-    physics_dt_s: float = 0.005
-    decimation: int = 4
-    episode_length_s: float = 20.0
+    physics_dt_s: float = Field(0.005, gt=0, le=1)
+    decimation: int = Field(4, ge=1, le=10_000)
+    episode_length_s: float = Field(20.0, gt=0, le=1e6)
     reward_weights: dict[str, float]
     task_reward_weights: dict[str, dict[str, float]] = {}
     """Overrides of the weights, by task name."""
@@ -146,6 +146,6 @@ def load_robot(name: str) -> RobotSpec:
         fault = f"Unknown robot '{name}'; known robots: {', '.join(sorted(known)) or 'none'}."
         raise RwmError(fault, "--robot NAME, or the path of a folder that holds a robot.yaml")
     try:
-        return RobotSpec(**yaml.safe_load(path.read_text()), folder=folder.resolve())
-    except (ValidationError, yaml.YAMLError, TypeError) as exc:
+        return RobotSpec(**read_yaml(path), folder=folder.resolve())
+    except (ValueError, TypeError, OSError) as exc:
         raise RwmError(f"{path} is not a valid robot description: {one_line(exc)}.") from exc

@@ -10,6 +10,7 @@ import polars as pl
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
+from rwmdata.text import quoted
 
 FLOOR = {"base_lin_vel": 1.0, "base_ang_vel": 2.0, "projected_gravity": 0.2, "joint_pos": 0.5, "joint_vel": 5.0,
          "joint_torque": 20.0, "action": 1.0, "extension": 0.0}  # fmt: skip
@@ -75,7 +76,7 @@ def _read_column(dataset: Dataset, name: str) -> np.ndarray:
         return dataset.scan().select(name).collect()[name].to_numpy()
     except (pl.exceptions.PolarsError, OSError) as exc:
         raise RwmError(
-            f"Column {name} of '{dataset.name}' cannot be read.", f"rwm data validate {dataset.name}"
+            f"Column {name} of '{dataset.name}' cannot be read.", f"rwm data validate {quoted(dataset.name)}"
         ) from exc
 
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
+from rwmdata.text import quoted
 
 
 def window_starts(start: np.ndarray, length: np.ndarray, window: int, episodes: np.ndarray | None = None) -> np.ndarray:
@@ -44,7 +45,8 @@ def split_starts(dataset: Dataset, split: str, window: int) -> np.ndarray:
         fault += f"history + forecast); it has {len(length)} episodes, the longest of {longest} rows."
         hint = "shorter windows, or rwm data export with more transitions"
         if (dataset.episodes.length >= window).any():
-            hint = f"rwm data split {dataset.name} --name NEW --window {window}, which divides long episodes by time"
+            split = f"rwm data split {quoted(dataset.name)} --name NEW --window {window}"
+            hint = f"{split}, which divides long episodes by time"
         raise RwmError(fault, hint)
     return starts
 

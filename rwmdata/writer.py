@@ -36,7 +36,7 @@ ROW_GROUP_ROWS = 65_536
 SHARDS_AT_ONCE = 2
 SHARDS_WAITING = 4
 """Shards that may wait in memory to be written; with more, :meth:`DatasetWriter.append` blocks."""
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 def new_dataset_path(data_dir: Path, name: str, hint: str = "--name NEW_NAME") -> Path:
@@ -46,7 +46,7 @@ def new_dataset_path(data_dir: Path, name: str, hint: str = "--name NEW_NAME") -
         RwmError: The name is not a file name, or is taken; ``hint`` says what to do then.
     """
     if not NAME_PATTERN.fullmatch(name):
-        raise RwmError(f"'{name}' is not a dataset name; use letters, digits, '.', '_' and '-'.", hint)
+        raise RwmError(f"'{name}' is not a dataset name; use up to 200 letters, digits, '.', '_' and '-'.", hint)
     if (data_dir / name).exists():
         raise RwmError(f"Dataset '{name}' exists already in {data_dir}.", hint)
     return data_dir / name

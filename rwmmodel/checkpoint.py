@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from rwmdata.atomic import commit_file
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.runs import state_before
+from rwmdata.text import quoted
 from rwmmodel.calibration_factors import Calibration
-from rwmmodel.described_file import is_safetensors, read_described, refuse_damaged, save_described
+from rwmmodel.described_file import filled, is_safetensors, read_described, refuse_damaged, save_described
 from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.ensemble import DynamicsEnsemble, EnsembleConfig, ModelInfo
 from rwmmodel.torch_file import read_torch
@@ -33,6 +34,7 @@ POLICY_PREFIXES = ("actor.", "critic.", "rwm_policy")
 WORLD_MODEL = "system_dynamics_state_dict"
 """Where the reference's checkpoints keep the world model."""
 LOG = logging.getLogger(__name__)
+ORIGIN = TypeAdapter(ModelInfo)
 WANTED = "a checkpoints/model.safetensors written by 'rwm fit'"
 
 
@@ -68,24 +70,22 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Dynamics
     if METADATA_KEY not in metadata:
         raise RwmError(f"{path} {_describe({**metadata, **tensors})}.", WANTED)
     try:
-        model = _build(json.loads(metadata[METADATA_KEY]))
-        model.load_state_dict(tensors)
-    except (ValidationError, KeyError, TypeError, ValueError) as exc:
+        model = _build(json.loads(metadata[METADATA_KEY]), tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as exc:  # A description nested too deeply is the last.
         raise RwmError(f"The description inside {path} is damaged: {one_line(exc)}.", WANTED) from exc
-    except RuntimeError as exc:
-        raise RwmError(f"The tensors of {path} do not fit its own description: {one_line(exc)}.", WANTED) from exc
     use_precision("float32", target)
     return model.to(target).eval()
 
 
-def _build(description: dict[str, Any]) -> DynamicsEnsemble:
-    """Return an untrained model with the described architecture, origin and calibration."""
+def _build(description: dict[str, Any], tensors: Mapping[str, Tensor]) -> DynamicsEnsemble:
+    """Return the model with the described architecture, origin and calibration, and these tensors."""
     if description["format"] != FORMAT:
         raise ValueError(f"format '{description['format']}', expected '{FORMAT}'")
-    info = description["info"]
-    if info is not None:
-        info = ModelInfo(**{**info, "columns": tuple(info["columns"])})
-    model = DynamicsEnsemble(EnsembleConfig(**description["config"]), info=info)
+    info = None if description["info"] is None else ORIGIN.validate_python(description["info"])
+    config = EnsembleConfig(**description["config"])
+    sizes = [*config.mlp_hidden, *(value for value in config.model_dump().values() if isinstance(value, int))]
+    parts = config.layers * (1 if config.shared_base else config.members)
+    model = filled(lambda: DynamicsEnsemble(config, info=info), sizes, parts, tensors)
     if description.get("calibration") is not None:
         model.calibration = Calibration(**description["calibration"])
     return model
@@ -112,7 +112,7 @@ def _explain_foreign(path: Path) -> RwmError:
     except RwmError as exc:
         reason = exc.message.removeprefix(f"{path} ").removesuffix(".")
         return RwmError(f"{path} is not a world model of this toolkit: it {reason}.", WANTED)
-    hint = f"rwm model import {path}" if WORLD_MODEL in content else WANTED
+    hint = f"rwm model import {quoted(path)}" if WORLD_MODEL in content else WANTED
     return RwmError(f"{path} {_describe(content)}.", hint)
 
 

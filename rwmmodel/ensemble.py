@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -19,23 +19,27 @@ from rwmmodel.normalizer import Normalizer
 from rwmmodel.rssm import RssmBase
 from rwmmodel.transformer import TransformerBase
 
+WIDEST, MOST_LAYERS, MOST_MEMBERS, LONGEST_HISTORY = 16_384, 64, 1_000, 10_000
+"""Sizes above which a network is a slip, or a file's lie."""
+Width = Annotated[int, Field(ge=1, le=WIDEST)]
+
 
 class Architecture(Frozen):
     """The choices that define an ensemble; the defaults are RWM-U's."""
 
     base: Literal["gru", "lstm", "mlp", "transformer", "rssm"] = "gru"
-    hidden: int = Field(256, ge=1)
+    hidden: int = Field(256, ge=1, le=WIDEST)
     """Size of the features of every base but mlp."""
-    layers: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1, le=MOST_LAYERS)
     """Layers of gru and lstm, blocks of the transformer."""
     attention_heads: int = Field(4, ge=1)
     """Of the transformer; must divide ``hidden``."""
-    latent: int = Field(32, ge=1)
+    latent: int = Field(32, ge=1, le=WIDEST)
     """Size of the rssm base's stochastic latent, which is part of the features."""
-    mlp_hidden: tuple[int, ...] = Field((256, 256), min_length=1)
+    mlp_hidden: tuple[Width, ...] = Field((256, 256), min_length=1, max_length=MOST_LAYERS)
     """Layer sizes of the mlp base."""
-    head_hidden: int = Field(128, ge=1)
-    members: int = Field(5, ge=1)
+    head_hidden: int = Field(128, ge=1, le=WIDEST)
+    members: int = Field(5, ge=1, le=MOST_MEMBERS)
     """B: 5 for RWM-U, 1 for RWM."""
     shared_base: bool = True
     """All members share one state base and one auxiliary base; else each has its own, which costs B times as much but
@@ -45,7 +49,7 @@ class Architecture(Frozen):
     bounded: bool = False
     """Clamp predicted states to the range of the training data (see ``state_low``), so that a rollout cannot diverge.
     Training and uncertainties are not affected."""
-    history: int = Field(32, ge=2)
+    history: int = Field(32, ge=2, le=LONGEST_HISTORY)
     """History horizon M, rows."""
 
     @model_validator(mode="after")
@@ -71,7 +75,7 @@ class ModelInfo:
     robot: str
     columns: tuple[str, ...]
     """Column names of the row matrix, ``terminated`` last."""
-    control_hz: float
+    control_hz: Annotated[float, Field(gt=0, lt=1e6)]
     dataset: str
 
 

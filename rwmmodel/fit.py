@@ -18,6 +18,7 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmdata.spikes import far_spikes
+from rwmdata.text import quoted
 from rwmdata.windows import WindowSampler, balanced_weights, ending_in_fall, split_starts, weights_with_share
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
 from rwmmodel.data import RowStore
@@ -93,7 +94,8 @@ def refuse_spikes(dataset: Dataset) -> None:
     """
     if spikes := far_spikes(dataset):
         texts = [f"{found.column} in row {found.rows[0]} {found}" for found in spikes]
-        hint = f"rwm data filter true --cut-spikes --dataset {dataset.name} --name {dataset.name}-cut"
+        own, cut = quoted(dataset.name), quoted(f"{dataset.name}-cut")
+        hint = f"rwm data filter true --cut-spikes --dataset {own} --name {cut}"
         raise RwmError(f"Dataset '{dataset.name}' holds values that no fit bears: {'; '.join(texts)}.", hint)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
+from rwmdata.text import quoted
 from rwmmodel.adam_state import Moments, moments_of, optimizer_state
 from rwmmodel.checkpoint import POLICY_PREFIXES, WORLD_MODEL, save_state
 from rwmmodel.described_file import is_safetensors, read_described
@@ -155,7 +156,7 @@ def world_model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Ten
         states = content if name == "" else content.get(name)
         if isinstance(states, Mapping) and any(k.startswith((*POLICY_PREFIXES, "mlp.")) for k in unwrapped(states)):
             text = f"{path} holds a policy{f' ({name})' if name else ''} and no world model ({WORLD_MODEL})."
-            raise RwmError(text, f"rwm import-policy {path}, or {HINT}")
+            raise RwmError(text, f"rwm import-policy {quoted(path)}, or {HINT}")
     raise RwmError(f"{path} holds no world model; it {contents(content)}.", HINT)
 
 

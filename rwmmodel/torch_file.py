@@ -25,6 +25,10 @@ NUMBERS = re.compile(r"[biuf][1248]")
 CODE = re.compile(r"GLOBAL (\S+) was not an allowed global")
 TOO_DEEP = 100
 """Levels of dicts and lists that no checkpoint has."""
+MOST_VALUES = 200_000
+"""Values in a file, each counted as often as it is named."""
+MOST_SHARED = 8
+"""Tensors may take so many times the size of their file, where they share memory."""
 
 
 class _Kind:
@@ -97,7 +101,7 @@ def read_torch(path: Path, what: str, hint: str) -> dict[str, Any]:
         raise RwmError(f"{path} is a TorchScript program, not a {what}.", hint)
     try:
         with torch.serialization.safe_globals(_STAND_INS):
-            content = _plain(torch.load(path, map_location="cpu", weights_only=True))
+            content = _Plain(path.stat().st_size).of(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as exc:  # Arbitrary bytes make the unpickler raise anything.
         raise RwmError(f"{path} {_reason(path, exc)}.", hint) from exc
     if not isinstance(content, dict):
@@ -156,6 +160,8 @@ def _reason(path: Path, exc: Exception) -> str:
     """Say why a file cannot be read."""
     if code := CODE.search(str(exc)):
         return f"holds {code[1]}, which only code could restore; save state_dict() and plain values"
+    if isinstance(exc, RefusedError):
+        return f"is refused: {exc}"
     with path.open("rb") as file:
         start = file.read(512).lstrip().lower()
     if not start:
@@ -165,14 +171,45 @@ def _reason(path: Path, exc: Exception) -> str:
     return f"is not a torch file of tensors: {type(exc).__name__}"
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Return a value with NumPy's stand-ins replaced."""
-    if depth > TOO_DEEP:
-        raise ValueError("nested too deeply")
-    if isinstance(value, _Array):
-        return value.tensor()
-    if isinstance(value, Mapping):
-        return {k: _plain(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-        return type(value)(_plain(v, depth + 1) for v in value) if type(value) in (list, tuple) else value
-    return value
+class RefusedError(ValueError):
+    """What a file holds that no checkpoint does."""
+
+
+class _Plain:
+    """Copies what a file holds, with NumPy's stand-ins replaced; refused is what takes much more than the file does.
+
+    Args:
+        size: Of the file, bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.values, self.room = MOST_VALUES, MOST_SHARED * size
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        """Return a value as tensors, dicts, lists, numbers and texts.
+
+        Raises:
+            RefusedError: It is nested too deeply, or holds more than its file.
+        """
+        self.values -= 1
+        if depth > TOO_DEEP or self.values < 0:
+            raise RefusedError("it is nested too deeply, or holds the same parts over and over")
+        if isinstance(value, _Array):
+            return value.tensor()
+        if isinstance(value, Tensor):
+            return self.whole(value)
+        if isinstance(value, Mapping):
+            return {k: self.of(v, depth + 1) for k, v in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self.of(v, depth + 1) for v in value)
+        return value
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a tensor whose numbers are all in the file; a shape costs nothing to claim."""
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise RefusedError("it holds a tensor that is not a plain one")
+        size = tensor.numel() * tensor.element_size()
+        self.room -= size
+        if size > tensor.untyped_storage().nbytes() or self.room < 0:
+            raise RefusedError("it holds a tensor that is larger than its content")
+        return tensor.detach()

@@ -21,6 +21,7 @@ from rwmdata.locks import exclusive
 from rwmdata.manifest import MANIFEST_FILE
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot, robot_folders
+from rwmdata.text import quoted
 from rwmdata.writer import DatasetWriter, new_dataset_path
 from rwmrl.behaviours import shipped_policies
 from rwmrl.engines import Engine, Outcome, run_jobs
@@ -151,7 +152,7 @@ def _make_parts(
     if failures:
         reasons = "; ".join(list(dict.fromkeys(failures))[:SHOWN_FAILURES])
         text = f"{len(failures)} of {len(configs)} parts failed ({reasons}); the others are kept"
-        raise RwmError(f"{text}.", f"the same command again, with --name {name}")
+        raise RwmError(f"{text}.", f"the same command again, with --name {quoted(name)}")
 
 
 def _joined(home: Home, config: ExportConfig, parts: list[Dataset]) -> Dataset:

@@ -15,10 +15,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from rwmdata.config import Frozen
+from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
+from rwmdata.text import quoted
+from rwmdata.yaml_file import read_yaml
 from rwmmodel.described_file import is_safetensors, read_described, refuse_missing
 from rwmmodel.torch_file import contents, is_torchscript, read_torch, unwrapped
 from rwmrl.layer_chain import Chain
@@ -88,8 +90,8 @@ def read_foreign(path: Path, robot: RobotSpec | None, reading: Reading | None = 
         if reading.layout == "legged_gym":
             chain = from_legged_gym(chain, robot)
         return chain.policy(robot, f"imported from {path.name}, {form}")
-    except ValueError as exc:
-        raise RwmError(f"The policy in {path} cannot be used: {exc}.", WANTED) from exc
+    except (ValueError, RuntimeError) as exc:  # Numbers whose shapes do not fit each other are the latter.
+        raise RwmError(f"The policy in {path} cannot be used: {one_line(exc)}.", WANTED) from exc
 
 
 def is_own(path: Path) -> bool:
@@ -115,9 +117,9 @@ def agent_of(path: Path) -> dict[str, Any]:
     for folder in (path.resolve().parent, path.resolve().parent.parent):
         if (folder / AGENT_FILE).is_file():
             try:
-                content = yaml.load((folder / AGENT_FILE).read_text(), _PlainLoader)
+                content = read_yaml(folder / AGENT_FILE, _PlainLoader)
                 part = dict(content.get("actor") or content.get("policy") or {})
-            except (yaml.YAMLError, OSError, ValueError, TypeError, AttributeError):
+            except (OSError, ValueError, TypeError, AttributeError):
                 return {}
             activation = part.pop("activation", None)
             return part | ({"activation": activation.lower()} if isinstance(activation, str) else {})
@@ -198,7 +200,7 @@ def _actor(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], s
         old = content.get(OLD_NORMALIZER)
         return weights, prefix, own or (unwrapped(old) if isinstance(old, Mapping) else {})
     if "system_dynamics_state_dict" in content:
-        raise RwmError(f"{path} holds a world model and no policy.", f"rwm model import {path}")
+        raise RwmError(f"{path} holds a world model and no policy.", f"rwm model import {quoted(path)}")
     raise RwmError(f"{path} {FOREIGN}, nor one of rsl_rl: it {contents(content)}.", WANTED)
 
 

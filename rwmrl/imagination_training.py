@@ -16,6 +16,7 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Checkpoint, Run
+from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
@@ -60,7 +61,7 @@ def train_policy(
         model = load_model(checkpoint.file, device)
         if model.info is not None and model.info.robot != dataset.robot:
             robots = f"was fitted on '{model.info.robot}', dataset '{dataset.name}' is of '{dataset.robot}'"
-            raise RwmError(f"Model {checkpoint.id} {robots}.", f"rwm fit {dataset.name}")
+            raise RwmError(f"Model {checkpoint.id} {robots}.", f"rwm fit {quoted(dataset.name)}")
         use_precision(config.precision, device)
         model.precision = config.precision
         robot = load_robot(dataset.robot)

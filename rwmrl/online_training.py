@@ -17,6 +17,7 @@ from rwmdata.home import Home
 from rwmdata.manifest import Provenance
 from rwmdata.robots import RobotSpec
 from rwmdata.runs import Run
+from rwmdata.text import quoted
 from rwmdata.writer import DatasetWriter, new_dataset_path
 from rwmmodel.devices import require_precision, resolve_device, use_precision
 from rwmrl.backends import resolve_backend
@@ -66,7 +67,7 @@ class OnlineTraining:
         self.home, self.config, self.robot, self.anchor = home, config, robot, anchor
         self.joined = config.imagine_after if isinstance(config, FinetuneConfig) and config.imagine else 0
         if config.export and not (resume and self._exported(resume)):
-            hint = f"rwm data rm {config.export}" if resume else "--export NEW_NAME"
+            hint = f"rwm data rm {quoted(config.export)}" if resume else "--export NEW_NAME"
             new_dataset_path(home.data_dir, config.export, hint)
         if isinstance(config, FinetuneConfig) and not (config.warm_start and config.model):
             missing = "Finetune-v0 begins with a policy and a model"

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.text import quoted
 from rwmmodel.checkpoint import METADATA_KEY as MODEL_KEY
-from rwmmodel.described_file import read_described, save_described
+from rwmmodel.described_file import filled, read_described, save_described
 from rwmrl.foreign_policy import WANTED, read_foreign
 from rwmrl.policy_network import METADATA_KEY, MlpPolicy, PolicyInfo
 
@@ -48,9 +47,9 @@ def load_policy(path: str | Path, robot: str | RobotSpec | None = None, strict: 
         raw: dict[str, Any] = json.loads(metadata[METADATA_KEY])
         if raw["format"] != FORMAT:
             raise ValueError(f"format '{raw['format']}', expected '{FORMAT}'")
-        policy = MlpPolicy(PolicyInfo(**raw["info"]))
-        policy.load_state_dict(tensors)
-    except (ValidationError, KeyError, TypeError, ValueError, RuntimeError) as exc:
+        info = PolicyInfo(**raw["info"])
+        policy = filled(lambda: MlpPolicy(info), info.hidden_dims, len(info.hidden_dims), tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as exc:
         raise RwmError(f"The policy inside {path} is damaged: {one_line(exc)}.") from exc
     if spec is not None and strict:
         _refuse_other_robot(path, policy.info, spec)
@@ -59,7 +58,7 @@ def load_policy(path: str | Path, robot: str | RobotSpec | None = None, strict: 
 
 def _refuse_other_robot(path: Path, info: PolicyInfo, robot: RobotSpec) -> None:
     if info.robot != robot.name:
-        raise RwmError(f"{path} is a policy of '{info.robot}', not of '{robot.name}'.", f"--robot {info.robot}")
+        raise RwmError(f"{path} is a policy of '{info.robot}', not of '{robot.name}'.", f"--robot {quoted(info.robot)}")
     wanted = PolicyInfo.of(robot, ())
     for what in ("observations", "joints", "action_scale", "control_hz"):
         if getattr(info, what) != getattr(wanted, what):

@@ -17,6 +17,7 @@ from rwmdata.processes import HeldBack, held_back
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
 from rwmdata.runs import Checkpoint, Run, state_before
+from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_resumable, load_state, save_resumable, unreadable
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import VecEnv
@@ -326,7 +327,7 @@ class Runner(OnPolicyRunner):
         for what in ("observations", "joints"):
             if getattr(info, what) != getattr(own, what):
                 fault = f"it is a policy of '{info.robot}', with other {what} than '{self.robot.name}' has"
-                raise RwmError(f"{misfit}: {fault}.", f"--robot {info.robot}")
+                raise RwmError(f"{misfit}: {fault}.", f"--robot {quoted(info.robot)}")
         if info.hidden_dims != own.hidden_dims:
             sizes = [str(size) for size in info.hidden_dims]
             hint = f"--set ppo.hidden_dims=[{','.join(sizes)}]"

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import pickle
+import pickletools
 import re
 import zipfile
 from collections import OrderedDict
@@ -17,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rwmdata.checksums import claims_too_much
 from rwmrl.layer_chain import Chain
 
 FORWARD = "forward"
-LARGEST_BYTES = 1 << 30
-"""Size of an unpacked program above which it is not read."""
 FUNCTION = re.compile(r"(torch|__torch__\.torch\.nn\.functional)\.\w+$")
 """Name of an operation."""
+WITH_ROOM = ("BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER")
+"""Operations of pickle that no program has."""
 MOST_CALLS = 1000
 """Of methods; a program with more is not followed further."""
 TYPES = {
@@ -63,8 +66,8 @@ def read_torchscript(path: Path) -> Chain:
     try:
         with zipfile.ZipFile(path) as archive:
             # The sizes are the archive's own word, but no more is unpacked.
-            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_BYTES:
-                raise ValueError(f"it is larger than {LARGEST_BYTES >> 20} MiB")
+            if claimed := claims_too_much(archive, path.stat().st_size):
+                raise ValueError(f"it {claimed}")
             program = _Program(archive)
         result = program.call(program.root, FORWARD, [Chain()])
     except ValueError:
@@ -178,6 +181,8 @@ def operate(name: str, arguments: list[Any]) -> Any:
     name = name.removesuffix("_")
     if not any(isinstance(a, Chain) for a in arguments):
         return _numbers(name, arguments)
+    if name in ("add", "sub", "mul", "div"):
+        arguments = [_vector(a) if isinstance(a, Tensor) else a for a in arguments]
     if name == "addmm" and len(arguments) == 3:
         bias, chain, weight = arguments
         return operate("linear", [chain, weight.t(), bias])
@@ -197,6 +202,13 @@ def operate(name: str, arguments: list[Any]) -> Any:
         return STEPS[name](chain, *rest)
     except TypeError as exc:
         raise ValueError(f"it uses {name} with other arguments than a policy's") from exc
+
+
+def _vector(numbers: Tensor) -> Tensor:
+    """Return one number or one row of numbers, which grow no table when they meet another one."""
+    if numbers.numel() != max(numbers.shape, default=1):
+        raise ValueError(f"it adds or multiplies numbers of shape {tuple(numbers.shape)}")
+    return numbers.flatten() if numbers.dim() else numbers
 
 
 def _rows(chain: Chain, dim: int, shape: list[int]) -> Chain:
@@ -234,6 +246,9 @@ def _numbers(name: str, arguments: list[Any]) -> Any:
     }  # fmt: skip
     if name not in allowed or not arguments or not isinstance(arguments[0], Tensor):
         raise ValueError(f"its program uses {name}, which a policy here does not have")
+    shapes = [a.shape for a in arguments if isinstance(a, Tensor)]
+    if len(shapes) > 1 and torch.broadcast_shapes(*shapes).numel() > max(shape.numel() for shape in shapes):
+        raise ValueError(f"its program makes more numbers than it has ({name})")
     return allowed[name](*arguments)
 
 
@@ -242,8 +257,14 @@ class _Reader(pickle.Unpickler):
 
     def __init__(self, program: _Program, name: str) -> None:
         self.program, self.name = program, name
-        self.file = program.archive.open(program.names[f"{name}.pkl"])
-        super().__init__(self.file)
+        content = program.archive.read(program.names[f"{name}.pkl"])
+        # The reader makes room for what an operation claims before it looks whether that is there.
+        for operation, argument, _ in pickletools.genops(content):
+            if "PUT" in operation.name and int(argument or 0) > len(content):
+                raise ValueError("its objects are numbered beyond their count")
+            if operation.name in WITH_ROOM:
+                raise ValueError(f"it holds a {operation.name}")
+        super().__init__(io.BytesIO(content))
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name in the file."""

@@ -23,6 +23,7 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Checkpoint, Run
+from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_model
 from rwmrl.judge import Judge, JudgeConfig
 from rwmrl.policy_config import PolicyConfig
@@ -80,7 +81,7 @@ def evaluate_lambda_sweep(
     if len(lams) < 2:
         raise RwmError(
             f"Model {checkpoint.id} has no finished policies of several lambdas that are alike otherwise.",
-            f"rwm sweep policy --model {checkpoint.id} --lam 0,0.2,0.5,1,2,5 --seeds 3",
+            f"rwm sweep policy --model {quoted(checkpoint.id)} --lam 0,0.2,0.5,1,2,5 --seeds 3",
         )
     robot = str(runs[0].meta.summary["robot"])
     parents = {"dataset": checkpoint.parent("dataset"), "model": checkpoint.id}

@@ -19,6 +19,7 @@ from rwmdata.evaluation_summary import Scalar
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Checkpoint, Run
+from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
@@ -150,7 +151,7 @@ def refuse_mismatch(dataset: Dataset, name: str, model: DynamicsEnsemble) -> Non
     Raises:
         RwmError: They differ.
     """
-    schema, info, fit = dataset.schema, model.info, f"rwm fit {dataset.name}"
+    schema, info, fit = dataset.schema, model.info, f"rwm fit {quoted(dataset.name)}"
     wanted, dims = (model.config.state_dim, model.config.action_dim), (schema.dims["state"], schema.dims["action"])
     if dims != wanted:
         raise RwmError(
@@ -182,7 +183,8 @@ def refuse_foreign_normalizer(dataset: Dataset, name: str, model: DynamicsEnsemb
     far = [dataset.schema.names[k] for k in np.flatnonzero(typical > FAR)]
     if far or float(states.std(dim=0).max()) < STILL:
         what = f"{', '.join(far[:4])} lie more than {FAR:g} standard deviations away" if far else "nothing moves"
+        own = quoted(dataset.name)
         raise RwmError(
             f"The normaliser of model {name} is not made for '{dataset.name}': in its terms {what}.",
-            f"rwm fit {dataset.name} --normalizer fitted, or check the units with rwm data validate {dataset.name}",
+            f"rwm fit {own} --normalizer fitted, or check the units with rwm data validate {own}",
         )

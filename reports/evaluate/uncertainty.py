@@ -18,6 +18,7 @@ from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import Scalar
+from rwmdata.text import quoted
 
 BEFORE_FALL = 25
 """Rows (0.5 s at 50 Hz) before a fall in which a warning should rise."""
@@ -50,7 +51,7 @@ def evaluate_uncertainty(ev: Evaluation[UncertaintyConfig]) -> None:
     """
     model_id = ev.run.meta.parents["model"]
     if ev.config.calibrated and ev.model.calibration is None:
-        raise RwmError(f"Model {model_id} was never calibrated.", f"rwm model calibrate {model_id}")
+        raise RwmError(f"Model {model_id} was never calibrated.", f"rwm model calibrate {quoted(model_id)}")
     rollouts = roll_out_modes(ev)
     table = pl.concat([rollout_table(m, r, ev.windows.start, ev.windows.episode) for m, r in rollouts.items()])
     commit_file(ev.run.path / "uncertainty_error_rollout.csv", table.write_csv)

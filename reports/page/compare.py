@@ -16,6 +16,7 @@ from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary, Scalar, current_name
 from rwmdata.home import POLICY_KINDS, Home
 from rwmdata.runs import Run
+from rwmdata.text import quoted
 
 CONDITIONS = ("dataset", "split", "windows", "steps", "episodes", "seed", "units")
 """What two evaluations must share for their numbers to be the same quantity."""
@@ -156,12 +157,14 @@ def _unlike(chosen: list[Run], evaluated: list[Evaluated], lineages: list[Lineag
         notices.append(Notice(f"A is a {chosen[0].kind} run, B a {chosen[1].kind} run: they have no common curves."))
     for run in chosen:
         if run.meta.status != "finished":
-            notices.append(Notice(f"{run.id} is {run.meta.status}.", f"rwm runs resume {run.id}"))
+            notices.append(Notice(f"{run.id} is {run.meta.status}.", f"rwm runs resume {quoted(run.id)}"))
     for mine, theirs, run in zip(evaluated, reversed(evaluated), reversed(chosen), strict=True):
         kind = "policy" if run.kind in POLICY_KINDS else "model"
         for name in mine if alike and run.kind != "eval" else ():
             if name not in theirs:
-                notices.append(Notice(f"{run.id} has no {name} evaluation.", f"rwm eval {name} --{kind} {run.id}"))
+                notices.append(
+                    Notice(f"{run.id} has no {name} evaluation.", f"rwm eval {quoted(name)} --{kind} {quoted(run.id)}")
+                )
     shared = [name for name in evaluated[0] if name in evaluated[1]]
     for name in shared:
         a, b = (each[name][1].model_dump() for each in evaluated)

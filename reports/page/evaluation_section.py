@@ -9,6 +9,7 @@ from reports.page.html import Cell, Picture, Table, cell, interval, picture, tab
 from reports.page.lineage import Notice
 from rwmdata.evaluation_summary import EvaluationSummary, Scalar
 from rwmdata.runs import Run
+from rwmdata.text import quoted
 
 FACTS = ("dataset", "split", "windows", "steps", "episodes", "members", "seed")
 """Fields shown in the line below an evaluation's title, where it has them."""
@@ -42,7 +43,7 @@ def section_of(run: Run, summary: EvaluationSummary) -> Section:
             pictures.append(shown)
             continue
         text = f"The figure {file.name} of evaluation {run.id} cannot be read."
-        notices.append(Notice(text, f"rwm runs show {run.id}"))
+        notices.append(Notice(text, f"rwm runs show {quoted(run.id)}"))
     content = summary.model_dump()
     facts = [f"{name} {content[name]}" for name in FACTS if content.get(name) is not None]
     whole = tables_of([s for s in summary.scalars if s.group is None], "Numbers")

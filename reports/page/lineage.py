@@ -11,6 +11,7 @@ from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary
 from rwmdata.home import POLICY_KINDS, Home
 from rwmdata.runs import DIGEST, Run
+from rwmdata.text import quoted
 
 USUAL = {"model": ("dynamics", "uncertainty", "calibration", "noise"), "policy": ("policy",)}
 """Evaluations every model, and every policy, should have had."""
@@ -127,7 +128,7 @@ def _add_evaluation(lineage: Lineage, run: Run) -> None:
         summary = EvaluationSummary.of_run(run)
     except RwmError as exc:
         why = f" ({run.meta.error})" if run.meta.error else ""
-        again = f"rwm runs show {run.id}" if run.meta.status == "running" else run_command(run)
+        again = f"rwm runs show {quoted(run.id)}" if run.meta.status == "running" else run_command(run)
         lineage.notices.append(Notice(exc.message + why, exc.hint if run.meta.status == "finished" else again))
         return
     about = (summary.evaluation, summary.dataset, summary.model, summary.policy)
@@ -144,19 +145,19 @@ def _say_what_is_missing(lineage: Lineage, chosen: list[Run], runs: list[Run]) -
         if run.meta.status != "finished":
             why = f": {run.meta.error}" if run.meta.error else ""
             text = f"The {run.kind} {run.id} is not finished but {run.meta.status}{why}."
-            lineage.notices.append(Notice(text, f"rwm runs resume {run.id}"))
+            lineage.notices.append(Notice(text, f"rwm runs resume {quoted(run.id)}"))
             continue
         had = {s.evaluation for s in lineage.of(run)}
         for name in USUAL[kind] if run in chosen else ():
             if name not in had:
-                command = f"rwm eval {name} --{kind} {run.id}"
+                command = f"rwm eval {quoted(name)} --{kind} {quoted(run.id)}"
                 lineage.notices.append(Notice(f"No {name} evaluation of {kind} {run.id} yet.", command))
     if lineage.models and not lineage.policies and any(r.kind == "model" for r in chosen):
         newest = next(reversed(lineage.models))
         others = [r for r in runs if r.kind in POLICY_KINDS and r.meta.parents.get("model") == newest]
         if others:
             text = f"No policy on this page: each of the {len(others)} trained in {newest} has a page of its own."
-            lineage.notices.append(Notice(text, f"rwm report {others[0].id}"))
+            lineage.notices.append(Notice(text, f"rwm report {quoted(others[0].id)}"))
             return
         text = "No policy on this page: one is trained inside a model, and then reported on by its own id."
-        lineage.notices.append(Notice(text, f"rwm policy --model {newest} --lam 1.0"))
+        lineage.notices.append(Notice(text, f"rwm policy --model {quoted(newest)} --lam 1.0"))

@@ -22,6 +22,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Run
+from rwmdata.text import quoted
 
 PAGE = "report.html"
 TILES = (
@@ -109,7 +110,7 @@ def write_page(
     """
     if out is not None:
         if out.is_dir():
-            raise RwmError(f"{out} is a folder.", f"--out {out / PAGE}")
+            raise RwmError(f"{out} is a folder.", f"--out {quoted(out / PAGE)}")
         write_text(out, html)
         return {"page": str(out), "run": None, **content}
     run = Run.create(home, "report", config, parents, seed=0)
@@ -298,5 +299,7 @@ def earlier_table(lineage: Lineage) -> Table | None:
     """Return the repetitions that are not shown."""
     rows = []
     for run in lineage.earlier:
-        rows.append((run.meta.config.get("evaluation", ""), run.id, run.meta.created[:19], f"rwm report {run.id}"))
+        rows.append(
+            (run.meta.config.get("evaluation", ""), run.id, run.meta.created[:19], f"rwm report {quoted(run.id)}")
+        )
     return table("", ("Evaluation", "Run", "Created (UTC)", "See it"), rows) if rows else None

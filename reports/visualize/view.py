@@ -24,6 +24,7 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Checkpoint, Run
+from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
@@ -101,7 +102,7 @@ def prepare(checkpoint: Checkpoint | None, config: SimulatedViewConfig) -> Prepa
     robot = load_robot(config.robot or (info.robot if info else DEFAULT_ROBOT))
     if info and checkpoint and info.robot != robot.name:
         fault = f"Model {checkpoint.id} is of robot {info.robot}, not of {robot.name}"
-        raise RwmError(f"{fault}.", f"--robot {info.robot}, another --model, or --no-twin")
+        raise RwmError(f"{fault}.", f"--robot {quoted(info.robot)}, another --model, or --no-twin")
     generator = torch.Generator().manual_seed(config.seed)
     behaviour = make_behaviour(config.policy, BehaviourContext(robot, config.robots, generator))
     env = make_env(config.backend, robot, EnvOptions(task=TASK, num_envs=config.robots, seed=config.seed))

@@ -24,6 +24,7 @@ from rwmdata.formats.base import Format, Request
 from rwmdata.formats.files import numbered_files, opened
 from rwmdata.machine import available_threads
 from rwmdata.schema import Schema
+from rwmdata.text import quoted
 
 FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz)?", re.IGNORECASE)
 """Fits whole names only."""
@@ -211,7 +212,7 @@ def _faults_of_text(data: bytes, file: Path, schema: Schema, at: int) -> RwmErro
         wrong = [(row, column, word) for column, word in enumerate(words) if not NUMBER.fullmatch(word)]
         if row == 0 and len(wrong) == len(words):
             text = f"{file}, row 1 is a header; this format has none, and --mapping reads logs with named columns."
-            return RwmError(text, f"rwm data convert {file} --infer")
+            return RwmError(text, f"rwm data convert {quoted(file)} --infer")
         cells += wrong
         if len(cells) > SHOWN_FAULTS:
             break

@@ -16,6 +16,7 @@ from rwmdata.episodes import Episode, check_finite, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.clock import check_rate
+from rwmdata.formats.hdf5_links import refuse_foreign_links, stored
 from rwmdata.formats.isaaclab import QUATERNIONS, Origin, RecordedDemo, Recorder, origin_of, quaternion_order
 from rwmdata.formats.mapping import PER_LEG, Source
 from rwmdata.formats.resample import SAME_RATE, to_control_rate
@@ -23,6 +24,7 @@ from rwmdata.joint_order import joint_orders, read_joint_order, robots_like, sus
 from rwmdata.motion import agreement, joint_changes, steps_of
 from rwmdata.optional import optional_import
 from rwmdata.robots import RobotSpec, robot_folders
+from rwmdata.text import quoted
 
 if TYPE_CHECKING:
     import h5py
@@ -160,7 +162,7 @@ class Hdf5Format(Format):
             raise RwmError(f"{fault}{', '.join(joint_orders(self.robot)[order])}.", f"--joint-order {order}")
         if other := suspected_robot(pose, self.robot):
             fault = f"{file}: the joints are not those of {self.robot.title}: their median pose fits {other.title}."
-            raise RwmError(fault, f"--robot {other.name}, or --joint-order robot to take them as they are")
+            raise RwmError(fault, f"--robot {quoted(other.name)}, or --joint-order robot to take them as they are")
 
     def _action_index(self, recorder: Recorder | None) -> Literal["next", "previous"]:
         """Return whether a file pairs a state with the action taken in it, or with the one that led to it."""
@@ -269,19 +271,20 @@ def _opened(h5py: ModuleType, file: Path) -> Iterator[h5py.File]:
     """Give an open file; what goes wrong in it is an error of the file.
 
     Raises:
-        RwmError: It is missing, not HDF5, cut short, or damaged.
+        RwmError: It is missing, not HDF5, cut short, damaged, or parts of it lie in other files.
     """
     if not file.is_file():
         raise RwmError(f"There is no file {file}.", "rwm data convert FILE.hdf5 --name NAME")
     try:
         with h5py.File(file, "r") as content:
+            refuse_foreign_links(content, file)
             yield content
     except DAMAGE as exc:
         reason, hint = one_line(exc), ""
         if "truncated file" in reason:
             raise RwmError(f"{file} is cut short: the recording was not closed, or not copied whole.") from exc
         if "clear file consistency flags" in reason:
-            hint = f"h5clear --status {file}"
+            hint = f"h5clear --status {quoted(file)}"
         raise RwmError(f"{file} cannot be read as HDF5: {reason}.", hint) from exc
 
 
@@ -301,7 +304,7 @@ def _named(task: str | None) -> str | None:
 def _posed(data: h5py.Group, names: list[str]) -> str | None:
     """Return the only known robot that the joints of the stock recorder's demos fit; else None."""
     found = [_group(data[name], "states/articulation/robot/joint_position") for name in sampled(data, names)]
-    poses = [np.asarray(values, np.float64) for values in found if hasattr(values, "shape")]
+    poses = [stored(values, str(data.file.filename)) for values in found if hasattr(values, "shape")]
     if not poses or len({pose.shape[1:] for pose in poses}) != 1 or poses[0].ndim != 2:
         return None
     like: list[RobotSpec] = robots_like(np.median(np.concatenate(poses), axis=0))
@@ -350,7 +353,7 @@ def _get(demo: h5py.Group, path: str, where: str) -> np.ndarray:
     found = _group(demo, path) if path else None
     if found is None or not hasattr(found, "shape"):
         raise RwmError(f"{where} has no dataset '{path}'; it has {_datasets(demo)}.", "--mapping")
-    return np.asarray(found, np.float64)
+    return stored(found, where)
 
 
 def _shaped(values: np.ndarray, shape: tuple[int | None, ...], path: str, where: str) -> np.ndarray:

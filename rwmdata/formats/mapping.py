@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from rwmdata.config import Frozen, one_line
 from rwmdata.episodes import check_finite
@@ -16,6 +15,7 @@ from rwmdata.errors import RwmError
 from rwmdata.formats.orientation import axes_of, check_order, compared, gravity_from_accelerometer, turn_error
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import AXES, Schema
+from rwmdata.yaml_file import read_yaml
 
 PER_JOINT = ("joint_pos", "joint_vel", "joint_torque", "action")
 ORIENTATIONS = ("quaternion", "roll_pitch_yaw")
@@ -130,11 +130,11 @@ def load_mapping(path: Path) -> Mapping:
         RwmError: It is missing or does not validate; every fault is listed.
     """
     try:
-        mapping = Mapping(**yaml.safe_load(path.read_text()))
+        mapping = Mapping(**read_yaml(path))
         return mapping.model_copy(update={"messages": path.parent / mapping.messages}) if mapping.messages else mapping
     except FileNotFoundError as exc:
         raise RwmError(f"There is no mapping file {path}.", "--mapping FILE.yaml") from exc
-    except (ValidationError, yaml.YAMLError, TypeError, ValueError, OSError) as exc:
+    except (ValueError, TypeError, OSError) as exc:
         raise RwmError(f"{path} is not a valid mapping: {one_line(exc)}.") from exc
 
 

@@ -23,10 +23,12 @@ from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.clock import check_rate
 from rwmdata.formats.hdf5 import DAMAGE
+from rwmdata.formats.hdf5_links import refuse_foreign_links, stored
 from rwmdata.formats.mapping import Mapping, Source
 from rwmdata.formats.resample import SAME_RATE, rows_at_control_rate
 from rwmdata.optional import optional_import
 from rwmdata.progress import Progress, silent
+from rwmdata.text import quoted
 
 if TYPE_CHECKING:
     import h5py
@@ -205,7 +207,7 @@ class MinariFormat(Format):
         hz = 1 / self.robot.control_dt_s
         if tuple(columns) != self.schema.names or abs(float(ours["hz"]) / hz - 1) > SAME_RATE:
             fault = f"{self.folder} holds {ours['robot']} at {ours['hz']} Hz, not {self.robot.name} at {hz:g} Hz."
-            raise RwmError(fault, f"--robot {ours['robot']}")
+            raise RwmError(fault, f"--robot {quoted(ours['robot'])}")
 
     def _mapped_hz(self, mapping: Mapping, said_hz: float | None) -> float:
         """Return the rate of the steps: the mapping's, else what the dataset says, else the robot's."""
@@ -222,6 +224,7 @@ class MinariFormat(Format):
         """
         try:
             with self._h5py.File(file, "r") as content, np.errstate(over="ignore"):
+                refuse_foreign_links(content, file)
                 numbers = sorted(int(found[1]) for name in content if (found := EPISODE_NAME.fullmatch(name)))
                 if not numbers or self._total not in (None, len(numbers)):
                     fault = f"{file} holds {len(numbers)} episodes, {METADATA} counts {self._total}."
@@ -284,7 +287,7 @@ def _array(episode: h5py.Group, path: str, where: str) -> np.ndarray:
         names: list[str] = []
         episode.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
         raise RwmError(f"{where} has no array '{path}'; it has {', '.join(sorted(names)) or 'none'}.", "--mapping")
-    values = np.asarray(episode[path], np.float64)
+    values = stored(episode[path], where)
     if values.ndim == 0 or not len(values):
         raise RwmError(f"{where}: '{path}' has shape {values.shape}, expected (n, k).", "--mapping")
     return values.reshape(len(values), -1)

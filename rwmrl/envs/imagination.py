@@ -14,6 +14,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
+from rwmdata.text import quoted
 from rwmdata.windows import split_starts
 from rwmmodel.data import RowStore
 from rwmmodel.ensemble import Carry, DynamicsEnsemble, Prediction
@@ -370,4 +371,4 @@ def _refuse_mismatch(model: DynamicsEnsemble, dataset: Dataset, robot: RobotSpec
         faults.append("the model has parameters that are not finite")
     if faults:
         mismatch = f"Nothing can be imagined with this model on '{dataset.name}': {'; '.join(faults)}"
-        raise RwmError(f"{mismatch}.", f"rwm fit {dataset.name}")
+        raise RwmError(f"{mismatch}.", f"rwm fit {quoted(dataset.name)}")
