@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from cli.progress import FIRST, PlainConsole, progress_bar, say
 from rwmdata import progress as rwm_progress
 from rwmdata.catalog import Dataset
-from rwmdata.config import Frozen, Model, build, default_of, label_of, option_paths, path_of, read_settings
+from rwmdata.config import LARGEST, Frozen, Model, build, default_of, label_of, option_paths, path_of, read_settings
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.runs import Checkpoint, Run
@@ -42,7 +42,9 @@ def _installed(project: str | None) -> str | None:
 # None is "not given": the default stands in the configuration or function a command hands its options to.
 HomeOption = Annotated[str, typer.Option("--home", envvar="RWM_HOME", help="Folder that holds data/ and runs/.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed; the same seed gives the same result.")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, max=LARGEST, help="Seed; the same seed gives the same result.")
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 RobotOption = Annotated[str | None, typer.Option("--robot", help="Robot name or folder.")]
 BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, mujoco, isaaclab or mjlab.")]

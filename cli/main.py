@@ -23,6 +23,10 @@ INTERRUPTED = 130
 """What typer exits with on Ctrl-C."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 """A disk that is full, or a place that must not be written."""
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
+"""A path that can be none: a name of 300 characters, or a file where a folder is needed."""
+NO_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says where there is no memory."""
 
 app = typer.Typer(
     name="rwm",
@@ -76,10 +80,17 @@ def _run() -> None:
             err.print(f"try:   {exc.hint}")
         sys.exit(1)
     except OSError as exc:
-        if exc.errno not in UNWRITABLE:
+        if exc.errno not in UNWRITABLE + NO_PATH:
             raise
         err.print(f"error: {exc.strerror}: {exc.filename or 'a file'}.", style="red")
-        err.print("try:   make room, or --home FOLDER; then rwm runs resume")
+        room = "make room, or --home FOLDER; then rwm runs resume"
+        err.print(f"try:   {room if exc.errno in UNWRITABLE else 'another name or path'}")
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as exc:
+        if not isinstance(exc, MemoryError) and not any(words in str(exc) for words in NO_MEMORY):
+            raise
+        err.print("error: There is not enough memory for sizes like these.", style="red")
+        err.print("try:   fewer robots, rows, members or units")
         sys.exit(1)
     except SystemExit as exc:
         if exc.code == INTERRUPTED:

@@ -6,12 +6,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from rwmdata.errors import RwmError
+
+LARGEST = 2**63 - 1
+"""Whole number that libraries take."""
 
 
 class Frozen(BaseModel):
@@ -31,6 +34,15 @@ class Frozen(BaseModel):
     def _from_main_option(cls, value: object) -> object:
         single = cls.main_option and not isinstance(value, Mapping | BaseModel)
         return {cls.main_option: value} if single else value
+
+    @model_validator(mode="after")
+    def _within_64_bits(self) -> Self:
+        wrong = [name for name, value in self if isinstance(value, int) and abs(value) > LARGEST]
+        if getattr(self, "seed", 0) < 0:
+            wrong.append("seed")
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: expected a whole number of 64 bits, a seed of at least 0")
+        return self
 
 
 Model = TypeVar("Model", bound=Frozen)
