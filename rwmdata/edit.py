@@ -19,7 +19,7 @@ from rwmdata.manifest import DatasetManifest, Provenance
 from rwmdata.progress import Progress, silent
 from rwmdata.spikes import far_spikes
 from rwmdata.splits import WINDOW_ROWS, deal
-from rwmdata.views import open_views
+from rwmdata.views import open_views, refuse_writing
 from rwmdata.writer import DatasetWriter, created_now, new_dataset_path
 
 Part = tuple[Dataset, set[int] | None]
@@ -85,6 +85,7 @@ def filter_episodes(
     query = f"select episode from (select * from episodes where dataset = $1) where (\n{where}\n) order by episode"
     with open_views(home, ("episodes",), report=lambda _: None) as connection:
         try:
+            refuse_writing(connection, query)
             kept = [int(row[0]) for row in connection.execute(query, [source.name]).fetchall()]
             columns = [row[0] for row in connection.execute("describe episodes").fetchall()]
         except duckdb.Error as exc:

@@ -25,8 +25,10 @@ Types = Mapping[str, type[pl.DataType]]
 """Columns of a view and their types."""
 Row = tuple[object, ...]
 PARENTS = ("dataset", "model", "policy")
-WRITING = ("COPY", "EXPORT", "ATTACH", "LOAD")
-"""Kinds of statements that write files or open others."""
+READING = ("SELECT", "EXPLAIN")
+"""Kinds of statements that are run; describe, show, summarize and values are the first for DuckDB."""
+WRITING = {"COPY", "EXPORT", "IMPORT", "ATTACH", "LOAD", "INSTALL", "EXECUTE"}
+"""Words of statements that write files or open others, which ``explain analyze`` would run."""
 VIEWS = ("datasets", "episodes", "transitions", "runs", "metrics", "evaluations")
 DATASETS = {"name": pl.String, "robot": pl.String, "rows": pl.Int64, "episodes": pl.Int64, "control_hz": pl.Float64,
             "created": pl.String, "path": pl.String}  # fmt: skip
@@ -85,6 +87,8 @@ def open_views(home: Home, names: Collection[str] = VIEWS, report: Report = warn
     connection.execute(f"set allowed_paths = [{', '.join(map(_literal, spellings))}]")
     connection.execute(f"set allowed_directories = [{_literal(str(home.root.resolve()) + '/')}]")
     connection.execute("set enable_external_access = false")
+    connection.execute("set autoinstall_known_extensions = false")
+    connection.execute("set autoload_known_extensions = false")
     connection.execute("set lock_configuration = true")
     return connection
 
@@ -103,7 +107,7 @@ def run_sql(home: Home, query: str, report: Report = warnings.warn) -> pl.DataFr
     named = [name for name in VIEWS if name in query.lower()]
     with open_views(home, named or VIEWS, report) as connection:
         try:
-            _refuse_writing(connection, query)
+            refuse_writing(connection, query)
             relation = connection.sql(query)
             if relation is None:
                 raise RwmError("That statement returns no rows; ask for some with select.")
@@ -188,18 +192,23 @@ def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run]) -> l
     return [*found]
 
 
-def _refuse_writing(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Refuse statements that write, also those that ``explain analyze`` would run.
+def refuse_writing(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Refuse what is not one statement that only reads.
 
     Raises:
-        RwmError: There is one.
+        RwmError: It is another.
+        duckdb.Error: It is no SQL.
     """
-    for statement in connection.extract_statements(query):
-        kind = statement.type.name
-        words = {word.upper() for word in re.findall(r"\w+", statement.query)} if kind == "EXPLAIN" else {kind}
-        if words & {*WRITING}:
-            fault = "The query failed: Cannot access file: queries read, they do not write."
-            raise RwmError(fault, f"--out FILE writes what a query returns; the views are {', '.join(VIEWS)}")
+    statements = connection.extract_statements(query)
+    kinds = [statement.type.name for statement in statements]
+    other = [kind for kind in kinds if kind not in READING]
+    if kinds == ["EXPLAIN"]:
+        other = sorted({word.upper() for word in re.findall(r"\w+", query)} & WRITING)
+    if other or len(kinds) != 1:
+        what = f"{other[0]} is not run" if other else f"it holds {len(kinds)} statements"
+        fault = f"The query failed: {what}; queries read, they do not write."
+        views = f"the views are {', '.join(VIEWS)}"
+        raise RwmError(fault, f"one select, describe, show or explain; --out FILE writes what it returns; {views}")
 
 
 def _scanned(files: Sequence[Path]) -> str:

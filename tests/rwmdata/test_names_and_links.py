@@ -108,9 +108,28 @@ def test_damaged_datasets_and_runs_do_not_hide_the_others(home, dataset, rwm):
     assert not (home.data_dir / "cut").exists()
 
 
-@pytest.mark.parametrize("query", ["copy runs to '{}'", "explain analyze copy runs to '{}'", "attach '{}' as x"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "copy runs to '{}'",
+        "explain analyze copy runs to '{}'",
+        "attach '{}' as x",
+        "prepare p as copy (select 1) to '{}'; execute p",
+        "select 1; select 2",
+        "create table t as select 1",
+        "",
+    ],
+)
 def test_a_query_writes_nothing_not_even_into_its_home(home, dataset, query):
     file = home.root / "new"
     with pytest.raises(RwmError, match="queries read, they do not write"):
         run_sql(home, query.format(str(file).replace("'", "''")))
+    assert not file.exists()
+
+
+def test_a_condition_is_no_second_statement(home, dataset):
+    file = home.root / "new"
+    written = "'" + str(file).replace("'", "''") + "'"
+    with pytest.raises(RwmError, match="queries read, they do not write|failed"):
+        filter_episodes(home, dataset, f"true); copy (select 1) to {written}; select 1 where ($1 = $1", "b")
     assert not file.exists()

@@ -81,8 +81,9 @@ def test_a_fall_rate_by_behaviour_is_one_query(filled):
         ("select * from nothing", "nothing does not exist"),
         ("selec 1", "syntax error"),
         ("select * from read_csv('/etc/passwd')", "Cannot access file"),
-        ("copy runs to '/tmp/rwm_should_not_exist.csv'", "Cannot access file"),
-        ("set enable_external_access = true", "enable_external_access"),
+        ("copy runs to '/tmp/rwm_should_not_exist.csv'", "COPY is not run"),
+        ("set enable_external_access = true", "SET is not run"),
+        ("select * from sqlite_scan('a.db', 'b')", "sqlite_scan"),
     ],
 )
 def test_faults_and_foreign_files_are_refused(filled, query, message):
