@@ -57,7 +57,8 @@ PARTS = (
     "attach '{home}/new.db'", "create table t as select 1", "create view v as select 1", "insert into runs values (1)",
     "drop view runs", "install httpfs", "load httpfs", "export database '{out}'", "set enable_external_access = true",
     "reset lock_configuration", "read_csv('/etc/passwd')", "read_text('{out}')", "read_parquet('**')", "glob('/*')",
-    "getenv('HOME')", "query('select 1')", "\x00", "\x1b[2J", "日本", "[bold]", "prepare p as copy (select 1) to '{home}/w'", "execute p",
+    "getenv('HOME')", "query('select 1')", "\x00", "\x1b[2J", "日本", "[bold]", "execute p",
+    "prepare p as copy (select 1) to '{home}/w'",
     "checkpoint", "vacuum", "call pragma_version()", "force install x", "use memory", "import database '{out}'",
 )  # fmt: skip
 
