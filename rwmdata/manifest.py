@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Sized
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,9 @@ class DatasetManifest(BaseModel):
     def _parts_are_separate(self) -> bool:
         parts = sorted(part for ranges in self.split_rows.values() for part in ranges)
         table = self.episodes
-        bounds = list(zip(table.start, [a + n for a, n in zip(table.start, table.length, strict=True)], strict=True))
-        inside = all(any(a <= start < end <= b for a, b in bounds) for start, end in parts)
+        bounds = sorted(zip(table.start, [a + n for a, n in zip(table.start, table.length, strict=True)], strict=True))
+        before = [bisect_right(bounds, start, key=lambda bound: bound[0]) - 1 for start, _ in parts]
+        inside = all(k >= 0 and start < end <= bounds[k][1] for k, (start, end) in zip(before, parts, strict=True))
         apart = all(end <= start for (_, end), (start, _) in zip(parts, parts[1:], strict=False))
         return inside and apart and self.split_rows.keys() <= self.splits.keys()
 

@@ -124,3 +124,16 @@ def test_short_episodes_are_named(make_dataset, episodes):
     rows = episodes(4, 60)
     dataset = make_dataset([rows[0][:39], rows[1], rows[2][:40], rows[3][:5]])
     assert too_short(dataset, 40) == [0, 3] and too_short(dataset, 1) == []
+
+
+def test_a_part_lies_within_one_of_several_episodes(make_dataset, episodes):
+    dataset = make_dataset(episodes(3, 60))
+    file = dataset.path / "dataset.json"
+    content = json.loads(file.read_text())
+    for parts, fits in (([(0, 60), (60, 90), (130, 180)], True), ([(50, 70)], False), ([(0, 60), (60, 121)], False)):
+        file.write_text(json.dumps(content | {"split_rows": {"train": parts}}))
+        if fits:
+            assert Dataset.open(dataset.path).split("train").tolist() == [0, 1, 2]
+        else:
+            with pytest.raises(RwmError, match="split_rows are not separate parts"):
+                Dataset.open(dataset.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,3 +109,18 @@ def make_env(dataset, make_model, robot):
         return ImaginationEnv(model, dataset, robot, ImaginationConfig(**{"num_envs": 8, **options}), policy)
 
     return make
+
+
+@pytest.fixture
+def ray_address():
+    """Of a cluster of two nodes with one processor each, where one is wanted; else two workers of one node do."""
+    pytest.importorskip("ray")
+    if not os.environ.get("RWM_RAY_CLUSTER"):
+        yield None
+        return
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster.address
+    cluster.shutdown()

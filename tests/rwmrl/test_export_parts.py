@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 
@@ -106,21 +104,6 @@ def test_what_cannot_be_divided_or_sent_is_refused(home):
         export_in_parts(home, CONFIG, engine="slurm")
     with pytest.raises(RwmError, match="needs --engine ray"):
         export_in_parts(home, CONFIG, address="host:6379")
-
-
-@pytest.fixture
-def ray_address():
-    """Of a cluster of two nodes with one processor each, where one is wanted; else two workers of one node do."""
-    pytest.importorskip("ray")
-    if not os.environ.get("RWM_RAY_CLUSTER"):
-        yield None
-        return
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    yield cluster.address
-    cluster.shutdown()
 
 
 def test_two_workers_of_a_ray_cluster_make_the_same_rows(home, expected, ray_address):

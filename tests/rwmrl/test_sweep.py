@@ -59,12 +59,12 @@ def test_one_that_fails_does_not_stop_the_others(home, dataset, model_run):
     assert [r.meta.summary["lam"] for r in home.runs("policy") if r.meta.status == "finished"] == [0.5]
 
 
-def test_two_workers_of_a_ray_cluster(home, dataset, model_run):
-    pytest.importorskip("ray")
+def test_two_workers_of_a_ray_cluster(home, dataset, model_run, ray_address):
+    where = {"engine": "ray", "workers": 2, "address": ray_address}
     configs = [small(0.0, 0), small(1.0, 0), small(1.0, 0, penalty="calibrated")]
     with pytest.raises(RwmError, match="1 of 3 policies failed"):
-        sweep_policies(home, dataset, model_run.checkpoint, configs, "ray", workers=2)
-    runs = sweep_policies(home, dataset, model_run.checkpoint, configs[:2], "ray", workers=2)
+        sweep_policies(home, dataset, model_run.checkpoint, configs, **where)
+    runs = sweep_policies(home, dataset, model_run.checkpoint, configs[:2], **where)
     assert [r.meta.status for r in runs] == ["finished"] * 2 and len(home.runs("policy")) == 2
 
 
