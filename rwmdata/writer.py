@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -150,12 +151,10 @@ class DatasetWriter:
             self._writing[-1 - SHARDS_WAITING].result()
 
     def _write_shard(self, number: int, episodes: list[Episode], first: int) -> ShardInfo:
-        table = shard_table(self.schema, episodes, first)
         path = self._temporary / f"shard-{number:05d}.parquet"
-        write = partial(pq.write_table, table, compression="lz4", use_dictionary=["behaviour"])
-        commit_file(path, lambda p: write(p, row_group_size=ROW_GROUP_ROWS))
+        commit_file(path, lambda p: _write_tables(p, _shard_tables(self.schema, episodes, first)))
         self._states[path.name] = _state_of(path)
-        return ShardInfo(file=path.name, rows=table.num_rows, sha256=checksum(path))
+        return ShardInfo(file=path.name, rows=sum(len(e.rows) for e in episodes), sha256=checksum(path))
 
     def commit(self) -> Dataset:
         """Write the manifest and make the dataset visible under its name.
@@ -222,27 +221,67 @@ def _state_of(path: Path) -> tuple[int, int, int]:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-def shard_table(schema: Schema, episodes: list[Episode], first: int) -> pa.Table:
-    """Return the Arrow table of one shard: schema columns, then the columns about the episode.
+def _write_tables(path: Path, tables: Iterator[pa.Table]) -> None:
+    """Write tables of the same columns to a Parquet file, a row group each."""
+    head = next(tables)
+    with pq.ParquetWriter(path, head.schema, compression="lz4", use_dictionary=["behaviour"]) as file:
+        for table in chain([head], tables):
+            file.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
-    ``pa.array`` is avoided: where pandas is installed it imports it, which takes longer than the rest.
+
+def _shard_tables(schema: Schema, episodes: list[Episode], first: int) -> Iterator[pa.Table]:
+    """Give the rows of a shard as tables of ``ROW_GROUP_ROWS`` rows, so that no copy of a long episode is made.
 
     Args:
         schema: The column layout.
         episodes: Those of the shard.
         first: Number of the first of them in the dataset.
     """
+    pieces: list[tuple[int, int, Episode]] = []
+    room = ROW_GROUP_ROWS
+    for number, episode in enumerate(episodes, first):
+        length, start = len(episode.rows), 0
+        while start < length:
+            stop = min(start + room, length)
+            pieces.append((number, start, _piece(episode, start, stop)))
+            room, start = room - (stop - start), stop
+            if room == 0:
+                yield _table(schema, pieces)
+                pieces, room = [], ROW_GROUP_ROWS
+    if pieces:
+        yield _table(schema, pieces)
+
+
+def _piece(episode: Episode, start: int, stop: int) -> Episode:
+    """Return some rows of an episode; it ends where the episode does."""
+    command = None if episode.command is None else episode.command[start:stop]
+    reward = None if episode.reward is None else episode.reward[start:stop]
+    truncated = episode.truncated and stop == len(episode.rows)
+    return replace(episode, rows=episode.rows[start:stop], truncated=truncated, command=command, reward=reward)
+
+
+def _table(schema: Schema, pieces: list[tuple[int, int, Episode]]) -> pa.Table:
+    """Return an Arrow table: schema columns, then the columns about the episode.
+
+    ``pa.array`` is avoided: where pandas is installed it imports it, which takes longer than the rest.
+
+    Args:
+        schema: The column layout.
+        pieces: Number of an episode, its first row that is meant, and the rows from there.
+    """
+    episodes = [episode for _, _, episode in pieces]
     lengths = [len(e.rows) for e in episodes]
     values = _transposed([e.rows for e in episodes], schema.width)
     truncated = np.zeros(values.shape[1], bool)
     truncated[np.cumsum(lengths) - 1] = [e.truncated for e in episodes]
-    number = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    index = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     command = _joined([e.command for e in episodes], lengths, 3)
     (reward,) = _joined([e.reward for e in episodes], lengths, 1)
     columns = {name: _zero_copy(values[j]) for j, name in enumerate(schema.names)}
-    step = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
-    behaviour = pl.Series([e.behaviour for e in episodes], dtype=pl.String).gather(number)
-    place = {"episode": number + np.int32(first), "step": step}
+    number = np.array([number for number, _, _ in pieces], np.int32)[index]
+    step = np.concatenate([np.arange(a, a + n, dtype=np.int32) for (_, a, _), n in zip(pieces, lengths, strict=True)])
+    behaviour = pl.Series([e.behaviour for e in episodes], dtype=pl.String).gather(index)
+    place = {"episode": number, "step": step}
     ends = {"terminated": values[-1] > 0.5, "truncated": truncated}
     recorded = {**dict(zip(COMMAND_COLUMNS, command, strict=True)), "reward": reward, "behaviour": behaviour}
     about = pl.DataFrame({**place, **ends, **recorded}).to_arrow()

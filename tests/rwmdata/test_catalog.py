@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rwmdata import atomic, catalog, mapped_rows
+from rwmdata import writer as writer_module
 from rwmdata.catalog import Dataset, checksum
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
@@ -374,3 +375,23 @@ def test_rows_of_large_shards_are_read_group_by_group_and_the_same(many_shards, 
     expected = many_shards.matrix()
     monkeypatch.setattr(catalog, "SMALL_BYTES", 0)
     assert np.array_equal(Dataset.open(many_shards.path).matrix(), expected)
+
+
+def test_a_long_episode_is_written_in_row_groups_and_is_the_same(home, schema, rows, monkeypatch):
+    command, reward = np.arange(300, dtype=np.float32).reshape(100, 3), np.arange(100, dtype=np.float32)
+    first = Episode(rows[:45], truncated=True, behaviour="a")
+    parts = [first, Episode(rows, False, command, reward, "b"), Episode(rows[:7], True, behaviour="c")]
+    frames = {}
+    for group in (65_536, 20):
+        monkeypatch.setattr(writer_module, "ROW_GROUP_ROWS", group)
+        with writer_of(home, schema, f"groups-of-{group}") as writer:
+            for part in parts:
+                writer.append(part)
+            made = writer.commit()
+        frames[group] = made.scan().collect()
+        whole = group > 152
+        assert pq.read_metadata(made.shard_paths[0]).num_row_groups == (1 if whole else 8)
+    assert frames[20].equals(frames[65_536])
+    assert frames[20]["truncated"].arg_true().to_list() == [44, 151]
+    assert frames[20]["step"].to_list() == [*range(45), *range(100), *range(7)]
+    assert frames[20]["command_lin_vel_x"].to_list() == [None] * 45 + command[:, 0].tolist() + [None] * 7
