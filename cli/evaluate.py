@@ -154,9 +154,13 @@ def falls(
 ) -> None:
     """Ask a model some steps before a policy's simulated falls what will happen, and which error hides a fall."""
     from reports.evaluate.falls import FallsConfig, evaluate_falls
+    from reports.evaluate.policy_score import parents_of
 
     config = call.config(FallsConfig, "model", over={"policy": call.policy(policy)})
-    result = call.work("falls", evaluate_falls, call.home, call.model(model), config)
+    own = parents_of(call.home, config.policy).get("model")
+    if model is None and own is not None:
+        call.say(f"model {own} (the policy's)")
+    result = call.work("falls", evaluate_falls, call.home, call.model(model or own), config)
     show_scalars(call, result)
     if not call.json:
         out.print(result.meta.summary["verdict"])

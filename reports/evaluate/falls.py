@@ -21,7 +21,7 @@ from reports.evaluate.falls_causes import (
 )
 from reports.evaluate.falls_figures import draw
 from reports.evaluate.falls_forecasts import Forecast, forecast, teacher_forced
-from reports.evaluate.falls_scores import score_table, share, warnings
+from reports.evaluate.falls_scores import score_intervals, score_table, share
 from reports.evaluate.falls_windows import Windows, cut, joined, simulate
 from reports.evaluate.model_evaluation import no_disagreement
 from reports.evaluate.policy_score import SCENARIOS, parents_of
@@ -206,7 +206,7 @@ def scalars(table: pl.DataFrame, heads: pl.DataFrame, simulated: Simulated, conf
         falls = with_causes(falls.filter(~pl.col("pushed")), heads)
         if len(falls) < FEWEST:
             continue
-        numbers += scalars_of(mode, warnings(part, config.tilt_deg, config.seed, config.resamples), lead)
+        numbers += scalars_of(mode, score_intervals(part, config.tilt_deg, config.seed, config.resamples), lead)
         numbers += cause_numbers(falls, mode, lead, config.tilt_deg)
         if (lead, mode) == (simulated.main_lead, GIVEN):
             numbers += parameter_numbers(simulated.episodes, falls, config.tilt_deg)

@@ -161,9 +161,10 @@ def verdict(scalars: list[Scalar], lead: int) -> str:
         f"{percent('foreseen/either', 'imagined')} by either. {why}"
         f"Shown true states the head fires at {percent('head_fires/head', TRUE, None)} of falls"
         + ("" if auroc_of_head is None else f", and ranks them at an AUROC of {auroc_of_head:.2f}")
-        + f". With its limit set for 5 % false alarms the termination finds "
-        f"{percent('foreseen_at_5_percent/termination')}, the tilt of the last known row alone "
-        f"{percent('foreseen_at_5_percent/tilt_now')}. At the fall {percent('at_fall/tilted')} of bases are tilted "
+        + f". With limits set for 5 % false alarms the termination finds "
+        f"{percent('foreseen_at_5_percent/termination')}, the predicted tilt {percent('foreseen_at_5_percent/tilt')}, "
+        f"the tilt of the last known row alone {percent('foreseen_at_5_percent/tilt_now')}. "
+        f"At the fall {percent('at_fall/tilted')} of bases are tilted "
         f"beyond the limit, by {true_tilt:.0f} degrees in the mean of all, "
         f"predicted {tilt:.0f}; {percent('thigh_contacts/recall')} of thigh contacts before it are predicted. "
         f"{percent('pushed_after_window', None)} of falls follow a push that came later, and are not counted."

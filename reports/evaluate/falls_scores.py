@@ -98,7 +98,7 @@ def combined(scores: np.ndarray, fall: np.ndarray) -> np.ndarray:
     return np.asarray(((scores - usual.mean(axis=0)) / np.maximum(usual.std(axis=0), 1e-9)).max(axis=1))
 
 
-def warnings(table: pl.DataFrame, tilt_deg: float, seed: int, draws: int) -> dict[str, Interval]:
+def score_intervals(table: pl.DataFrame, tilt_deg: float, seed: int, draws: int) -> dict[str, Interval]:
     """Return how well each score tells falls from other windows, rows of one lead and mode; intervals over episodes.
 
     A fall after a push that no window's history shows cannot be foreseen and is left out.

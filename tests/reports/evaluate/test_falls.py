@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -264,7 +265,8 @@ def test_the_verdict_names_the_error_that_hides_most_falls():
         "foreseen/termination": 0.1, "foreseen/tilt": 0.5, "foreseen/either": 0.55, "false_alarms/either": 0.02,
         "foreseen_at_5_percent/termination": 0.6, "foreseen_at_5_percent/tilt_now": 0.4, "falls/head": 0.2,
         "falls/state": 0.6, "falls/head_and_state": 0.0, "falls/rest": 0.1, "at_fall/tilted": 0.4,
-        "at_fall/true_tilt_at_fall": 80.0, "at_fall/tilt_at_fall": 20.0, "thigh_contacts/recall": None,
+        "foreseen_at_5_percent/tilt": 0.7, "at_fall/true_tilt_at_fall": 80.0, "at_fall/tilt_at_fall": 20.0,
+        "thigh_contacts/recall": None,
     }  # fmt: skip
     numbers = [number(metric, value) for metric, value in shares.items()]
     numbers += [number("foreseen/either", 0.3, "imagined"), number("pushed_after_window", 0.05, None)]
@@ -351,3 +353,24 @@ def test_too_few_falls_and_what_is_no_policy_are_refused(home, own_model, short,
     with pytest.raises(RwmError, match="'scripted' is not one trained policy"):
         evaluate_falls(home, own_model.checkpoint, FallsConfig(policy="scripted", robots=2, rounds=1))
     assert [r.meta.status for r in home.runs("eval")] == ["failed"] * 2
+
+
+def test_a_policys_own_model_is_asked_unless_another_is_named(home, model, short, constant, rwm, monkeypatch):
+    own, newer = (Run.create(home, "model", {}, {"dataset": "set"}, 0) for _ in range(2))
+    policy = Run.create(home, "policy", {}, {"model": own.id}, 0)
+    for run in (own, newer):
+        save_model(model, run.model_file)
+    shutil.move(constant(short, 0.0), policy.policy_file)
+    for run in (own, newer, policy):
+        run.finish({})
+    asked = []
+
+    def stop(home, checkpoint, config, progress):
+        asked.append(checkpoint.id)
+        raise RwmError("Enough.")
+
+    monkeypatch.setattr("reports.evaluate.falls.evaluate_falls", stop)
+    for words in ([], ["--policy", policy.id], ["--model", newer.id], ["--policy", "medium"]):
+        with pytest.raises(RwmError, match="Enough"):
+            rwm("eval", "falls", *words)
+    assert asked == [own.id, own.id, newer.id, newer.id]
