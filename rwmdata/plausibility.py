@@ -115,7 +115,7 @@ def _repeated(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str, 
         text = f"is the same as the row before in every column ({same.sum()} rows)"
         yield "duplicate", f"row {np.flatnonzero(same)[0] + 1}", text
     bounds = zip(dataset.episodes.start, dataset.episodes.length, strict=True)
-    seen = Counter(hashlib.sha256(matrix[a : a + n]).digest() for a, n in bounds if n > 1)
+    seen = Counter(hashlib.sha256(matrix[a : a + n].data).digest() for a, n in bounds if n > 1)
     if twice := sum(count - 1 for count in seen.values()):
         yield "duplicate", "dataset", f"{twice} episodes are exact copies of others"
 
