@@ -11,6 +11,10 @@ from rwmdata.manifest import SPLIT_SHARES, split_episodes
 
 WINDOW_ROWS = 48
 """Rows of the longest training window of the default fit: 32 of history, and 16 of forecast in its last updates."""
+LEAST_WINDOW = 12
+"""Rows of the shortest window that is proposed."""
+FORECAST_ROWS = 8
+"""Of a proposed window at most so many rows are forecast."""
 SHOWN_EPISODES = 10
 
 
@@ -24,6 +28,12 @@ class Splits:
     """Where episodes are divided by time: first row of each part, and the one after its last, by split."""
     notes: list[str] = field(default_factory=list)
     """What differs from dealing all episodes at random."""
+
+    def longest(self, lengths: Sequence[int]) -> dict[str, int]:
+        """Return the rows of the longest piece of each split, of episodes of ``lengths``."""
+        if any(self.rows.values()):
+            return {name: max((end - start for start, end in parts), default=0) for name, parts in self.rows.items()}
+        return {name: max((lengths[k] for k in ids), default=0) for name, ids in self.episodes.items()}
 
 
 def deal(
@@ -61,6 +71,35 @@ def deal(
     what = f"too few long episodes for {len(shares)} splits: {_episodes(divided)} divided by time"
     everything = {name: [*range(len(lengths))] if name == first else [] for name in shares}
     return Splits(everything, rows, [f"{what}, {window} rows between the parts are in no split", *notes])
+
+
+def missing_windows(lengths: Sequence[int], splits: Splits, name: str, seed: int = 0) -> str | None:
+    """Return which splits have no window of a fit, and the commands with which they have one; None where all do.
+
+    Args:
+        lengths: Rows of each episode, in order.
+        splits: How they are dealt.
+        name: The dataset's name.
+        seed: Seed with which they would be dealt anew.
+    """
+    pieces = splits.longest(lengths)
+    without = [split for split, longest in pieces.items() if longest < WINDOW_ROWS]
+    if not without:
+        return None
+    most = max(lengths, default=0)
+    episodes = f"the longest of its {len(lengths)} episodes has" if len(lengths) > 1 else "its episode has"
+    fault = f"no training window of {WINDOW_ROWS} rows fits into {', '.join(without)} ({episodes} {most} rows)"
+    fault += ", so fit or evaluation refuse it"
+    tried = range(min(most, WINDOW_ROWS), LEAST_WINDOW - 1, -1)
+    window = next((w for w in tried if min(deal(lengths, seed, window=w).longest(lengths).values()) >= w), 0)
+    if not window:
+        return f"{fault}; record longer episodes"
+    forecast = min(FORECAST_ROWS, window // 3)
+    sizes = f" --set history={window - forecast} --set forecast={forecast}" if window < WINDOW_ROWS else ""
+    if min(pieces.values()) >= window:
+        return f"{fault}; shorter ones do: rwm fit {name}{sizes}"
+    again = f"rwm data split {name} --name {name}-split --window {window}"
+    return f"{fault}; next: {again}, then rwm fit {name}-split{sizes}"
 
 
 def _by_time(length: int, shares: dict[str, float], window: int) -> dict[str, tuple[int, int]] | None:

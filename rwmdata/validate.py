@@ -24,6 +24,7 @@ from rwmdata.manifest import MANIFEST_FILE, ShardInfo
 from rwmdata.plausibility import implausible
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.spikes import Spikes, far_spikes, lone_spikes
+from rwmdata.splits import Splits, missing_windows
 
 GRAVITY_TOLERANCE = 1e-3
 SHOWN = 5
@@ -52,9 +53,9 @@ def validate(dataset: Dataset) -> list[Fault]:
     not finite, gravity that is no unit vector, contacts other than 0 and 1, terminations and splices inside episodes,
     values far outside of what their column holds, gravity that points up or does not turn with the base, joint
     positions that are not the integral of their velocities.
-    Warnings: misaligned actions, joints or actions in another order, groups that were not recorded, values beyond the
-    robot's limits, rows that stand out from their neighbours, stuck sensors, repeated rows and episodes, shards that
-    differ from each other.
+    Warnings: splits without a training window, misaligned actions, joints or actions in another order, groups that were
+    not recorded, values beyond the robot's limits, rows that stand out from their neighbours, stuck sensors, repeated
+    rows and episodes, shards that differ from each other.
     """
     faults = list(_check_files(dataset))
     if not faults:
@@ -237,6 +238,10 @@ def _check_episodes(dataset: Dataset, matrix: np.ndarray, spikes: Set[int] = fro
         yield Fault("error", "splice", "dataset", f"{len(splices)} splices in all")
     if short := int((episodes.length < 2).sum()):
         yield Fault("warning", "length", "dataset", f"{short} episodes have a single row and teach no transition")
+    manifest = dataset.manifest
+    splits = Splits(manifest.splits, manifest.split_rows)
+    if text := missing_windows(manifest.episodes.length, splits, dataset.name):
+        yield Fault("warning", "length", MANIFEST_FILE, text)
 
 
 def _check_alignment(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:

@@ -30,7 +30,7 @@ from rwmdata.manifest import (
     ShardInfo,
 )
 from rwmdata.schema import COMMAND_COLUMNS, Schema
-from rwmdata.splits import deal
+from rwmdata.splits import deal, missing_windows
 
 ROWS_PER_SHARD = 200_000
 ROW_GROUP_ROWS = 65_536
@@ -209,8 +209,9 @@ class DatasetWriter:
         robot = {"joints": list(self.schema.joints), "legs": list(self.schema.legs)}
         content = {"rows": self.rows, "columns": columns, "episodes": self._table, "shards": shards}
         splits = deal(self._table.length, self.seed)
-        if splits.notes:
-            about["provenance"] = {**self.provenance, "notes": [*self.provenance.get("notes", []), *splits.notes]}
+        notes = [*splits.notes, *filter(None, [missing_windows(self._table.length, splits, self.path.name, self.seed)])]
+        if notes:
+            about["provenance"] = {**self.provenance, "notes": [*self.provenance.get("notes", []), *notes]}
         dealt = {"splits": splits.episodes, "split_rows": splits.rows}
         return DatasetManifest.model_validate({**about, **robot, "extension": extension, **content, **dealt})
 

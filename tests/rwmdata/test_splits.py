@@ -12,7 +12,7 @@ from rwmdata.edit import merge, split_anew
 from rwmdata.errors import RwmError
 from rwmdata.formats.convert import convert
 from rwmdata.manifest import split_episodes
-from rwmdata.splits import WINDOW_ROWS, deal
+from rwmdata.splits import WINDOW_ROWS, deal, missing_windows
 from rwmdata.validate import validate
 from rwmdata.views import run_sql
 from rwmdata.windows import split_starts, too_short
@@ -137,3 +137,28 @@ def test_a_part_lies_within_one_of_several_episodes(make_dataset, episodes):
         else:
             with pytest.raises(RwmError, match="split_rows are not separate parts"):
                 Dataset.open(dataset.path)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "text"),
+    [
+        ([48] * 3, None),
+        ([240], None),
+        ([20] * 6, "train, val, test (the longest of its 6 episodes has 20 rows), so fit or evaluation refuse it; "
+         "shorter ones do: rwm fit a --set history=14 --set forecast=6"),
+        ([200], "val, test (its episode has 200 rows), so fit or evaluation refuse it; "
+         "next: rwm data split a --name a-split --window 40, then rwm fit a-split --set history=32 --set forecast=8"),
+        ([3], "train, val, test (its episode has 3 rows), so fit or evaluation refuse it; record longer episodes"),
+    ],
+)  # fmt: skip
+def test_splits_without_a_window_are_said_with_what_fits(lengths, text):
+    wanted = f"no training window of 48 rows fits into {text}" if text else None
+    assert missing_windows(lengths, deal(lengths, 0), "a") == wanted
+
+
+def test_conversion_and_validation_say_at_once_that_no_window_fits(make_dataset, episodes):
+    short = make_dataset(episodes(6, 20), "short")
+    text = missing_windows([20] * 6, deal([20] * 6, 0), "short")
+    assert text in short.manifest.provenance["notes"]
+    assert [f.message for f in validate(short) if f.check == "length"] == [text]
+    assert all(len(split_starts(short, name, 14 + 6)) for name in SPLITS)

@@ -42,7 +42,7 @@ def test_a_new_format_takes_one_class(home, files):
     assert dataset.episodes.behaviour == ["trot", "trot"]
     origin = dataset.manifest.provenance
     assert (origin["source"], origin["files"]) == ("rwm data convert", ["0.npy", "1.npy"])
-    assert origin["notes"] == ["read 0.npy", "read 1.npy"]
+    assert origin["notes"][:2] == ["read 0.npy", "read 1.npy"] and "training window" in origin["notes"][2]
     assert seen == [(1, 2, {"rows": 30.0}), (2, 2, {"rows": 60.0})]
 
 
