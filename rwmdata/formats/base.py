@@ -14,6 +14,9 @@ from rwmdata.manifest import Provenance
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
 
+DEFAULT_ROBOT = "anymal_d"
+"""Where nobody names a robot, and the sources do not tell."""
+
 
 @dataclass(frozen=True)
 class Request:

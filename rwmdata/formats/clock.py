@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from rwmdata.errors import RwmError
+from rwmdata.formats.names import fraction_of
 
 UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -34,7 +35,8 @@ def read_clock(
 
     Args:
         frame: The log.
-        time: Its time column, or its columns of seconds and of nanoseconds.
+        time: Its time column, or its columns of seconds and of their fraction: nanoseconds, or
+            microseconds where the name says so (``usec``).
         unit: Unit of the column, a key of :data:`UNITS_S`; None to tell it from the rate and the magnitude.
         where: Names the log in errors.
 
@@ -45,8 +47,13 @@ def read_clock(
         RwmError: A cell is no time, or the unit cannot be told.
     """
     if isinstance(time, tuple):
-        seconds, nanoseconds = (_numbers(frame[name], where) for name in time)
-        return (seconds - seconds[0]) + 1e-9 * (nanoseconds - nanoseconds[0]), ""
+        seconds, part = (_numbers(frame[name], where) for name in time)
+        second = fraction_of(time[1]) or 1e-9
+        if (off := (part < 0) | (part * second >= 1)).any():
+            row = int(off.argmax())
+            fault = f"{where}, row {row + 1}, column '{time[1]}': {part[row]:g} is no part of a second"
+            raise RwmError(f"{fault} in steps of {second:g} s.", "time: [SECONDS, NANOSECONDS], or one column")
+        return (seconds - seconds[0]) + second * (part - part[0]), ""
     column = frame[time]
     if column.dtype.is_temporal():
         column = column.cast(pl.Datetime("ns") if column.dtype == pl.Date else column.dtype)

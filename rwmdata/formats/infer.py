@@ -11,13 +11,26 @@ import polars as pl
 import yaml
 
 from rwmdata.errors import RwmError
+from rwmdata.formats.base import DEFAULT_ROBOT
 from rwmdata.formats.clock import read_clock, usual_steps
 from rwmdata.formats.mapping import ASK, PER_JOINT, PER_LEG, suffixes
-from rwmdata.formats.names import ACCELEROMETER, DESIRED, QUANTITIES, TIME, Family, families, quaternion_order, words
+from rwmdata.formats.names import (
+    ACCELEROMETER,
+    DESIRED,
+    QUANTITIES,
+    TIME,
+    Family,
+    clock_pairs,
+    families,
+    frame_told,
+    quaternion_order,
+    words,
+)
 from rwmdata.formats.rosbag_infer import by_types, clock_lines, preview
 from rwmdata.formats.rosbag_reader import is_bag, split_column
+from rwmdata.formats.spellings import joint_spellings, leg_spellings, options, robots_by_names
 from rwmdata.formats.tables import find_tables, read_table
-from rwmdata.joint_order import joint_orders, rest_distance
+from rwmdata.joint_order import joint_orders, rest_distance, robots_like, suspected_robot
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.schema import Schema
 
@@ -25,6 +38,8 @@ DEGREES = 10.0
 """Joint positions beyond this are degrees, not radians."""
 RADIANS_PER_DEGREE = 0.0174533
 LINE = 110
+YAML_END = "..."
+"""Ends a document of a single value."""
 
 
 @dataclass
@@ -37,6 +52,8 @@ class Proposal:
     groups: dict[str, list[str] | dict[str, object]] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     """What was seen of a group, for a comment above it."""
+    about: list[str] = field(default_factory=list)
+    """Comments on the whole."""
     taken: set[str] = field(default_factory=set)
     numbered: set[str] = field(default_factory=set)
     """Groups whose columns have numbers in place of names of joints or legs."""
@@ -63,25 +80,31 @@ class Proposal:
             self.said[group] = said
 
 
-def infer_mapping(file: Path, robot: str = "anymal_d") -> str:
+def infer_mapping(file: Path, robot: str | None = None) -> str:
     """Return a proposed mapping file for a log of a robot, as YAML with comments on what to check.
+
+    Args:
+        file: The log, or a bag.
+        robot: The robot; when None, the one whose joints the columns name, else anymal_d.
 
     Raises:
         RwmError: The file cannot be read, or the robot is unknown.
     """
-    spec = load_robot(robot)
     if is_bag(file):
-        return _infer_bag(file, spec)
+        return _infer_bag(file, load_robot(robot or DEFAULT_ROBOT))
     (file, *_) = find_tables([file])
     frame, _ = read_table(file)
+    named = [] if robot else robots_by_names(frame.columns)
+    spec = named[0] if named else load_robot(robot or DEFAULT_ROBOT)
     proposal = Proposal(spec, frame, families(frame.columns))
     time, time_said = _time(proposal)
     _propose_rest(proposal)
     clock = (
-        [f"# {time_said}", yaml.safe_dump({"time": time}).rstrip()]
+        [f"# {time_said}", f"time: {yaml.safe_dump(time, default_flow_style=True).split(YAML_END)[0].rstrip()}"]
         if time
         else ["# time: NAME        # or rate_hz: 200"]
     )
+    proposal.about += [] if robot else _robot_lines(proposal, named)
     clock.append("action_index: next   # the action of a row is taken in its state; previous: it led to it")
     return "\n".join(_lines(proposal, file, clock)) + "\n"
 
@@ -129,9 +152,15 @@ def _propose_rest(proposal: Proposal) -> None:
 
 def _propose(proposal: Proposal, group: str) -> None:
     """Propose columns for a group: named after its axes, joints or legs, else numbered ones."""
-    ends = suffixes(group, proposal.robot, [])
+    ends, said = suffixes(group, proposal.robot, []), ""
     quantity = QUANTITIES[group]
     columns = quantity.named(proposal.free(), ends)
+    if not columns and group in (*PER_JOINT, *PER_LEG):
+        spellings = joint_spellings if group in PER_JOINT else leg_spellings
+        columns = next(filter(None, (quantity.named(proposal.free(), e) for e in spellings(proposal.robot))), [])
+        first = proposal.robot.legs[0] if group in PER_JOINT else ""
+        pairs = zip(columns, ends, strict=False)
+        said = ", ".join(f"{column} taken as {end}" for column, end in pairs if end.startswith(first))
     if not columns and group != "termination":
         free = set(proposal.free())
         fits = [
@@ -142,8 +171,8 @@ def _propose(proposal: Proposal, group: str) -> None:
         if columns and group in (*PER_JOINT, *PER_LEG):
             proposal.numbered.add(group)
     if columns:
-        options, said = _options(proposal, group, columns)
-        proposal.take(group, columns, options, said)
+        options, seen = _options(proposal, group, columns)
+        proposal.take(group, columns, options, "; ".join(filter(None, [seen, said])))
     elif group == "projected_gravity":
         _orientation(proposal)
 
@@ -162,6 +191,11 @@ def _options(proposal: Proposal, group: str, columns: list[str]) -> tuple[dict[s
             options["subtract_default"] = True
         where = "near the robot's default pose, so absolute" if absolute else "around zero, so relative to the default"
         return options, f"{where}{'; beyond 10, so degrees' if degrees else ''}"
+    frame, _ = frame_told(columns) if group in ("base_lin_vel", "base_ang_vel") else (None, "")
+    if frame == "unclear":
+        return {"frame": ASK}, "of the odometry: in the base frame (frame: base), or in its own (frame: world)?"
+    if frame == "base":
+        return {"frame": "base"}, "a twist of odometry, by convention in the base frame; if it is not, frame: world"
     if group == "action" and DESIRED & {w for c in columns for w in words(c)}:
         return _target(proposal, columns, values)
     if group == "foot_contact" and not np.isin(values, (0.0, 1.0)).all():
@@ -231,24 +265,46 @@ def _orientation(proposal: Proposal) -> None:
     proposal.take("projected_gravity", columns, options, said)
 
 
-def _time(proposal: Proposal) -> tuple[str | None, str]:
-    """Return the column of time whose stamps repeat least, and what it says."""
-    found: list[tuple[float, int, str, str]] = []
-    for k, name in enumerate(c for c in proposal.frame.columns if words(c) & TIME):
+def _time(proposal: Proposal) -> tuple[str | list[str] | None, str]:
+    """Return the column of time (or those of seconds and nanoseconds) whose stamps repeat least, and what it says."""
+    columns = proposal.frame.columns
+    found: list[tuple[float, int, tuple[str, ...], str]] = []
+    for names in [*clock_pairs(columns), *((c,) for c in columns if words(c) & TIME)]:
+        if any({*names} <= {*pair} for *_, pair, _ in found):
+            continue
         try:
-            stamps, unit = read_clock(proposal.frame, name, None, "")
+            stamps, unit = read_clock(proposal.frame, (names[0], names[1]) if len(names) == 2 else names[0], None, "")
         except RwmError:
             continue
-        steps = usual_steps(stamps)
-        if steps:
+        if steps := usual_steps(stamps):
             said = f"{unit or 'seconds'}, {1 / steps[0]:.4g} Hz"
-            found.append((float((np.diff(stamps) <= 0).mean()), k, name, said))
-    proposal.taken |= {name for *_, name, _ in found}
+            found.append((float((np.diff(stamps) <= 0).mean()), len(found), names, said))
+    proposal.taken |= {name for *_, names, _ in found for name in names}
     if not found:
         return None, ""
-    _, _, name, said = min(found)
-    others = [other for *_, other, _ in found if other != name]
-    return name, said + (f"; or {', '.join(others)}, whose stamps repeat more or come later" if others else "")
+    best = min(found)
+    others = ", ".join(" and ".join(names) for *_, names, _ in found if names != best[2])
+    said = best[3] + (f"; or {others}, whose stamps repeat more or come later" if others else "")
+    return best[2][0] if len(best[2]) == 1 else list(best[2]), said
+
+
+def _robot_lines(proposal: Proposal, named: list[RobotSpec]) -> list[str]:
+    """Return a question for the robot where nobody named it: those whose joints the columns name, or the pose fits."""
+    if named:
+        titles = ", ".join(robot.title for robot in named)
+        return [f"# The columns name the joints of {titles}: give {options(named)} here and to the conversion."]
+    columns, source = proposal.columns("joint_pos"), proposal.groups.get("joint_pos")
+    values = proposal.values(columns)
+    if not columns or not np.isfinite(values).all():
+        return []
+    pose = np.median(values, axis=0) * (float(str(source.get("scale", 1.0))) if isinstance(source, dict) else 1.0)
+    if not suspected_robot(pose, proposal.robot):
+        return []
+    like = robots_like(pose)
+    titles = ", ".join(robot.title for robot in like)
+    return [
+        f"# No robot was named; the joints stand as those of {titles}: give {options(like)} here and to the conversion."
+    ]
 
 
 def _lines(proposal: Proposal, file: Path, clock: list[str]) -> list[str]:
@@ -257,6 +313,7 @@ def _lines(proposal: Proposal, file: Path, clock: list[str]) -> list[str]:
     lines = [
         f"# Proposed for {proposal.robot.title} from the columns of {file.name}. Look at every line: units, signs and",
         f"# conventions are what the values look like. {ASK} stands for what only you can know.",
+        *proposal.about,
         "groups:",
     ]
     for group in (g for g in groups if g in proposal.groups):

@@ -15,6 +15,7 @@ from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.clock import check_rate, is_counter, rates_hz, read_clock, usual_steps
 from rwmdata.formats.mapping import Mapping, Source, suffixes
+from rwmdata.formats.missing_columns import missing_columns
 from rwmdata.formats.names import TIME, ends_words, told_by_names, words
 from rwmdata.formats.resample import to_control_rate, up_to_falls
 from rwmdata.formats.stamps import Repairs
@@ -224,8 +225,7 @@ def read_log(file: Path, names: list[str], mapping: Mapping) -> tuple[pl.DataFra
     needed = [*names, *time_columns(mapping), *filter(None, [mapping.episode])]
     missing = [n for n in needed if n not in frame.columns]
     if missing:
-        fault = f"{file} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}."
-        raise RwmError(fault, "rwm data convert FILE --infer proposes a mapping")
+        raise missing_columns(file, missing, mapping, frame.columns)
     as_numbers = frame.with_columns(pl.col(names).cast(pl.Float64, strict=False))
     for n in names:
         values = as_numbers[n]

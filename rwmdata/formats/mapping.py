@@ -13,7 +13,7 @@ from rwmdata.config import Frozen, one_line
 from rwmdata.episodes import check_finite
 from rwmdata.errors import RwmError
 from rwmdata.formats.orientation import axes_of, check_order, compared, gravity_from_accelerometer, turn_error
-from rwmdata.robots import RobotSpec
+from rwmdata.robots import RobotSpec, load_robot, robot_folders
 from rwmdata.schema import AXES, Schema
 from rwmdata.yaml_file import read_yaml
 
@@ -87,7 +87,7 @@ class Mapping(Frozen):
     """Rows per second; when None, taken from the time column or what the recording says, else the robot's control rate.
     A rate that these contradict is refused."""
     time: str | tuple[str, str] | None = None
-    """Logs: column of the time, or a column of seconds and one of nanoseconds."""
+    """Logs: column of the time, or a column of seconds and one of nanoseconds (or microseconds, ``usec``)."""
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     """Logs: unit of the time; when None, told from its rate and its magnitude."""
     pause_s: float | None = Field(None, gt=0)
@@ -311,5 +311,7 @@ def _order(recorded: list[str] | None, ours: list[str], what: str) -> list[int]:
     """Return the index of each of ``ours`` in the recording."""
     recorded = ours if recorded is None else recorded
     if sorted(recorded) != sorted(ours):
-        raise RwmError(f"The mapping's {what} are {', '.join(recorded)}; the robot's are {', '.join(ours)}.")
+        fault = f"The mapping's {what} are {', '.join(recorded)}; those of the robot are {', '.join(ours)}."
+        named = [name for name in robot_folders() if sorted(getattr(load_robot(name), what)) == sorted(recorded)]
+        raise RwmError(fault, f"--robot {' or '.join(named)}" if named else "")
     return [recorded.index(name) for name in ours]

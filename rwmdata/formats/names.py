@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import Literal
 
 from rwmdata.errors import RwmError
 from rwmdata.formats.mapping import Mapping, Source
 
-WORLD = {"world", "odom", "map", "global", "mocap", "vicon", "optitrack", "inertial"}
+WORLD = {"world", "map", "global", "mocap", "vicon", "optitrack", "inertial"}
+ODOMETRY, TWIST = {"odom", "odometry"}, "twist"
+OF_IMU = {"gyro", "gyroscope", "imu"}
+"""What an IMU measures is in its own frame, whatever else a name says."""
 ACCELEROMETER = {"acc", "accel", "acceleration", "accelerometer", "accelerations"}
 
+SECONDS = {"sec", "secs", "seconds", "s"}
+FRACTIONS = {"nanosec": 1e-9, "nsec": 1e-9, "nsecs": 1e-9, "nanosecs": 1e-9, "nanoseconds": 1e-9, "ns": 1e-9,
+             "usec": 1e-6, "usecs": 1e-6, "microsec": 1e-6, "microseconds": 1e-6, "us": 1e-6}  # fmt: skip
+"""Words for the fraction of a second that stands in a column of its own, in s."""
 TIME = {"time", "t", "stamp", "stamps", "timestamp", "timestamps", "secs", "clock", "millis", "elapsed"}
-DESIRED = {"des", "desired", "target", "targets", "cmd", "command", "ref", "reference", "setpoint", "goal"}
-OTHERS = {"kp", "kd", "temp", "temperature", "ff", "feedforward", "ddq", "qdd", "error", "err", "cov", "covariance"}
-POSITION = {"q", "qpos", "jpos", "pos", "position", "positions", "angle", "angles", "qj"}
-VELOCITY = {"dq", "qd", "qvel", "jvel", "vel", "velocity", "velocities", "speed", "dqj", "qdot"}
-TORQUE = {"tau", "torque", "torques", "effort", "efforts", "trq", "tauest", "jtau"}
+DESIRED = {"des", "desired", "target", "targets", "cmd", "command", "ref", "reference", "setpoint", "goal",
+           "qref", "qdes", "qcmd", "qtarget"}  # fmt: skip
+OTHERS = {"kp", "kd", "temp", "temperature", "ff", "feedforward", "ddq", "qdd", "error", "err", "cov", "covariance",
+          "dqdes", "dqref", "dqcmd", "taudes", "tauref", "taucmd", "tauff"}  # fmt: skip
+POSITION = {"q", "qpos", "jpos", "pos", "position", "positions", "angle", "angles", "qj", "theta"}
+VELOCITY = {"dq", "qd", "qvel", "jvel", "vel", "velocity", "velocities", "speed", "dqj", "qdot", "dot",
+            "dtheta", "thetadot"}  # fmt: skip
+TORQUE = {"tau", "torque", "torques", "effort", "efforts", "trq", "tauest", "jtau", "load"}
 
 
 LARGEST_BASE = 4
@@ -82,10 +94,12 @@ QUANTITIES = {
         ("joint vel", "velocity", "vel", "qvel", "dq", "qd", *sorted(VELOCITY)), TORQUE, DESIRED, OTHERS),
     "joint_torque": _quantity(("torque", "effort", "tau", *sorted(TORQUE)), DESIRED, OTHERS),
     "action": _quantity(
-        ("action", "actions", "act", "a", "target", "targets", "command", "cmd", "des", "desired", "ref", "setpoint"),
+        ("action", "actions", "act", "a", "target", "targets", "command", "cmd", "des", "desired", "ref", "setpoint",
+         "qdes", "qref", "qcmd", "qtarget"),
         VELOCITY, TORQUE, OTHERS),
-    "thigh_contact": _quantity(("thigh contact", "thigh")),
-    "foot_contact": _quantity(("foot contact", "foot force", "foot", "feet", "contact", "grf"), POSITION, VELOCITY),
+    "thigh_contact": _quantity(("thigh contact", "thigh"), POSITION, VELOCITY, TORQUE, DESIRED, OTHERS),
+    "foot_contact": _quantity(
+        ("foot contact", "foot force", "foot", "feet", "contact", "grf"), POSITION, VELOCITY, DESIRED, OTHERS),
     "termination": _quantity(("termination", "terminated", "done", "fall", "fell")),
 }  # fmt: skip
 """By group, and by what can stand for gravity."""
@@ -93,7 +107,7 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Family:
-    """Columns whose names differ in one number only, from 0 or 1 on."""
+    """Columns whose names differ in one number only, or in two, from 0 or 1 on."""
 
     words: frozenset[str]
     columns: list[str]
@@ -109,29 +123,81 @@ def families(columns: Iterable[str]) -> list[Family]:
     found = []
     for (before, after), by_number in members.items():
         numbers = sorted(by_number)
-        if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1):
+        if len(numbers) > 2 and _counted(numbers):
             found.append(Family(frozenset(words(f"{before} {after}")), [by_number[n] for n in numbers]))
-    return sorted(found, key=lambda family: -len(family.columns))
+    return sorted(found + _grids(columns), key=lambda family: -len(family.columns))
+
+
+def _counted(numbers: list[int]) -> bool:
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
+
+
+def _grids(columns: Iterable[str]) -> list[Family]:
+    """Return the families of two numbers, every one of the first with every one of the second: of leg and joint."""
+    members: dict[tuple[str, str, str], dict[tuple[int, int], str]] = {}
+    for column in columns:
+        for one, two in itertools.combinations(re.finditer(r"\d+", column), 2):
+            key = (column[: one.start()], column[one.end() : two.start()], column[two.end() :])
+            members.setdefault(key, {})[int(one[0]), int(two[0])] = column
+    found = []
+    for key, by_numbers in members.items():
+        first, second = (sorted({numbers[k] for numbers in by_numbers}) for k in (0, 1))
+        whole = len(by_numbers) == len(first) * len(second) and len(first) > 1 and len(second) > 1
+        if whole and _counted(first) and _counted(second):
+            found.append(Family(frozenset(words(" ".join(key))), [by_numbers[n] for n in sorted(by_numbers)]))
+    return found
 
 
 def tokens(text: str) -> list[str]:
     """Return the words and numbers of a name in order: ``motorState[3].q`` is motor, state, 3, q."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)
-    return re.findall(r"[a-z]+|\d+", apart.lower())
+    return re.findall(r"[a-z]+|\d+", _apart(text).lower())
+
+
+def _apart(text: str) -> str:
+    """Return a name with its capitalised words apart: ``FLHipPos`` as ``FL_Hip_Pos``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text)
 
 
 def words(column: str) -> set[str]:
     """Return a column name's words, those joined by digits too; ``vx`` is also ``v`` and ``x``."""
-    found = {w for w in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower()) if w}
+    found = {w for w in re.split(r"[^a-z0-9]+", f"{_apart(column)} {column}".lower()) if w}
     found |= set(tokens(column))
     short = [re.fullmatch(r"(v|w|g|q|vel|omega|gyro|acc|grav|gravity|quat)([wxyz])", w) for w in found]
     return found | {part for m in short if m for part in m.groups()}
+
+
+def clock_pairs(columns: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of columns that differ in one word only, one for seconds, the other for their fraction."""
+    by_rest: dict[tuple[str, ...], list[str]] = {}
+    for column in columns:
+        if SECONDS & {*tokens(column)}:
+            by_rest.setdefault(tuple(t for t in tokens(column) if t not in SECONDS), []).append(column)
+    fractions = [(c, tuple(t for t in tokens(c) if t not in FRACTIONS)) for c in columns if fraction_of(c)]
+    return [(second, column) for column, rest in fractions for second in by_rest.get(rest, [])]
+
+
+def fraction_of(column: str) -> float | None:
+    """Return the unit of a column for the fraction of a second, s; None where its name says none."""
+    return next((FRACTIONS[token] for token in reversed(tokens(column)) if token in FRACTIONS), None)
 
 
 def quaternion_order(columns: list[str]) -> str | None:
     """Return the order of four columns that end in w, x, y, z; None where they do not."""
     order = "".join(tokens(column)[-1][-1] if tokens(column) else "" for column in columns)
     return order if sorted(order) == sorted("wxyz") else None
+
+
+def frame_told(columns: Sequence[str]) -> tuple[Literal["world", "base", "unclear"] | None, str]:
+    """Return the frame of a velocity by the names of its columns, and the word that tells it.
+
+    The twist of a ROS odometry message is in its child frame, the base; other odometry may be in either.
+    """
+    found = {word for column in columns for word in words(column)}
+    if found & OF_IMU:
+        return None, ""
+    if found & ODOMETRY:
+        return ("base" if TWIST in found else "unclear"), min(found & ODOMETRY)
+    return ("world", min(found & WORLD)) if found & WORLD else (None, "")
 
 
 def told_by_names(mapping: Mapping, columns: dict[str, list[str]]) -> tuple[Mapping, list[str]]:
@@ -142,7 +208,7 @@ def told_by_names(mapping: Mapping, columns: dict[str, list[str]]) -> tuple[Mapp
         columns: Names of the columns by group, and of the orientation.
 
     Raises:
-        RwmError: A quaternion's order is not told, or contradicts the mapping.
+        RwmError: A quaternion's order is not told, or contradicts the mapping; the frame of a velocity is not clear.
     """
     groups: dict[str, Source] = dict(mapping.groups)
     notes: list[str] = []
@@ -153,11 +219,17 @@ def told_by_names(mapping: Mapping, columns: dict[str, list[str]]) -> tuple[Mapp
         orientation = _orientation(orientation, columns["orientation"], notes)
     for group in ("base_lin_vel", "base_ang_vel"):
         source = groups.get(group)
-        if source and source.frame is None and (said := WORLD & {w for c in columns[group] for w in words(c)}):
+        if source is None or source.frame is not None:
+            continue
+        frame, word = frame_told(columns[group])
+        if frame == "unclear":
+            fault = f"'{group}' may be in the frame of the odometry or in the base's; {columns[group][0]} does not tell"
+            raise RwmError(f"{fault}.", f"frame: base or frame: world under {group} (a ROS odometry's twist: base)")
+        if frame == "world":
             groups[group] = source.model_copy(update={"frame": "world"})
-            notes.append(
-                f"{group} is in the world frame by its name ('{min(said)}'); it was rotated into the base frame"
-            )
+            notes.append(f"{group} is in the world frame by its name ('{word}'); it was rotated into the base frame")
+        elif frame == "base":
+            notes.append(f"{group} is the twist of an odometry, taken to be in the base frame; frame: world, if not")
     return mapping.model_copy(update={"groups": groups, "orientation": orientation}), notes
 
 

@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from rwmdata.errors import RwmError
+from rwmdata.formats.clock import read_clock
 from rwmdata.formats.convert import convert
 from rwmdata.formats.infer import infer_mapping
+from rwmdata.formats.mapping import load_mapping
 from rwmdata.robots import load_robot
 
 T = 120
@@ -51,6 +53,10 @@ def proposed(tmp_path, columns):
         ("/lowstate/motor_state[{}]/q", "/lowstate/motor_state[{}]/dq", "/lowcmd/motor_cmd[{}]/q"),
         ("field.position{}", "field.velocity{}", "field.target{}"),
         ("motorState{}.q", "motorState{}.dq", "motorCmd{}.q"),
+        ("joint_pos_{}", "joint_vel_{}", "action_target_{}"),
+        ("dof_pos.{}", "dof_vel.{}", "dof_pos_target.{}"),
+        ("theta_{}", "theta_dot_{}", "theta_des_{}"),
+        ("q{}", "qd{}", "qref{}"),
     ],
 )
 def test_numbered_joints_are_found_and_their_order_asked_for(tmp_path, log, position, velocity, target):
@@ -132,3 +138,101 @@ def test_degrees_are_noticed(tmp_path, log):
     _, found = proposed(tmp_path, columns)
     assert found["groups"]["joint_pos"]["scale"] == pytest.approx(np.pi / 180, rel=1e-5)
     assert found["groups"]["joint_pos"]["subtract_default"] is True
+
+
+LEG, JOINT = {"FR": "RF", "FL": "LF", "RR": "RH", "RL": "LH"}, {"hip": "HAA", "thigh": "HFE", "calf": "KFE"}
+WORDS = {"FR": "front_right", "FL": "front_left", "RR": "rear_right", "RL": "rear_left"}
+SPOT = {"hip": "hx", "thigh": "hy", "calf": "kn"}
+
+
+@pytest.mark.parametrize(
+    ("spell", "position", "velocity"),
+    [
+        (lambda leg, joint: f"{leg}_{list(JOINT).index(joint)}", "q_{}", "dq_{}"),
+        (lambda leg, joint: f"{leg}_{list(JOINT).index(joint) + 1}", "{}_q", "{}_dq"),
+        (lambda leg, joint: f"{LEG[leg]}_{JOINT[joint]}", "q_{}", "qd_{}"),
+        (lambda leg, joint: f"{WORDS[leg]}_{joint}_joint", "{}_pos", "{}_vel"),
+        (lambda leg, joint: f"{leg}_{dict(hip='abad', thigh='hip', calf='knee')[joint]}", "{}_pos", "{}_vel"),
+        (lambda leg, joint: f"{leg.lower()}.{SPOT[joint]}", "{}.pos", "{}.vel"),
+        (lambda leg, joint: f"{leg}{joint.capitalize()}", "{}Pos", "{}Vel"),
+        (lambda leg, joint: f"{joint}_{leg}", "{}_pos", "{}_vel"),
+    ],
+)
+def test_joints_by_other_names_are_found_in_the_robots_order(tmp_path, log, spell, position, velocity):
+    spelled = [spell(*joint.split("_")) for joint in UNITREE]
+    columns = dict(zip(["t", *[p.format(s) for s in spelled for p in (position, velocity)]],
+                       log("q_{}", "dq_{}").values(), strict=True))  # fmt: skip
+    text, found = proposed(tmp_path, columns)
+    wanted = [spelled[UNITREE.index(joint)] for joint in load_robot("go2").joints]
+    assert found["groups"]["joint_pos"]["columns"] == [position.format(name) for name in wanted]
+    assert found["groups"]["joint_vel"] == [velocity.format(name) for name in wanted]
+    assert "joints" not in found
+    told = f"{position.format(wanted[0])} taken as FL_hip"
+    assert (told in text) == ("hip" not in wanted[0].lower() or "front" in wanted[0])
+
+
+def test_joints_by_numbers_of_leg_and_joint_are_asked_for(tmp_path, log):
+    columns = log("leg{}_q", "leg{}_dq")
+    renamed = {}
+    for name, values in columns.items():
+        number = int(name.removeprefix("leg").split("_")[0]) if name != "t" else 0
+        renamed[name if name == "t" else f"leg{number // 3}_joint{number % 3}_{name.split('_')[1]}"] = values
+    _, found = proposed(tmp_path, renamed)
+    assert found["groups"]["joint_vel"] == [f"leg{leg}_joint{joint}_dq" for leg in range(4) for joint in range(3)]
+    assert found["joints"] == "ASK"
+
+
+def test_temperatures_of_thighs_are_no_contacts(tmp_path, log):
+    temperature = {f"{leg}_thigh_temp": np.full(T, 40.0) for leg in ("FL", "FR", "RL", "RR")}
+    assert "thigh_contact" in proposed(tmp_path, log("q_{}", "dq_{}") | temperature)[1]["missing"]
+
+
+@pytest.mark.parametrize(
+    ("names", "per_second"),
+    [(("stamp.sec", "stamp.nanosec"), 10**9), (("secs", "nsecs"), 10**9), (("tv_sec", "tv_usec"), 10**6)],
+)
+def test_seconds_and_their_fractions_in_two_columns_are_the_time(tmp_path, home, log, names, per_second):
+    ticks = 1_765_180_800 * per_second + np.arange(T) * per_second // 50
+    columns = dict(zip(names, (ticks // per_second, ticks % per_second), strict=True)) | log(
+        "q_{}", "dq_{}", "q_des_{}"
+    )
+    del columns["t"]
+    columns |= {f"g_{axis}": np.full(T, -float(axis == "z")) for axis in "xyz"}
+    text, found = proposed(tmp_path, columns)
+    assert found["time"] == list(names) and "# seconds, 50 Hz" in text
+    (tmp_path / "m.yaml").write_text(text.replace("joints: ASK", ""))
+    dataset = convert(home, [tmp_path / "a.csv"], "a", robot="go2", mapping=tmp_path / "m.yaml")
+    assert dataset.episodes.length.tolist() == [T]
+
+
+def test_two_columns_that_are_no_second_and_its_fraction_are_refused():
+    frame = pl.DataFrame({"t_sec": [0.0, 1.0], "t_nsec": [0.0, 2e9]})
+    with pytest.raises(RwmError, match="row 2, column 't_nsec': 2e.09 is no part of a second in steps of 1e-09 s"):
+        read_clock(frame, ("t_sec", "t_nsec"), None, "a.csv")
+
+
+def test_the_frame_of_odometry_is_asked_for(tmp_path, log):
+    columns = log("q_{}", "dq_{}") | {f"odom_v{axis}": np.zeros(T) for axis in "xyz"}
+    text, found = proposed(tmp_path, columns)
+    assert found["groups"]["base_lin_vel"]["frame"] == "ASK"
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(RwmError, match="base_lin_vel.frame: .*'base' or 'world'"):
+        load_mapping(tmp_path / "m.yaml")
+
+
+def test_a_robot_that_nobody_named_is_told_by_names_or_pose(tmp_path, home, log):
+    file = tmp_path / "a.csv"
+    named = {column.replace("q_", "").replace("dq_", "vel_"): values for column, values in log("q_{}", "dq_{}").items()}
+    names = dict(zip(["t", *[f"{p}_{j}" for j in UNITREE for p in ("q", "dq")]], named.values(), strict=True))
+    pl.DataFrame(names).write_csv(file)
+    text = infer_mapping(file)
+    assert "name the joints of Unitree Go1, Unitree Go2: give --robot go1 or go2 here" in text
+    pl.DataFrame(log("q_{}", "dq_{}", "q_des_{}") | {f"g_{k}": np.full(T, -float(k == 2)) for k in range(3)}).write_csv(
+        file
+    )
+    text = infer_mapping(file)
+    assert "the joints stand as those of Unitree Go2, Unitree Go1: give --robot go2 or go1 here" in text
+    (tmp_path / "m.yaml").write_text(text.replace("joints: ASK", ""))
+    with pytest.raises(RwmError, match="not stand as those of ANYmal D but of Unitree Go2 or Unitree Go1.* go2 or"):
+        convert(home, [file], "a", mapping=tmp_path / "m.yaml")
+    assert home.datasets() == []

@@ -10,6 +10,10 @@ import yaml
 from rwmdata.errors import RwmError
 from rwmdata.formats.convert import convert
 from rwmdata.formats.infer import infer_mapping
+from rwmdata.formats.logs import read_log
+from rwmdata.formats.mapping import Assembler, Mapping
+from rwmdata.robots import load_robot
+from rwmdata.schema import Schema
 
 T = 40
 
@@ -142,7 +146,11 @@ def test_faults_name_file_row_and_column_and_leave_nothing(home, log, tmp_path):
     bad[3] = "broken"
     cases = [
         (log | {"vy": bad}, {}, r"a.csv, row 4, column 'vy': 'broken' is not a finite number"),
-        ({k: v for k, v in log.items() if k != "vz"}, {}, r"has no column vz; it has t, run, note, vx"),
+        (
+            {k: v for k, v in log.items() if k != "vz"},
+            {},
+            r"has no column vz \(base_lin_vel\); its 47 columns: t, run",
+        ),
         (log | {"vy": [None, *log["vy"][1:]]}, {}, r"a.csv, row 1, column 'vy': is empty, expected a number"),
         (
             {k: v for k, v in log.items() if k != "t"},
@@ -216,3 +224,23 @@ def test_an_episode_ends_with_a_fall_and_goes_on_once_the_robot_stands(home, log
     assert dataset.episodes.length.tolist() == [11, 25] and dataset.episodes.terminated.tolist() == [True, False]
     np.testing.assert_allclose(dataset.matrix()[11:, 0], log["vx"][15:], rtol=1e-6)
     assert "a.csv: 4 rows in which the robot had fallen already were left out" in dataset.manifest.provenance["notes"]
+
+
+def test_missing_columns_are_counted_by_group_and_the_robot_that_the_log_names_is_proposed(tmp_path):
+    joints = [f"{leg}_{joint}" for leg in ("FL", "FR", "RL", "RR") for joint in ("hip", "thigh", "calf")]
+    file = as_file(
+        tmp_path / "a.csv", {"t": [0.0, 0.02]} | {f"{p}_{j}": [0.0, 0.0] for p in ("q", "dq") for j in joints}
+    )
+    with pytest.raises(RwmError) as failure:
+        read_log(file, ["q_LF_HAA", "q_LH_HAA", "q_RF_HAA", "q_RH_HAA", "dq_LF_HAA"], Mapping(
+            groups={"joint_pos": "q_{}", "joint_vel": ["dq_LF_HAA"]}, time="stamp"))  # fmt: skip
+    lacks = "joint_pos (4: q_LF_HAA, q_LH_HAA, q_RF_HAA, ...), joint_vel (1: dq_LF_HAA), time (1: stamp)"
+    assert f"has no columns for {lacks}; its 25 columns: t, q_FL_hip," in failure.value.message
+    assert failure.value.hint.startswith("--robot go1 or go2, whose joints the columns name")
+
+
+def test_a_mapping_for_another_robot_is_told_which(robot):
+    with pytest.raises(RwmError, match="those of the robot are LF_HAA.* Try: --robot go1 or go2"):
+        Assembler(robot, Schema.from_robot(robot, []), Mapping(
+            groups={"joint_pos": "q_{}"}, joints=load_robot("go2").joints,
+            missing=[g for g in Schema.from_robot(robot, []).groups if g != "joint_pos"]))  # fmt: skip

@@ -9,6 +9,7 @@ import yaml
 
 from rwmdata.errors import RwmError
 from rwmdata.formats.convert import convert
+from rwmdata.formats.names import frame_told
 from rwmdata.formats.orientation import ORDERS, axes_of, gravity_from_accelerometer, rotation, rotation_of_angles
 
 T = 200
@@ -144,15 +145,42 @@ def test_gravity_upside_down_is_refused_unless_told(rows_of, motion):
 
 def test_a_velocity_in_the_world_needs_an_orientation(rows_of, motion):
     gravity = named(-motion["axes"][:, 2], ["g_x", "g_y", "g_z"])
-    columns = gravity | velocity(motion, "odom_v") | named(motion["q"], ["qw", "qx", "qy", "qz"])
-    groups = {"base_lin_vel": "odom_v_{}", "projected_gravity": "g_{}"}
+    columns = gravity | velocity(motion, "map_v") | named(motion["q"], ["qw", "qx", "qy", "qz"])
+    groups = {"base_lin_vel": "map_v_{}", "projected_gravity": "g_{}"}
     with pytest.raises(RwmError, match="'base_lin_vel' is in the world frame; no orientation is mapped"):
         rows_of(columns, groups=groups)
     orientation = {"columns": ["qw", "qx", "qy", "qz"], "kind": "quaternion"}
     rows, _ = rows_of(columns, groups=groups, orientation=orientation)
     np.testing.assert_allclose(rows[:, :3], motion["base"], atol=1e-5)
-    groups["base_lin_vel"] = {"columns": "odom_v_{}", "frame": "base"}
+    groups["base_lin_vel"] = {"columns": "map_v_{}", "frame": "base"}
     np.testing.assert_allclose(rows_of(columns, groups=groups)[0][:, :3], motion["world"], atol=1e-5)
+
+
+def test_the_twist_of_an_odometry_is_in_the_base_frame_and_other_odometry_is_asked_about(rows_of, motion):
+    gravity = named(-motion["axes"][:, 2], ["g_x", "g_y", "g_z"])
+    groups = {"base_lin_vel": "odom.twist.twist.linear.{}", "projected_gravity": "g_{}"}
+    twist = gravity | {f"odom.twist.twist.linear.{axis}": motion["base"][:, k] for k, axis in enumerate("xyz")}
+    rows, notes = rows_of(twist, groups=groups)
+    np.testing.assert_allclose(rows[:, :3], motion["base"], atol=1e-5)
+    assert "base_lin_vel is the twist of an odometry, taken to be in the base frame; frame: world, if not" in notes
+    unclear = gravity | velocity(motion, "odom_v")
+    with pytest.raises(RwmError, match="may be in the frame of the odometry or in the base's; odom_v_x does not tell"):
+        rows_of(unclear, groups=groups | {"base_lin_vel": "odom_v_{}"})
+
+
+@pytest.mark.parametrize(
+    ("columns", "frame"),
+    [
+        (["/odom/twist/twist/linear/x"], "base"),
+        (["odometry_vx"], "unclear"),
+        (["v_world_x"], "world"),
+        (["inertial_gyro_x"], None),
+        (["imu_world_wx"], None),
+        (["vx"], None),
+    ],
+)
+def test_frames_of_velocities_by_their_names(columns, frame):
+    assert frame_told(columns)[0] == frame
 
 
 def test_values_that_are_no_quaternion_are_named():
