@@ -17,6 +17,7 @@ from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.clock import check_rate
+from rwmdata.formats.lerobot_columns import NamedColumns
 from rwmdata.formats.lerobot_frames import RATE_ERROR, DataFile, vectors
 from rwmdata.formats.lerobot_metadata import (
     DATA_PATH,
@@ -160,9 +161,9 @@ class LeRobotFormat(Format):
     """A LeRobot dataset (v3.0, v2.1 or v2.0); every episode stays one.
 
     What :func:`write_lerobot` wrote needs no mapping. For others the mapping's ``path`` is a feature,
-    ``observation.state``, and ``columns`` a range of its elements, ``[0, 12]``; they are resampled to the robot's rate
-    as logs are. Frames are found by their ``episode_index``; frames of episodes that are not listed are left out, and
-    noted.
+    ``observation.state``, and ``columns`` a range of its elements, ``[0, 12]``, their names in the metadata, or
+    ``observation.state[3]``; they are resampled to the robot's rate as logs are. Frames are found by their
+    ``episode_index``; frames of episodes that are not listed are left out, and noted.
 
     Raises:
         RwmError: It is one of several sources, of an unknown version, its metadata contradict each other, or its
@@ -189,8 +190,13 @@ class LeRobotFormat(Format):
                 fault = f"{self.folder} has {info.fps:g} frames a second; {self.robot.title} runs at {hz:g}."
                 raise RwmError(fault, "--mapping FILE.yaml, with which they are resampled")
             self._order = {feature: self._order_of(feature, columns) for feature, columns in self._parts.items()}
-        elif (mapping := self.assembler.mapping).rate_hz and mapping.check:
-            check_rate(mapping.rate_hz, [info.fps], f"{self.folder}", f"{INFO} says")
+        else:
+            mapping = self.assembler.mapping
+            if mapping.rate_hz and mapping.check:
+                check_rate(mapping.rate_hz, [info.fps], f"{self.folder}", f"{INFO} says")
+            self._sources = {group: source for group, source in mapping.groups.items() if source.kind != "drive"}
+            self._sources |= {"orientation": mapping.orientation} if mapping.orientation else {}
+            self._named = NamedColumns(info.features, self.robot, mapping.extension)
         entries = read_entries(self.folder, info)
         self._entries: dict[Path, list[EpisodeEntry]] = {}
         for entry in entries:
@@ -250,7 +256,7 @@ class LeRobotFormat(Format):
 
     def _features(self) -> set[str]:
         if self.assembler:
-            return {source.path for source in self.assembler.mapping.groups.values()}
+            return {name for group, source in self._sources.items() for name in self._named.features(group, source)}
         return {*self._parts, *OWN_BESIDE}
 
     def _own(self, frames: pa.Table, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -267,6 +273,5 @@ class LeRobotFormat(Format):
 
     def _mapped(self, frames: pa.Table, assembler: Assembler, where: str) -> np.ndarray:
         """Return the rows of other features, at the robot's rate."""
-        sources = {group: source for group, source in assembler.mapping.groups.items() if source.kind != "drive"}
-        values = {group: source.select(vectors(frames, source.path, where)) for group, source in sources.items()}
+        values = {group: self._named.select(frames, group, source, where) for group, source in self._sources.items()}
         return rows_at_control_rate(assembler, values, self.info.fps, where)

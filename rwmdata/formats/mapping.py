@@ -32,8 +32,8 @@ class Source(Frozen):
     path: str = ""
     """HDF5: the dataset ``(T, n)`` inside a demo, ``obs/joint_pos``. LeRobot: the feature."""
     columns: tuple[int, int] | list[str] | str | None = None
-    """HDF5 and LeRobot: first column and the one after the last. Logs: the columns by name, or one name in which
-    ``{}`` stands for x, y, z, the joint or the leg."""
+    """HDF5 and LeRobot: first column and the one after the last. Logs and LeRobot: the columns by name, or one name in
+    which ``{}`` stands for x, y, z, the joint or the leg."""
     scale: float | list[float] = 1.0
     """Factor on the values, one for all or one each: a change of unit, or -1 for an opposite sign."""
     subtract_default: bool = False

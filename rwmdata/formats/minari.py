@@ -239,8 +239,9 @@ class MinariFormat(Format):
         if self.assembler is None:
             rows, command, reward = self._own(episode, steps, where)
             return Episode(rows, is_truncated(rows), command, reward, self._behaviour)
-        values = {}
-        for group, source in self.assembler.mapping.groups.items():
+        mapping, values = self.assembler.mapping, {}
+        orientation = {"orientation": mapping.orientation} if mapping.orientation else {}
+        for group, source in (mapping.groups | orientation).items():
             if source.kind != "drive":
                 values[group] = self._values(episode, group, source, steps, where)
         rows = rows_at_control_rate(self.assembler, values, self._hz, where)

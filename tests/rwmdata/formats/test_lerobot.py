@@ -82,6 +82,52 @@ def test_foreign_features_need_a_mapping_and_use_it(home, dataset, schema, tmp_p
     np.testing.assert_array_equal(rows[:, schema.action], dataset.matrix()[:, schema.action])
 
 
+def test_columns_by_name_or_number_are_those_of_the_metadata(home, dataset, schema, robot, tmp_path):
+    folder = write_lerobot(dataset, tmp_path / "out")
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["action"]["names"] = {"motors": [f"{joint}.pos" for joint in robot.joints]}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    groups = {
+        "base_ang_vel": [f"observation.state[{k}]" for k in (3, 4, 5)],
+        "joint_pos": {"columns": "joint_pos_{}"},
+        "joint_vel": {"path": "observation.state", "columns": "joint_vel_{}"},
+        "action": {"columns": list(reversed([f"{joint}.pos" for joint in robot.joints]))},
+        "joint_torque": {"kind": "drive"},
+    }
+    missing = [group for group in schema.groups if group not in groups]
+
+    def converted(name, **changes):
+        mapping = tmp_path / "m.yaml"
+        mapping.write_text(yaml.safe_dump({"groups": groups | changes, "missing": missing}))
+        return convert(home, [folder], name, mapping=mapping).matrix()
+
+    rows, wanted = converted("b"), dataset.matrix()
+    for group in ("base_ang_vel", "joint_pos", "joint_vel"):
+        np.testing.assert_allclose(rows[:, schema.group(group)], wanted[:, schema.group(group)], atol=1e-6)
+    np.testing.assert_array_equal(rows[:, schema.action], wanted[:, schema.action][:, ::-1])
+    with pytest.raises(RwmError, match="meta/info.json names no 'hip'; action: LF_HAA.pos, LH_HAA.pos"):
+        converted("c", action={"path": "action", "columns": ["hip"] * 12})
+    with pytest.raises(RwmError, match="'action' has 12 numbers, none at 12"):
+        converted("d", action=[f"action[{k + 1}]" for k in range(12)])
+
+
+def test_an_orientation_beside_the_groups_is_read(home, dataset, schema, tmp_path):
+    folder = write_lerobot(dataset, tmp_path / "out")
+    file = folder / "data/chunk-000/file-000.parquet"
+    frames = pd.read_parquet(file)
+    frames["quaternion"] = [np.float32([0.5**0.5, 0, 0, 0.5**0.5])] * len(frames)  # A quarter turn to the left.
+    frames.to_parquet(file)
+    groups = {
+        "base_lin_vel": {"path": "observation.state", "columns": [0, 3], "frame": "world"},
+        "projected_gravity": {"path": "observation.state", "columns": [6, 9]},
+    }
+    orientation = {"path": "quaternion", "kind": "quaternion", "order": "wxyz"}
+    content = {"groups": groups, "missing": [g for g in schema.groups if g not in groups], "orientation": orientation}
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(content | {"check": False}))
+    rows, world = convert(home, [folder], "b", mapping=tmp_path / "m.yaml").matrix(), dataset.matrix()[:, :3]
+    np.testing.assert_allclose(rows[:, :3], np.stack([world[:, 1], -world[:, 0], world[:, 2]], axis=1), atol=1e-5)
+
+
 def test_what_is_not_readable_is_named(home, dataset, tmp_path):
     folder = write_lerobot(dataset, tmp_path / "out")
     with pytest.raises(RwmError, match="exists already"):
