@@ -100,6 +100,8 @@ def _unit(values: np.ndarray, first: float, where: str) -> str:
     if epoch or len(values) < 2:
         return epoch[0] if epoch else "s"
     step = next(iter(usual_steps(values)), 0.0)
+    if len(values) > 1 and (np.diff(values) < 0).all():
+        raise RwmError(f"{where}: the time runs backwards from {first:g}.", "the rows in the order of time")
     if step == 0:
         raise RwmError(f"{where}: the time stands still at {first:g}.", "rate_hz: ROWS_PER_SECOND in place of time")
     rates = ", ".join(f"{1 / (step * s):.3g} Hz in {NAMES[u]}" for u, s in UNITS_S.items())

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import DEFAULT_ROBOT, Format, Request
+from rwmdata.formats.checks import Sample
 from rwmdata.formats.csv66 import CsvFormat
 from rwmdata.formats.files import without_copies, without_leftovers
 from rwmdata.formats.hdf5 import Hdf5Format
@@ -18,18 +17,13 @@ from rwmdata.formats.logs import LogFormat
 from rwmdata.formats.mapping import load_mapping
 from rwmdata.formats.minari import MinariFormat
 from rwmdata.formats.rosbag import RosbagFormat
-from rwmdata.formats.spellings import options
 from rwmdata.home import Home
-from rwmdata.joint_order import robots_like, suspected_robot
 from rwmdata.progress import Progress, silent
-from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.robots import load_robot
 from rwmdata.writer import DatasetWriter
 
 FORMATS: list[type[Format]] = [LeRobotFormat, MinariFormat, Hdf5Format, RosbagFormat, LogFormat, CsvFormat]
 """All formats, in the order in which they are tried on a source."""
-
-SAMPLE_ROWS = 20_000
-"""Rows whose pose is compared with the robot's."""
 
 
 def convert(
@@ -83,38 +77,21 @@ def convert(
         recordings.files, copies = without_copies(recordings.files)
         notes += copies
     recordings.notes = notes + recordings.notes
-    presumed = robot is None and layout is not None and layout.check
-    poses: list[np.ndarray] = []
     hz, origin = 1 / spec.control_dt_s, {"source": "rwm data convert"}
+    sample = Sample(recordings.schema, hz, sorted(recordings.missing)) if layout and layout.check else None
     with DatasetWriter(home.data_dir, name, spec.name, recordings.schema, hz, origin, seed) as writer:
         for count, file in enumerate(recordings.files, start=1):
             for episode in recordings.read(file):
                 writer.append(episode)
-                if presumed and sum(map(len, poses)) < SAMPLE_ROWS:
-                    poses.append(episode.rows[:, recordings.schema.group("joint_pos")])
+                if sample:
+                    sample.add(episode.rows)
             progress(count, len(recordings.files), {"rows": float(writer.rows)})
-        if poses and "joint_pos" not in recordings.missing:
-            _check_robot(np.concatenate(poses), spec)
+        if sample:
+            sample.check_units()
+        if sample and robot is None:
+            sample.check_robot(spec)
         writer.provenance |= recordings.provenance()
         return writer.commit()
-
-
-def _check_robot(joint_pos: np.ndarray, presumed: RobotSpec) -> None:
-    """Refuse a robot that nobody named where the recorded pose is another's.
-
-    Args:
-        joint_pos: Joint positions relative to the presumed robot's default pose ``(n, J)``, rad.
-        presumed: That robot.
-
-    Raises:
-        RwmError: Their median is far closer to another robot's default pose.
-    """
-    pose = np.median(joint_pos.astype(np.float64), axis=0) + presumed.default_joint_pos
-    if suspected_robot(pose, presumed):
-        like = robots_like(pose)
-        titles = " or ".join(robot.title for robot in like)
-        fault = f"No robot was named, and the joints do not stand as those of {presumed.title} but of {titles}."
-        raise RwmError(fault, f"{options(like)}, or --robot {presumed.name} to take them as they are")
 
 
 def find_format(sources: Sequence[Path], mapped: bool) -> type[Format]:

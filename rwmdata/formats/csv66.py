@@ -26,7 +26,7 @@ from rwmdata.machine import available_threads
 from rwmdata.schema import Schema
 from rwmdata.text import quoted
 
-FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz)?", re.IGNORECASE)
+FILE_PATTERN = re.compile(r"state_action_data_(\d+)\.csv(\.gz|\.xz|\.bz2)?", re.IGNORECASE)
 """Fits whole names only."""
 EPISODE_ENDS = ("auto", "file", "none")
 SHOWN_FAULTS = 5
@@ -39,7 +39,7 @@ NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 class CsvFormat(Format):
-    """66-column CSV files (also .gz), or folders of ``state_action_data_N.csv``; no episode spans two files."""
+    """66-column CSV files (packed too), or folders of ``state_action_data_N.csv``; no episode spans two files."""
 
     label = "CSV"
     reads = ("episode_ends", "extension")

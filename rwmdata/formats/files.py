@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import lzma
 import re
 import zlib
 from collections import Counter
@@ -19,6 +21,12 @@ LEFTOVER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """Names of what systems, editors and downloads leave beside files: AppleDouble, locks, backups, parts."""
+PACKED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+"""How files of these endings are opened."""
+UNPACKED = {b"\x1f\x8b": gzip.decompress, b"\xfd7zXZ\0": lzma.decompress, b"BZh": bz2.decompress}
+"""First bytes of packed content, and what unpacks it."""
+DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What unpacking raises where content is damaged."""
 HEAD_BYTES = 1 << 16
 BLOCK_BYTES = 1 << 20
 SHOWN_NAMES = 5
@@ -34,7 +42,7 @@ def without_leftovers(files: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def without_copies(files: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Return the files without those whose content an earlier one has, and a note for each of these.
 
-    What is compressed with gzip is compared as it is read. A file that cannot be read is kept: its reader says so.
+    What is compressed is compared as it is read. A file that cannot be read is kept: its reader says so.
     """
     heads = [digest(file, HEAD_BYTES) for file in files]
     alike = Counter(heads)
@@ -56,14 +64,14 @@ def digest(file: Path, size: int = -1) -> str | None:
             while size and (block := stream.read(BLOCK_BYTES if size < 0 else min(BLOCK_BYTES, size))):
                 found.update(block)
                 size = size if size < 0 else size - len(block)
-    except (OSError, EOFError, zlib.error):
+    except DAMAGED:
         return None
     return found.hexdigest()
 
 
 def opened(file: Path) -> BinaryIO:
-    """Open a file to read it; one that ends in ``.gz`` is decompressed."""
-    return gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")  # type: ignore[return-value]
+    """Open a file to read it; one that ends in ``.gz``, ``.xz`` or ``.bz2`` is decompressed."""
+    return PACKED.get(file.suffix.lower(), Path.open)(file, "rb")  # type: ignore[operator]
 
 
 def numbered_files(folder: Path, pattern: re.Pattern[str]) -> tuple[list[Path], list[str]]:

@@ -311,7 +311,7 @@ def _order(recorded: list[str] | None, ours: list[str], what: str) -> list[int]:
     """Return the index of each of ``ours`` in the recording."""
     recorded = ours if recorded is None else recorded
     if sorted(recorded) != sorted(ours):
-        fault = f"The mapping's {what} are {', '.join(recorded)}; those of the robot are {', '.join(ours)}."
+        fault = f"The mapping's {what} are {', '.join(recorded)}; the robot's are {', '.join(ours)}."
         named = [name for name in robot_folders() if sorted(getattr(load_robot(name), what)) == sorted(recorded)]
         raise RwmError(fault, f"--robot {' or '.join(named)}" if named else "")
     return [recorded.index(name) for name in ours]

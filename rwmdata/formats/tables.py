@@ -15,10 +15,11 @@ from rwmdata.formats.arrow_table import read_arrow, read_parquet
 from rwmdata.formats.numpy_table import read_npy, read_npz
 from rwmdata.formats.text_table import read_text_table
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".parquet", ".feather", ".arrow", ".npz", ".npy")
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".csv.xz", ".csv.bz2", ".parquet", ".feather", ".arrow", ".npz", ".npy")
 """Of the files that are looked for in a folder; one that is named is read whatever its suffix."""
 OTHERS = {
     b"\x89HDF\r\n": "an HDF5 file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
     b"#ROSBAG": "a ROS bag",
     b"\x89MCAP": "an MCAP file",
     b"SQLite format 3": "an SQLite database, as ROS 2 records bags",

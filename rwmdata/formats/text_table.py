@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import polars as pl
 
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
+from rwmdata.formats.files import DAMAGED, UNPACKED
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", " ": "blanks"}
 LOOKED_AT = 60
@@ -52,7 +51,8 @@ def read_text_table(file: Path, data: bytes) -> tuple[pl.DataFrame, list[str]]:
     Raises:
         RwmError: Encoding, separator or names are not clear, or a row has more or fewer cells than there are names.
     """
-    lines = _decoded(file, data).split("\n")
+    text = _decoded(file, data)
+    lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")  # Old Macs end lines with "\r" alone.
     ended = not lines[-1].strip()
     lines = [line.rstrip("\r") for line in lines]
     layout = _layout(file, lines)
@@ -68,10 +68,10 @@ def read_text_table(file: Path, data: bytes) -> tuple[pl.DataFrame, list[str]]:
 
 
 def _decoded(file: Path, data: bytes) -> str:
-    if data.startswith(b"\x1f\x8b"):
+    if unpack := next((unpack for start, unpack in UNPACKED.items() if data.startswith(start)), None):
         try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as exc:
+            data = unpack(data)
+        except DAMAGED as exc:
             raise RwmError(f"{file} cannot be decompressed: {one_line(exc)}.") from exc
     encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
     head = data[:200]

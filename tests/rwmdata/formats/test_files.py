@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import shutil
 
 import numpy as np
@@ -95,3 +97,10 @@ def test_datasets_with_the_same_rows_are_not_merged(home, make_dataset, episodes
         with pytest.raises(RwmError, match="hold the same rows"):
             merge(home, sources, "c")
     assert merge(home, [first, other], "c").rows == 180
+
+
+def test_a_packed_copy_is_a_copy_however_packed(tmp_path):
+    files = [tmp_path / "a.csv", tmp_path / "a.csv.xz", tmp_path / "b.csv.bz2"]
+    for file, pack in zip(files, (bytes, lzma.compress, bz2.compress), strict=True):
+        file.write_bytes(pack(b"a,b\n1,2\n"))
+    assert without_copies(files)[0] == files[:1]

@@ -236,3 +236,8 @@ def test_a_robot_that_nobody_named_is_told_by_names_or_pose(tmp_path, home, log)
     with pytest.raises(RwmError, match="not stand as those of ANYmal D but of Unitree Go2 or Unitree Go1.* go2 or"):
         convert(home, [file], "a", mapping=tmp_path / "m.yaml")
     assert home.datasets() == []
+
+
+def test_time_that_runs_backwards_is_said():
+    with pytest.raises(RwmError, match="column 't': the time runs backwards from 3"):
+        read_clock(pl.DataFrame({"t": [3.0, 2.0, 1.0]}), "t", None, "a.csv")

@@ -240,7 +240,49 @@ def test_missing_columns_are_counted_by_group_and_the_robot_that_the_log_names_i
 
 
 def test_a_mapping_for_another_robot_is_told_which(robot):
-    with pytest.raises(RwmError, match="those of the robot are LF_HAA.* Try: --robot go1 or go2"):
+    with pytest.raises(RwmError, match="the robot's are LF_HAA.* Try: --robot go1 or go2"):
         Assembler(robot, Schema.from_robot(robot, []), Mapping(
             groups={"joint_pos": "q_{}"}, joints=load_robot("go2").joints,
             missing=[g for g in Schema.from_robot(robot, []).groups if g != "joint_pos"]))  # fmt: skip
+
+
+@pytest.fixture
+def swinging(tmp_path, home):
+    """Converts a robot whose joints swing and whose base rocks, columns times factors, and returns the dataset."""
+    t = np.arange(200) * 0.02
+    joints = load_robot("go2").joints
+    phase = {joint: k for k, joint in enumerate(joints)}
+    roll = 0.3 * np.sin(4 * t)
+    columns = {f"q_{j}": 0.3 * np.sin(6 * t + phase[j]) for j in joints}
+    columns |= {f"dq_{j}": 1.8 * np.cos(6 * t + phase[j]) for j in joints}
+    columns |= {"w_x": 1.2 * np.cos(4 * t), "w_y": 0 * t, "w_z": 0 * t}
+    columns |= {"g_x": 0 * t, "g_y": -np.sin(roll), "g_z": -np.cos(roll)} | {f"v_{axis}": 0.5 + 0 * t for axis in "xyz"}
+    groups = {"joint_pos": "q_{}", "joint_vel": "dq_{}", "base_lin_vel": "v_{}"}
+    groups |= {"base_ang_vel": "w_{}", "projected_gravity": "g_{}"}
+    missing = ["joint_torque", "action", "thigh_contact", "foot_contact", "termination"]
+
+    def converted(step_s=0.02, check=True, **factors):
+        scaled = {name: values * factors.get(name.split("_")[0], 1.0) for name, values in columns.items()}
+        file = as_file(tmp_path / "a.csv", {"t": np.arange(200) * step_s} | scaled)
+        content = {"groups": groups, "missing": missing, "time": "t", "time_unit": "s", "check": check}
+        (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
+        return convert(home, [file], f"a{len(home.datasets())}", robot="go2", mapping=tmp_path / "m.yaml")
+
+    return converted
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step_s": 0.01}, "joints move by their velocities as at 2[0-9]\\.?[0-9]* Hz"),
+        ({"dq": 57.3}, "joints move by their velocities as at 2.*e[+]03 Hz"),
+        ({"w": 57.3}, "gravity turns by the angular velocity as at 2.*e[+]03 Hz.* scale of base_ang_vel"),
+        ({"q": 57.3, "dq": 57.3}, "'joint_pos' is beyond 1.* for half of the recording, which is not in rad"),
+        ({"v": 1000.0}, "'base_lin_vel' is beyond 500 for half of the recording, which is not in m/s"),
+    ],
+)
+def test_units_and_rates_that_the_motion_contradicts_are_refused_unless_told(swinging, changes, message):
+    assert swinging().rows == 200
+    with pytest.raises(RwmError, match=message):
+        swinging(**changes)
+    assert swinging(check=False, **changes).rows > 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 
 import numpy as np
 import polars as pl
@@ -152,3 +154,21 @@ def test_a_folder_stands_for_its_tables_in_the_order_of_their_numbers(tmp_path):
     with pytest.raises(RwmError, match="holds no .csv, .tsv"):
         (tmp_path / "empty").mkdir()
         find_tables([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("xz", lzma.compress), ("bz2", bz2.compress), ("gz", gzip.compress)])
+def test_packed_text_is_read_and_damage_is_said(tmp_path, suffix, pack):
+    packed = pack(b"a,b\n1,2\n3,4\n")
+    file = tmp_path / f"a.csv.{suffix}"
+    file.write_bytes(packed)
+    frame, _ = read_table(file)
+    assert frame["b"].to_list() == ["2", "4"]
+    assert find_tables([tmp_path]) == [file]
+    file.write_bytes(packed[:-5])
+    with pytest.raises(RwmError, match="cannot be decompressed"):
+        read_table(file)
+
+
+def test_lines_that_end_as_on_old_macs_are_read(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"a,b\r1,2\r3,4\r")
+    assert read_table(tmp_path / "a.csv")[0]["a"].to_list() == ["1", "3"]
