@@ -240,8 +240,8 @@ def _check_episodes(dataset: Dataset, matrix: np.ndarray, spikes: Set[int] = fro
         yield Fault("warning", "length", "dataset", f"{short} episodes have a single row and teach no transition")
     manifest = dataset.manifest
     splits = Splits(manifest.splits, manifest.split_rows)
-    if text := missing_windows(manifest.episodes.length, splits, dataset.name):
-        yield Fault("warning", "length", MANIFEST_FILE, text)
+    if windows := missing_windows(manifest.episodes.length, splits, dataset.name):
+        yield Fault("warning", "length", MANIFEST_FILE, windows)
 
 
 def _check_alignment(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:

@@ -25,7 +25,7 @@ PACKED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 """How files of these endings are opened."""
 UNPACKED = {b"\x1f\x8b": gzip.decompress, b"\xfd7zXZ\0": lzma.decompress, b"BZh": bz2.decompress}
 """First bytes of packed content, and what unpacks it."""
-DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
+DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 """What unpacking raises where content is damaged."""
 HEAD_BYTES = 1 << 16
 BLOCK_BYTES = 1 << 20

@@ -36,6 +36,7 @@ DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, O
 """What h5py raises for a damaged file; which one depends on the damage."""
 SAMPLE_ROWS = 20_000
 """Rows of a file that its conventions are found from."""
+SHOWN_GROUPS = 5
 FEWEST_STEPS = 40
 """With fewer a recording's rate is not checked."""
 MOVES_ALIKE = 0.8
@@ -229,9 +230,12 @@ def demos_of(content: h5py.File, file: Path) -> tuple[list[str], list[str]]:
         RwmError: There is none, or none has a step.
     """
     data = content.get("data", {})
-    numbered = sorted((int(m[1]), name) for name in data if (m := re.fullmatch(r"demo_(\d+)", name)))
+    found = [(m[1], int(m[2]), name) for name in data if (m := re.fullmatch(r"([A-Za-z]+)_?(\d+)", name))]
+    stems = {stem for stem, *_ in found}
+    numbered = sorted((number, name) for stem, number, name in found if stem == "demo" or len(stems) == 1)
     if not numbered:
-        raise RwmError(f"{file} holds no data/demo_N; its groups: {', '.join(content) or 'none'}.")
+        inside = ", ".join(f"data/{name}" for name in list(data)[:SHOWN_GROUPS]) or ", ".join(content) or "none"
+        raise RwmError(f"{file} holds no data/demo_N, nor other numbered groups of one name in data: {inside}.")
     empty = [name for _, name in numbered if _steps(data[name]) == 0]
     if len(empty) == len(numbered):
         raise RwmError(f"{file}: no demo holds a step: {', '.join(empty)}.", "a recording that was not stopped at once")

@@ -50,7 +50,10 @@ def axes_of(values: np.ndarray, kind: str, order: str, where: str) -> np.ndarray
         length = np.linalg.norm(values, axis=1)
         if (off := np.abs(length - 1) > UNIT_ERROR).any():
             row = int(off.argmax())
-            raise RwmError(f"{where}: the quaternion of row {row + 1} has length {length[row]:.3g}, expected 1.")
+            fault = f"{where}: the quaternion of row {row + 1} has length {length[row]:.3g}, expected 1."
+            raise RwmError(
+                fault, f"scale: {1 / max(length[row], 1e-9):.6g} beside its columns, if it is in another unit"
+            )
         return rotation(values[:, ORDERS[order]])
     if np.abs(values[:, :2]).max() > 2 * np.pi:
         fault = f"{where}: roll and pitch reach {np.abs(values[:, :2]).max():.4g}, which are no radians."

@@ -66,6 +66,15 @@ def test_every_demo_is_an_episode_in_the_order_of_its_number(home, robot, tmp_pa
     assert dataset.episodes.length.tolist() == [2, 4, 12] and not dataset.episodes.terminated.any()
 
 
+@pytest.mark.parametrize("name", ["episode_{}", "traj{}", "demo{}"])
+def test_numbered_groups_of_another_name_are_demos(home, robot, tmp_path, name):
+    parts = {name.format(k): stock_demo(robot, 5 + k, seed=k)[0] for k in (10, 2)}
+    dataset = convert(home, [write(tmp_path / "a.hdf5", parts)], "a")
+    assert dataset.episodes.length.tolist() == [8, 16]
+    with pytest.raises(RwmError, match="in data: data/a_1, data/b_1"):
+        convert(home, [write(tmp_path / "b.hdf5", dict(zip(("a_1", "b_1"), parts.values(), strict=True)))], "b")
+
+
 def test_system_groups_are_taken_as_they_are(home, schema, tmp_path):
     rows = np.random.default_rng(0).normal(size=(T, 66)).astype(np.float32)
     rows[:, schema.contact] = 1
@@ -131,7 +140,7 @@ def test_faults_name_file_demo_and_dataset_and_leave_nothing(home, robot, tmp_pa
     for content, message in cases:
         with pytest.raises(RwmError, match=message):
             convert(home, [write(tmp_path / "bad.hdf5", {"demo_0": content})], "a")
-    with pytest.raises(RwmError, match="holds no data/demo_N; its groups: data"):
+    with pytest.raises(RwmError, match="holds no data/demo_N, nor other numbered groups of one name in data: data"):
         convert(home, [write(tmp_path / "empty.hdf5", {})], "a")
     (tmp_path / "text.hdf5").write_text("no")
     with pytest.raises(RwmError, match=r"text.hdf5 cannot be read as HDF5"):

@@ -184,5 +184,5 @@ def test_frames_of_velocities_by_their_names(columns, frame):
 
 
 def test_values_that_are_no_quaternion_are_named():
-    with pytest.raises(RwmError, match="the quaternion of row 2 has length 2, expected 1"):
+    with pytest.raises(RwmError, match="row 2 has length 2, expected 1.* Try: scale: 0.5 beside its columns"):
         axes_of(np.array([[1.0, 0, 0, 0], [0, 2.0, 0, 0]]), "quaternion", "wxyz", "log")
