@@ -122,7 +122,7 @@ def test_at_another_rate_actions_are_those_applied_from_the_row_before_on(home, 
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as content:
         for episode in content.values():
             episode["actions"][:] = np.arange(19)[:, None]
-    rows = convert(home, [folder], "b", mapping=mapping(rate_hz=hz)).matrix()[:, schema.action.start]
+    rows = convert(home, [folder], "b", mapping=mapping(rate_hz=hz, check=False)).matrix()[:, schema.action.start]
     assert rows[: len(taken) + 1].tolist() == [0, *taken]
 
 
