@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -235,6 +236,7 @@ def command(app: typer.Typer, name: str, *reads: str) -> Callable[[Body], Body]:
         @wraps(body)
         def entry(*, home: str, json_output: bool, **options: Any) -> None:
             given = {key: value for key, value in options.items() if value not in (None, [], ())}
+            refuse_no_numbers(given, names)
             body(Call(Home.resolve(home), json_output, given, names), **options)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
@@ -252,10 +254,26 @@ def command(app: typer.Typer, name: str, *reads: str) -> Callable[[Body], Body]:
     return register
 
 
+def refuse_no_numbers(given: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Refuse NaN, infinity and whole numbers that no library takes, as an option's value.
+
+    Raises:
+        RwmError: There is one.
+    """
+    for key, value in given.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise RwmError(f"{names[key]} is {number}; a finite number is expected.", f"{names[key]} NUMBER")
+            if isinstance(number, int) and abs(number) > LARGEST:
+                raise RwmError(f"{names[key]} is {number}; at most {LARGEST} is expected.", f"{names[key]} NUMBER")
+
+
 def _name(parameter: str, hint: object) -> str:
     """Return what the user calls a parameter of a command: its first option."""
-    declared = [o.param_decls for o in getattr(hint, "__metadata__", ()) if getattr(o, "param_decls", None)]
-    return declared[0][0] if declared else f"--{parameter.replace('_', '-')}"
+    # The first of an option's names is where its default would be.
+    options = [o for o in getattr(hint, "__metadata__", ()) if hasattr(o, "param_decls")]
+    names = [name for o in options for name in (o.default, *(o.param_decls or ())) if str(name).startswith("--")]
+    return str(names[0]).partition("/")[0] if names else f"--{parameter.replace('_', '-')}"
 
 
 def print_json(value: Any) -> None:

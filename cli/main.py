@@ -25,8 +25,8 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM
 """A disk that is full, or a place that must not be written."""
 NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 """A path that can be none: a name of 300 characters, or a file where a folder is needed."""
-NO_MEMORY = ("can't allocate memory", "out of memory")
-"""What torch says where there is no memory."""
+NO_MEMORY = ("can't allocate memory", "out of memory", "Maximum allowed", "array is too big")
+"""What torch and NumPy say where there is no memory."""
 
 app = typer.Typer(
     name="rwm",
@@ -86,7 +86,7 @@ def _run() -> None:
         room = "make room, or --home FOLDER; then rwm runs resume"
         err.print(f"try:   {room if exc.errno in UNWRITABLE else 'another name or path'}")
         sys.exit(1)
-    except (MemoryError, RuntimeError) as exc:
+    except (MemoryError, RuntimeError, ValueError) as exc:
         if not isinstance(exc, MemoryError) and not any(words in str(exc) for words in NO_MEMORY):
             raise
         err.print("error: There is not enough memory for sizes like these.", style="red")

@@ -37,6 +37,7 @@ DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, O
 SAMPLE_ROWS = 20_000
 """Rows of a file that its conventions are found from."""
 SHOWN_GROUPS = 5
+HIGHEST_HZ = 1e6
 FEWEST_STEPS = 40
 """With fewer a recording's rate is not checked."""
 MOVES_ALIKE = 0.8
@@ -64,6 +65,8 @@ class Hdf5Format(Format):
         self._h5py, self._request = _h5py(), request
         if request.quaternions not in (None, *QUATERNIONS):
             raise RwmError(f"Unknown --quaternions '{request.quaternions}'; choices: {', '.join(QUATERNIONS)}.")
+        if request.rate_hz is not None and not 0 < request.rate_hz < HIGHEST_HZ:
+            raise RwmError(f"--rate-hz is {request.rate_hz:g}; rows per second are between 0 and {HIGHEST_HZ:g}.")
         self._joints = read_joint_order(self.robot, request.joint_order or "robot")
         mapping = request.mapping
         self._hz = request.rate_hz or (mapping.rate_hz if mapping else None)

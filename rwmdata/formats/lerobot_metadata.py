@@ -116,7 +116,7 @@ def _old_entries(folder: Path) -> Iterator[tuple[str, object]]:
         if line.strip():
             try:
                 yield f"{file}, line {k}", json.loads(line)
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 raise RwmError(f"{file}, line {k} is no JSON: {one_line(exc)}.", REPAIR) from exc
 
 

@@ -59,3 +59,10 @@ def test_links_within_a_file_and_what_compresses_well_are_read(tmp_path):
         file["loop/back"] = h5py.SoftLink("/loop")
         refuse_foreign_links(file, tmp_path)
         assert stored(file["soft"], "a").shape == (300_000, 2)
+
+
+@pytest.mark.parametrize("hz", [0, -1, 1e30])
+def test_a_rate_that_is_none_is_refused(tmp_path, rwm, hz):
+    h5py.File(tmp_path / "a.hdf5", "w").close()
+    with pytest.raises(RwmError, match=r"--rate-hz is .*; rows per second are between 0 and 1e\+06"):
+        rwm("data", "convert", tmp_path / "a.hdf5", "--robot", "anymal_d", "--name", "x", f"--rate-hz={hz}")
