@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rwmdata.manifest import SPLIT_SHARES, split_episodes
+from rwmdata.text import quoted
 
 WINDOW_ROWS = 48
 """Rows of the longest training window of the default fit: 32 of history, and 16 of forecast in its last updates."""
@@ -97,9 +98,10 @@ def missing_windows(lengths: Sequence[int], splits: Splits, name: str, seed: int
     forecast = min(FORECAST_ROWS, window // 3)
     sizes = f" --set history={window - forecast} --set forecast={forecast}" if window < WINDOW_ROWS else ""
     if min(pieces.values()) >= window:
-        return f"{fault}; shorter ones do: rwm fit {name}{sizes}"
-    again = f"rwm data split {name} --name {name}-split --window {window}"
-    return f"{fault}; next: {again}, then rwm fit {name}-split{sizes}"
+        return f"{fault}; shorter ones do: rwm fit {quoted(name)}{sizes}"
+    new = quoted(f"{name}-split")
+    again = f"rwm data split {quoted(name)} --name {new} --window {window}"
+    return f"{fault}; next: {again}, then rwm fit {new}{sizes}"
 
 
 def _by_time(length: int, shares: dict[str, float], window: int) -> dict[str, tuple[int, int]] | None:

@@ -14,6 +14,7 @@ from rwmdata.joint_order import robots_like, suspected_robot
 from rwmdata.motion import agreement, gravity_changes, joint_changes, steps_of
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
+from rwmdata.text import quoted
 
 SAMPLE_ROWS = 20_000
 FEWEST_STEPS = 40
@@ -95,4 +96,4 @@ class Sample:
             like = robots_like(pose)
             titles = " or ".join(robot.title for robot in like)
             fault = f"No robot was named, and the joints do not stand as those of {presumed.title} but of {titles}."
-            raise RwmError(fault, f"{options(like)}, or --robot {presumed.name} to take them as they are")
+            raise RwmError(fault, f"{options(like)}, or --robot {quoted(presumed.name)} to take them as they are")
