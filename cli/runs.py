@@ -78,9 +78,9 @@ def show(call: Call, run_id: RunArgument = None) -> None:
         rows = [(k, v) for k, v in values.items() if not isinstance(v, list | dict)]
         if rows:
             print_table(title, ("key", "value"), rows)
-    if "scalars" in meta.summary:
+    if isinstance(scalars := meta.summary.get("scalars"), list):
         columns = ("metric", "mode", "horizon", "value")
-        print_table("scalars", columns, [tuple(s.get(c) for c in columns) for s in meta.summary["scalars"]])
+        print_table("scalars", columns, [tuple(s.get(c) for c in columns) for s in scalars if isinstance(s, dict)])
     files = sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file())
     out.print("files: " + ", ".join(files))
 

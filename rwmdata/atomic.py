@@ -21,6 +21,10 @@ TMP_MARK = ".tmp-"
 """Begins the name of every uncommitted file or folder, so that leftovers of a crash can be recognised."""
 TEMPORARY = re.compile(re.escape(TMP_MARK) + r"(?P<pid>\d+)-(?P<place>[0-9a-f]{8})-(?P<name>.+)")
 """Names of uncommitted files and folders: process, the place it runs in, and the name after the commit."""
+ASIDE_MARK = ".old-"
+"""Begins the name of a folder that is being replaced, until the new one is in its place."""
+PARTS_MARK = ".parts-"
+"""Begins the name of the folder that the finished parts of a large export wait in."""
 LOCK_MARK = ".lock-"
 """Begins the name of the lock that is held beside a folder while it is built."""
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -67,18 +71,58 @@ def ended(pid: int, where: str, path: Path) -> bool:
 def quiet_s(path: Path) -> float:
     """Return the seconds since something was last written under ``path``; infinite where there is nothing."""
     newest = -math.inf
-    for part in (path, *path.rglob("*")):
+    for part in (path, *paths_under(path)):
         with suppress(OSError):
             newest = max(newest, part.lstat().st_mtime)
     return time.time() - newest
 
 
+def paths_under(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder and below it; what others remove meanwhile is left out."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            yield Path(parent, name)
+
+
 def remove_leftovers(path: Path) -> None:
-    """Remove uncommitted versions of ``path`` left by processes that no longer run; its lock is ours."""
+    """Remove uncommitted versions of the folder ``path`` left by processes that no longer run; its lock is ours."""
+    for left, named in _temporaries(path):
+        if ended(int(named["pid"]), named["place"], left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _temporaries(path: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Yield the uncommitted versions of a file or folder, and what their names say."""
     for left in path.parent.glob(f"{TMP_MARK}*"):
         named = TEMPORARY.fullmatch(left.name)
-        if named and named["name"] == path.name and ended(int(named["pid"]), named["place"], left):
-            shutil.rmtree(left, ignore_errors=True)
+        if named and named["name"] == path.name:
+            yield left, named
+
+
+def aside_of(path: Path) -> Path:
+    """Return the name the folder ``path`` has while another takes its place."""
+    return path.with_name(f"{ASIDE_MARK}{path.name}")
+
+
+def put_back(path: Path) -> None:
+    """End a replacement of ``path`` that was cut off: the old folder comes back unless the new one is there.
+
+    Raises:
+        OSError: The parent folder cannot be written.
+    """
+    aside = aside_of(path)
+    if not aside.exists():
+        return
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.rename(path)
+        sync_folder(path.parent)
+
+
+def _inside_of(folder: Path) -> Path | None:
+    """Return the uncommitted folder that ``folder`` is or lies in, if any."""
+    return next((part for part in (folder, *folder.parents) if TEMPORARY.fullmatch(part.name)), None)
 
 
 def make_folder(folder: Path) -> None:
@@ -87,7 +131,7 @@ def make_folder(folder: Path) -> None:
     Raises:
         OSError: It cannot be made, or what it belongs to was removed.
     """
-    building = next((part for part in (folder, *folder.parents) if TEMPORARY.fullmatch(part.name)), None)
+    building = _inside_of(folder)
     if building is None:
         return folder.mkdir(parents=True, exist_ok=True)
     for part in [*reversed(folder.relative_to(building).parents), folder.relative_to(building)][1:]:
@@ -113,12 +157,19 @@ def sync_file(path: Path) -> None:
 def commit_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file, then rename it to ``path``; on an error nothing is left behind.
 
+    What processes left that were cut off while they wrote that file is removed.
+
     Raises:
         RwmError: The disk is full or the folder cannot be written, whatever the library that writes makes of it.
     """
     temporary = temporary_name(path)
     try:
         make_folder(path.parent)
+        if _inside_of(path.parent) is None:  # There nobody else writes, and there may be many files to look through.
+            for left, _ in _temporaries(path):
+                if abandoned(left):
+                    with suppress(OSError):
+                        left.unlink()
         with lock_anew(temporary):
             write(temporary)
             sync_file(temporary)
@@ -193,6 +244,7 @@ def building(path: Path, what: str, hint: str) -> Iterator[Path]:
             make_folder(path.parent)
             lock.enter_context(exclusive(lock_of(path), what, hint))
             remove_leftovers(path)
+            put_back(path)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         except OSError as exc:
@@ -210,7 +262,8 @@ def commit_folder(path: Path, hint: str = "--home FOLDER", replace: bool = False
     Args:
         path: The new folder.
         hint: What to try when it exists or cannot be written.
-        replace: Delete an existing folder just before the rename instead of refusing.
+        replace: Put it in the place of an existing folder, which is deleted after that, instead of refusing. Whoever
+            is killed in between leaves the old one aside; the next commit or ``rwm data fsck`` puts it back.
 
     Raises:
         RwmError: ``path`` exists, is being made, the disk is full or the parent folder cannot be written.
@@ -220,9 +273,12 @@ def commit_folder(path: Path, hint: str = "--home FOLDER", replace: bool = False
             raise RwmError(f"{path} exists already; nothing was written.", hint)
         try:
             yield temporary
-            if replace:
-                shutil.rmtree(path, ignore_errors=True)
-            rename_folder(temporary, path)
+            if path.exists() and replace:
+                path.rename(aside_of(path))
+            try:
+                rename_folder(temporary, path)
+            finally:
+                put_back(path)
         except OSError as exc:
             raise RwmError(f"Cannot write {path}: {exc.strerror or exc}.", hint) from exc
 

@@ -8,7 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwmdata.atomic import LOCK_MARK, TEMPORARY, TMP_MARK, abandoned
+from rwmdata.atomic import (
+    ASIDE_MARK,
+    LOCK_MARK,
+    PARTS_MARK,
+    TEMPORARY,
+    TMP_MARK,
+    abandoned,
+    lock_of,
+    paths_under,
+    put_back,
+)
 from rwmdata.catalog import ROWS_FILE, Dataset, checksum
 from rwmdata.checksums import CHANGED, damage_of, is_changed
 from rwmdata.config import one_line
@@ -17,10 +27,11 @@ from rwmdata.home import Home
 from rwmdata.locks import exclusive, held
 from rwmdata.manifest import MANIFEST_FILE
 from rwmdata.mapped_rows import are_damaged
-from rwmdata.runs import METRICS_FILE, Run
+from rwmdata.runs import Run
 
 NAMED = 5
 """Odd lines of a file that are listed."""
+DAMAGED_LINES = "are no metrics, or other ones than were written, and are left out"
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ def check_home(home: Home, deep: bool = True) -> list[Trouble]:
         deep: Also read every shard and checkpoint and compare checksums.
     """
     troubles = [*_leftovers(home.data_dir), *_leftovers(home.runs_dir), *_lost_links(home.data_dir)]
+    troubles += _joined_parts(home.data_dir)
     for folder in _folders(home.data_dir, "*"):
         troubles += _dataset_troubles(folder, deep)
     for folder in _folders(home.runs_dir, "*/*"):
@@ -55,10 +67,15 @@ def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
         if trouble.path.name.startswith(LOCK_MARK):
             with suppress(RwmError), exclusive(trouble.path, str(trouble.path), ""):
                 pass  # Leaving the block removes it.
+        elif trouble.path.name.startswith(ASIDE_MARK):
+            replaced = trouble.path.with_name(trouble.path.name.removeprefix(ASIDE_MARK))
+            with suppress(RwmError), exclusive(lock_of(replaced), str(replaced), ""):
+                put_back(replaced)
         elif trouble.path.name == "run.json":
-            run = Run.open(trouble.path.parent)
-            if run.gone:  # still
-                run.update(status="interrupted", error="the process that ran it is gone")
+            with suppress(RwmError):  # It may have been removed meanwhile.
+                run = Run.open(trouble.path.parent)
+                if run.gone:  # still
+                    run.update(status="interrupted", error="the process that ran it is gone")
         elif trouble.path.is_dir() and not trouble.path.is_symlink():
             shutil.rmtree(trouble.path, ignore_errors=True)
         else:
@@ -67,16 +84,31 @@ def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
 
 
 def _folders(root: Path, pattern: str) -> list[Path]:
-    return sorted(p for p in root.glob(pattern) if p.is_dir() and not p.name.startswith(TMP_MARK))
+    return sorted(p for p in root.glob(pattern) if p.is_dir() and not p.name.startswith("."))
 
 
 def _leftovers(root: Path) -> list[Trouble]:
     """Return what dead writers left; files of a process that may still run, here or elsewhere, are not touched."""
-    paths = [p for p in sorted(root.rglob(f"{TMP_MARK}*")) if not any(TEMPORARY.fullmatch(q.name) for q in p.parents)]
+    hidden = sorted(p for p in paths_under(root) if p.name.startswith((TMP_MARK, LOCK_MARK, ASIDE_MARK)))
+    kinds = {mark: [p for p in hidden if p.name.startswith(mark)] for mark in (TMP_MARK, LOCK_MARK, ASIDE_MARK)}
+    paths = [p for p in kinds[TMP_MARK] if not any(TEMPORARY.fullmatch(q.name) for q in p.parents)]
     text = "left by a writer that was cut off; nothing of it was committed"
-    locks = [p for p in sorted(root.rglob(f"{LOCK_MARK}*")) if p.is_file() and not held(p)]
     left = [Trouble(path, text, "remove it") for path in paths if abandoned(path)]
-    return left + [Trouble(path, "the lock of a writer that was cut off", "remove it") for path in locks]
+    locks = [p for p in kinds[LOCK_MARK] if p.is_file() and not held(p)]
+    left += [Trouble(path, "the lock of a writer that was cut off", "remove it") for path in locks]
+    for aside in kinds[ASIDE_MARK]:
+        path = aside.with_name(aside.name.removeprefix(ASIDE_MARK))
+        if not held(lock_of(path)):
+            what = f"the old {path.name}, whose replacement was cut off"
+            left.append(Trouble(aside, what, "remove it" if path.exists() else "put it back"))
+    return left
+
+
+def _joined_parts(root: Path) -> list[Trouble]:
+    """Return the parts of exports that are whole datasets by now; others wait until their export is made again."""
+    folders = [p for p in sorted(root.glob(f"{PARTS_MARK}*")) if (root / p.name.removeprefix(PARTS_MARK)).exists()]
+    left = [p for p in folders if not held(root / f"{LOCK_MARK}{p.name.removeprefix('.')}")]
+    return [Trouble(path, "the parts of an export that is whole by now", "remove it") for path in left]
 
 
 def _lost_links(root: Path) -> list[Trouble]:
@@ -140,17 +172,13 @@ def _records(run: Run) -> list[Trouble]:
                 troubles.append(Trouble(path, CHANGED, ""))
         except (OSError, ValueError) as exc:
             troubles.append(Trouble(path, f"cannot be read: {one_line(exc)}", ""))
-    odd, last = [], 0
     try:
-        for last, row in enumerate(run.metric_lines(), 1):
-            if row is None:
-                odd.append(last)
+        odd = run.metrics_file.damaged(run.meta.status == "finished")
     except OSError as exc:
-        return [*troubles, Trouble(run.path / METRICS_FILE, f"cannot be read: {exc.strerror}", "")]
-    odd = [number for number in odd if number < last]
+        return [*troubles, Trouble(run.metrics_file.path, f"cannot be read: {exc.strerror}", "")]
     if odd:
         which = f"{', '.join(map(str, odd[:NAMED]))}{', ...' if len(odd) > NAMED else ''}"
-        troubles.append(Trouble(run.path / METRICS_FILE, f"lines {which} are no metrics and are left out", ""))
+        troubles.append(Trouble(run.metrics_file.path, f"lines {which} {DAMAGED_LINES}", ""))
     return troubles
 
 

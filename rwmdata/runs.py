@@ -5,29 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 import secrets
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from rwmdata.atomic import commit_folder, ended, sync_file, sync_folder, write_json, write_text
-from rwmdata.checksums import sealed
+from rwmdata.atomic import commit_folder, ended, write_json
+from rwmdata.checksums import CHANGED, is_changed, sealed
 from rwmdata.clock import moment_after, now, text_of
 from rwmdata.config import Model, one_line
+from rwmdata.environment import git_state, versions
 from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive, held
 from rwmdata.machine import place
+from rwmdata.metrics_file import METRICS_FILE, MetricsFile, Row
 from rwmdata.processes import Ended, ended_by_signals
 from rwmdata.wandb_log import WandbLog
 
@@ -36,7 +35,6 @@ GONE = "gone"
 """Shown in place of ``running`` where the process has ended without a word."""
 KEPT = (".safetensors", ".pt")
 RUN_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 """In a run's folder, held by the process that runs it."""
 HOW_TO_MAKE = {
@@ -53,32 +51,6 @@ DIGEST = "#sha256="
 """Between a file and the digest of its content, where lineage names a file and not a run."""
 LOG = logging.getLogger(__name__)
 """Says at level INFO which run begins, and in which folder."""
-LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries results depend on; absent ones are left out."""
-    numbers = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            numbers[name] = version(name)
-    return numbers
-
-
-def git_state() -> dict[str, str | bool]:
-    """Return commit and dirtiness of the toolkit's checkout; empty when it is not a checkout."""
-
-    def git(*words: str) -> str:
-        here = Path(__file__).resolve().parent
-        # Without the lock status would refresh the index with: a run that is killed must not leave one behind.
-        words = ("git", "--no-optional-locks", "-C", str(here), *words)
-        return subprocess.run(words, capture_output=True, text=True, timeout=5).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain"))} if len(commit) == 40 else {}
-    except (OSError, subprocess.SubprocessError):
-        return {}
 
 
 class RunMeta(BaseModel):
@@ -145,6 +117,11 @@ class Run:
             return False
         where = meta.place or (place() if meta.machine.get("host") == platform.node() else "")
         return meta.pid is None or ended(meta.pid, where, self.path)
+
+    @property
+    def metrics_file(self) -> MetricsFile:
+        """The numbers it logged."""
+        return MetricsFile(self.path / METRICS_FILE)
 
     @property
     def checkpoints(self) -> Path:
@@ -216,13 +193,18 @@ class Run:
         """Open an existing run folder.
 
         Raises:
-            RwmError: ``run.json`` is missing or does not validate.
+            RwmError: ``run.json`` is missing, does not validate, or says something else than when it was written.
         """
         file = path / RUN_FILE
         try:
-            return cls(path, RunMeta.model_validate_json(file.read_text()))
+            text = file.read_text()
+            meta, changed = RunMeta.model_validate_json(text), is_changed(json.loads(text))
         except (OSError, ValueError) as exc:  # A byte that is no text is a ValueError.
             raise RwmError(f"{file} is not a readable run record: {one_line(exc)}.", "rwm runs ls") from exc
+        if changed:
+            own = 'rwm data fsck; a change of your own is taken once the line "checksum" is deleted'
+            raise RwmError(f"{file} {CHANGED}.", own)
+        return cls(path, meta)
 
     def save(self) -> None:
         """Write ``run.json`` atomically, with a checksum."""
@@ -248,41 +230,28 @@ class Run:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append one row per metric to ``metrics.jsonl``, durable after :meth:`sync`; non-finite values become null."""
         values = {name: float(value) for name, value in metrics.items()}
-        rows = [{"step": step, "metric": k, "value": v if math.isfinite(v) else None} for k, v in values.items()]
-        with (self.path / METRICS_FILE).open("a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self.metrics_file.append(step, values)
         if self._wandb:
             self._wandb.log(step, values)
 
     def sync(self) -> None:
         """Make the metrics logged so far durable, before a state is saved that counts on them."""
-        file = self.path / METRICS_FILE
-        if file.exists():
-            sync_file(file)
-            sync_folder(self.path)
+        self.metrics_file.sync()
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[Row]:
         """Return the metric rows; a line that is none (torn by a crash, damaged) is left out."""
-        return [row for row in self.metric_lines() if row is not None]
-
-    def metric_lines(self) -> Iterator[dict[str, Any] | None]:
-        """Give what each line of ``metrics.jsonl`` holds, one at a time; None where it is no metric row."""
-        with suppress(FileNotFoundError), (self.path / METRICS_FILE).open(errors="replace") as file:
-            for line in file:
-                yield _metric_row(line)
+        return [*self.metrics_file.rows()]
 
     def series(self) -> dict[str, list[float | None]]:
         """Return every metric's values in the order of the iterations; None where one was not finite."""
         values: dict[str, list[float | None]] = {}
-        for row in self.metric_lines():
-            if row is not None:
-                values.setdefault(row["metric"], []).append(row["value"])
+        for row in self.metrics_file.rows():
+            values.setdefault(row["metric"], []).append(row["value"])
         return values
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the rows after ``step``: a resumed run writes them again."""
-        kept = [json.dumps(row) + "\n" for row in self.metric_lines() if row is not None and row["step"] <= step]
-        write_text(self.path / METRICS_FILE, "".join(kept))
+        self.metrics_file.keep_until(step)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished with its key numbers; only an unfinished run needs the state before the last."""
@@ -295,7 +264,7 @@ class Run:
         if not project:
             return None
         config = {**self.meta.config, "parents": self.meta.parents}
-        sent = {(row["step"], row["metric"]) for row in self.metric_lines() if row is not None}
+        sent = {(row["step"], row["metric"]) for row in self.metrics_file.rows()}
         return WandbLog(project, f"{self.kind}-{self.id}", self.kind, self.path, config, sent)
 
     @contextmanager
@@ -311,14 +280,15 @@ class Run:
         """
         machine = {**self.meta.machine, "host": platform.node()}
         with ended_by_signals(), exclusive(self.path / LOCK_FILE, f"Run {self.id}", "rwm runs ls"):
-            self.update(status="running", error=None, pid=os.getpid(), machine=machine, place=place())
-            LOG.info("%s %s writes to %s", self.kind, self.id, self.path)
             try:
+                self.update(status="running", error=None, pid=os.getpid(), machine=machine, place=place())
+                LOG.info("%s %s writes to %s", self.kind, self.id, self.path)
                 self._wandb = self._open_wandb()
                 yield self
             except KeyboardInterrupt as exc:
                 by = str(exc) if isinstance(exc, Ended) else "the user"
-                self.update(status="interrupted", error=f"interrupted by {by}")
+                if self.meta.status != "finished":  # Else all was done when the signal came.
+                    self.update(status="interrupted", error=f"interrupted by {by}")
                 raise
             except BaseException as exc:
                 self.update(status="failed", error=" ".join(f"{type(exc).__name__}: {exc}".split())[:2000])
@@ -327,19 +297,6 @@ class Run:
                 if self._wandb:
                     self._wandb.close(failed=self.meta.status != "finished")
                 self._wandb = None
-
-
-def _metric_row(line: str) -> dict[str, Any] | None:
-    """Return a metric row; None for a line that is none."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int) or not isinstance(row.get("metric"), str):
-        return None
-    if "value" not in row or not isinstance(row["value"], float | int | None) or "\ufffd" in row["metric"]:
-        return None
-    return row
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ EVALUATIONS = {"run": pl.String, "evaluation": pl.String, "dataset": pl.String, 
                "policy": pl.String, "robot": pl.String, "seed": pl.Int64, "metric": pl.String, "mode": pl.String,
                "horizon": pl.Int64, "group": pl.String, "value": pl.Float64, "low": pl.Float64,
                "high": pl.Float64}  # fmt: skip
-
-
+METRICS = {"step": pl.Int64, "metric": pl.String, "value": pl.Float64, "filename": pl.String}
+"""Of metrics that are read before they are queried."""
 Report = Callable[[str], object]
 """Told in a sentence what is left out because it is damaged."""
 
@@ -70,7 +70,7 @@ def open_views(home: Home, names: Collection[str] = VIEWS, report: Report = warn
         "datasets": (DATASETS, lambda: [_dataset_row(d) for d in datasets]),
         "episodes": (EPISODES, lambda: [row for d in datasets for row in _episode_rows(d)]),
         "runs": (RUNS, lambda: [_run_row(r) for r in runs]),
-        "evaluations": (EVALUATIONS, lambda: [row for r in runs for row in _evaluation_rows(r)]),
+        "evaluations": (EVALUATIONS, lambda: [row for r in runs for row in _evaluation_rows(r, report)]),
     }
     for name, (types, rows) in tables.items():
         if name in names:
@@ -81,7 +81,7 @@ def open_views(home: Home, names: Collection[str] = VIEWS, report: Report = warn
     if "transitions" in names:
         files += _create_transitions(connection, datasets, report)
     if "metrics" in names:
-        files += _create_metrics(connection, runs)
+        files += _create_metrics(connection, runs, report)
     # Both spellings: DuckDB checks the pattern that a view names, then the file that it finds.
     spellings = dict.fromkeys(text for file in files for text in (str(file), _without_patterns(file)))
     connection.execute(f"set allowed_paths = [{', '.join(map(_literal, spellings))}]")
@@ -138,11 +138,15 @@ def _run_row(run: Run) -> Row:
             json.dumps(m.config), json.dumps(m.summary))  # fmt: skip
 
 
-def _evaluation_rows(run: Run) -> list[Row]:
-    """Return a finished evaluation's scalars, each with the fields of its summary."""
+def _evaluation_rows(run: Run, report: Report) -> list[Row]:
+    """Return a finished evaluation's scalars, each with the fields of its summary; one that is none is reported."""
     if (run.kind, run.meta.status) != ("eval", "finished"):
         return []
-    summary = EvaluationSummary.of_run(run)
+    try:
+        summary = EvaluationSummary.of_run(run)
+    except RwmError as exc:
+        report(exc.message)
+        return []
     return [tuple((vars(summary) | vars(scalar))[column] for column in EVALUATIONS) for scalar in summary.scalars]
 
 
@@ -172,23 +176,35 @@ def _damage(dataset: Dataset) -> str | None:
     return None
 
 
-def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run]) -> list[Path]:
-    """Scan every run's metrics under their current names and return the files; a line cut off by a crash is skipped."""
-    found = {(r.path / "metrics.jsonl").resolve(): r for r in runs if (r.path / "metrics.jsonl").exists()}
-    empty = "select null::varchar as run, null::varchar as kind, null::bigint as step, null::varchar as metric, "
-    query = empty + "null::double as value where false"
-    if found:
-        of_file = {"file": [*map(str, found)], "run": [r.id for r in found.values()]}
-        frame = pl.DataFrame(of_file | {"kind": [r.kind for r in found.values()]})
-        connection.register("metrics_frame", frame.to_arrow())
-        before, now = RENAMED
-        query = (
-            f"select run, kind, step, replace(metric, {_literal(before)}, {_literal(now)}) as metric, value "
-            f"from read_json({_scanned([*found])}, format = 'newline_delimited', "
-            "columns = {step: 'bigint', metric: 'varchar', value: 'double'}, ignore_errors = true, filename = true) "
-            "join metrics_frame on filename = file where metric is not null"
+def _create_metrics(connection: duckdb.DuckDBPyConnection, runs: list[Run], report: Report) -> list[Path]:
+    """Scan every run's metrics under their current names and return the files; a line cut off by a crash is skipped.
+
+    Of a file with damaged lines the others are read beforehand.
+    """
+    found = {r.metrics_file.path.resolve(): r for r in runs if r.metrics_file.path.exists()}
+    whole = [path for path, run in found.items() if run.metrics_file.is_whole()]
+    rows = pl.DataFrame([], schema=METRICS)
+    for path in found.keys() - {*whole}:
+        report(f"{path} has damaged lines, which are left out; rwm data fsck names them.")
+        rows.extend(pl.DataFrame(found[path].metrics(), schema=METRICS).with_columns(filename=pl.lit(str(path))))
+    of_file = {
+        "file": [*map(str, found)],
+        "run": [r.id for r in found.values()],
+        "kind": [r.kind for r in found.values()],
+    }
+    connection.register("metrics_frame", pl.DataFrame(of_file, schema=dict.fromkeys(of_file, pl.String)).to_arrow())
+    connection.register("metrics_rows", rows.to_arrow())
+    parts, (before, now) = ["select * from metrics_rows"], RENAMED
+    if whole:
+        parts.append(
+            f"select step, metric, value, filename from read_json({_scanned(whole)}, format = 'newline_delimited', "
+            "columns = {step: 'bigint', metric: 'varchar', value: 'double'}, ignore_errors = true, filename = true)"
         )
-    connection.execute(f"create view metrics as {query}")
+    connection.execute(
+        f"create view metrics as select run, kind, step, replace(metric, {_literal(before)}, {_literal(now)}) as "
+        f"metric, value from ({' union all by name '.join(parts)}) join metrics_frame on filename = file "
+        "where metric is not null"
+    )
     return [*found]
 
 

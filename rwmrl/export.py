@@ -16,13 +16,13 @@ from pydantic import Field, field_validator
 
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
+from rwmdata.environment import versions
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.home import Home
 from rwmdata.machine import available_threads
 from rwmdata.manifest import Provenance
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
-from rwmdata.runs import versions
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
 from rwmrl.backends import EMBEDDED, make_env, resolve_backend

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 
-from rwmdata.atomic import remove_folder
+from rwmdata.atomic import PARTS_MARK, remove_folder
 from rwmdata.catalog import Dataset
 from rwmdata.episodes import read_episodes
 from rwmdata.errors import RwmError
@@ -30,7 +30,7 @@ from rwmrl.export import ExportConfig, default_name, export_dataset
 ROWS_PER_PART = 200_000
 PART_SEED = 15_485_863
 """Difference between the seeds of two parts."""
-PARTS_FOLDER = ".parts-{}"
+PARTS_FOLDER = PARTS_MARK + "{}"
 """Of a dataset's finished parts, beside the datasets: no reader takes it for one."""
 SHOWN_FAILURES = 3
 

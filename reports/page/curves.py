@@ -68,11 +68,10 @@ STEP = {"model": "update", "policy": "iteration", "train": "iteration"}
 def recorded(run: Run) -> Series:
     """Return a run's metrics under their names of today; values that were not finite are left as gaps."""
     points: dict[str, tuple[array[float], array[float]]] = {}
-    for row in run.metric_lines():
-        if row is not None:
-            steps, values = points.setdefault(current_name(row["metric"]), (array("d"), array("d")))
-            steps.append(row["step"])
-            values.append(np.nan if row["value"] is None else row["value"])
+    for row in run.metrics_file.rows():
+        steps, values = points.setdefault(current_name(row["metric"]), (array("d"), array("d")))
+        steps.append(row["step"])
+        values.append(np.nan if row["value"] is None else row["value"])
     return {name: (np.array(steps), np.array(values)) for name, (steps, values) in points.items()}
 
 

@@ -42,6 +42,8 @@ STATE, LAST_ACTION, EXTENSION, CONTACT, COMMAND = (
 REWARD, DONE, TERMINATED = (f"next.{part}" for part in ("reward", "done", "terminated"))
 OWN_BESIDE = (COMMAND, REWARD, TERMINATED)
 """Features read beside those that are columns of a row."""
+NAME_CHARACTERS = 60
+"""Of a name that is not ours, as far as it is shown."""
 SHOWN_NAMES = 5
 TASK = "follow the velocity command"
 
@@ -224,7 +226,8 @@ class LeRobotFormat(Format):
         if not isinstance(names, list):
             return None
         if sorted(map(str, names)) != sorted(wanted):
-            foreign = [str(name) for name in names if name not in wanted] or ["too few or repeated names"]
+            odd = [str(name)[:NAME_CHARACTERS] for name in names if name not in wanted]
+            foreign = odd or ["too few or repeated names"]
             fault = f"{self.folder}: '{feature}' is not that of {self.robot.title}: {', '.join(foreign[:SHOWN_NAMES])}."
             raise RwmError(fault, "--robot NAME, or --mapping FILE.yaml")
         return [names.index(name) for name in wanted]

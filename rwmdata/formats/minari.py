@@ -102,7 +102,7 @@ def datasets_root(folder: Path) -> Iterator[None]:
     """Make Minari keep its datasets in ``folder`` inside the block."""
     before = os.environ.get(ROOT_VARIABLE)
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ[ROOT_VARIABLE] = str(folder)
+    os.environ[ROOT_VARIABLE] = os.path.abspath(folder)  # Minari joins a relative one with itself.
     try:
         yield
     finally:

@@ -6,6 +6,8 @@ Run by ``make test-d3rlpy``; skipped where d3rlpy is not installed.
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -83,6 +85,27 @@ def test_a_broken_run_is_resumed_to_the_same_weights_and_numbers(home, dataset, 
     assert all(torch.equal(weights[k], expected[k]) for k in expected)
     states = [torch.load(r.state_file, weights_only=True)["parts"]["q_funcs"] for r in (again, whole)]
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[1])
+
+
+@ALGORITHMS
+@pytest.mark.usefixtures("usual_signals")
+def test_one_that_is_told_to_end_saves_the_update_it_is_in(home, dataset, algo):
+    def end(done, total, numbers):
+        if done == 4:
+            assert callable(signal.getsignal(signal.SIGTERM))  # Or the next line would end the tests.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = build(OfflineRLConfig, algo, {**SMALL, "checkpoint_interval": 100})
+    whole = train_offline_rl(home, dataset, config)
+    with pytest.raises(KeyboardInterrupt):
+        train_offline_rl(home, dataset, config, end)
+    broken = home.runs("policy")[0]
+    assert (broken.meta.status, broken.meta.error) == ("interrupted", "interrupted by SIGTERM")
+    assert torch.load(broken.state_file, weights_only=True)["completed"] == 4
+    again = continue_run(home, broken, lambda *_: None)
+    assert again.metrics() == whole.metrics()
+    weights, expected = (load_file(r.policy_file) for r in (again, whole))
+    assert all(torch.equal(weights[k], expected[k]) for k in expected)
 
 
 def test_the_library_is_given_the_transitions_of_the_train_split(dataset):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from rwmdata import atomic
 from rwmdata.atomic import (
+    TMP_MARK,
     commit_file,
     commit_folder,
     remove_folder,
@@ -19,6 +23,7 @@ from rwmdata.atomic import (
     write_text,
 )
 from rwmdata.errors import RwmError
+from rwmdata.machine import place
 
 
 @pytest.fixture
@@ -73,6 +78,76 @@ def test_an_existing_folder_is_kept_unless_it_is_to_be_replaced(tmp_path):
     with commit_folder(target, replace=True) as folder:
         (folder / "new").write_text("1")
     assert [p.name for p in target.iterdir()] == ["new"]
+
+
+class CutOff(BaseException):
+    """The process is killed here."""
+
+
+@pytest.fixture
+def replaced(tmp_path):
+    """Return a folder that holds a file, and a function that replaces it by one with another."""
+    target = tmp_path / "set"
+    target.mkdir()
+    (target / "old").write_text("old")
+
+    def replace():
+        with commit_folder(target, replace=True) as folder:
+            (folder / "new").write_text("new")
+
+    return target, replace
+
+
+@pytest.mark.parametrize("at", range(2))
+def test_a_replacement_that_is_killed_at_a_rename_loses_neither_folder(replaced, monkeypatch, at):
+    target, replace = replaced
+    renames, really = [], Path.rename
+
+    def rename(path, to):
+        renames.append(to)
+        if len(renames) > at:
+            raise CutOff
+        return really(path, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(atomic, "put_back", lambda path: None)  # A killed process does nothing more.
+    with pytest.raises(CutOff):
+        replace()
+    monkeypatch.undo()
+    assert [p.name for p in (target if at == 0 else atomic.aside_of(target)).iterdir()] == ["old"]
+    with pytest.raises(RwmError, match="exists already"), commit_folder(target):
+        pass
+    assert [p.name for p in target.parent.iterdir()] == ["set"] and [p.name for p in target.iterdir()] == ["old"]
+    replace()
+    assert [p.name for p in target.parent.iterdir()] == ["set"] and [p.name for p in target.iterdir()] == ["new"]
+
+
+def test_a_replacement_that_fails_puts_the_old_folder_back(replaced, monkeypatch):
+    target, replace = replaced
+
+    def full(temporary, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic, "rename_folder", full)
+    with pytest.raises(RwmError, match="No space left"):
+        replace()
+    assert [p.name for p in target.parent.iterdir()] == ["set"] and [p.name for p in target.iterdir()] == ["old"]
+
+
+def test_what_a_killed_writer_left_of_a_file_is_removed_by_the_next(tmp_path):
+    mine, others = (tmp_path / f"{TMP_MARK}{pid}-{place()}-page.html" for pid in (dead_pid(), os.getpid()))
+    for left in (mine, others):
+        left.write_text("half")
+    commit_file(tmp_path / "index.html", lambda path: path.write_text("whole"))
+    assert mine.exists()
+    commit_file(tmp_path / "page.html", lambda path: path.write_text("whole"))
+    assert {p.name for p in tmp_path.iterdir()} == {"index.html", "page.html"}
+
+
+def dead_pid():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
 
 
 def test_a_removed_folder_is_gone_for_good(tmp_path, synced):

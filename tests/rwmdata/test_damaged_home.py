@@ -8,7 +8,9 @@ import pytest
 
 from rwmdata.errors import RwmError
 from rwmdata.fsck import check_home
-from rwmdata.runs import METRICS_FILE, RUN_FILE, Run
+from rwmdata.metrics_file import METRICS_FILE
+from rwmdata.runs import RUN_FILE, Run
+from rwmdata.views import run_sql
 
 ODD = (b"17", b"[1, 2]", b'{"step": "x", "metric": "a", "value": 1}', b'{"metric": "a", "value": 1}', b"\xff\xfe",
        b'{"step": 2, "metric": "\xff", "value": 1.0}', b'{"step": 2, "metric": "a", "value": "q"}')  # fmt: skip
@@ -81,14 +83,52 @@ def test_fsck_names_what_cannot_be_read_and_goes_on(home, two, make_dataset, epi
     ]  # fmt: skip
 
 
-def test_a_changed_digit_in_a_record_is_noticed_by_fsck(home, make_dataset, episodes):
+def test_a_changed_digit_in_a_record_is_noticed(home, make_dataset, episodes):
     run = Run.create(home, "model", {}, {}, 7)
     run.finish({"loss": 0.125, "small": 1e-7, "none": None})
     manifest = make_dataset(episodes(1, 20)).path / "dataset.json"
     assert check_home(home) == []
     for file, old, new in ((run.path / RUN_FILE, b"0.125", b"0.115"), (manifest, b'"rows": 20', b'"rows": 21')):
         file.write_bytes(file.read_bytes().replace(old, new, 1))
-    assert [t.path for t in check_home(home)] == [manifest, run.path / RUN_FILE]
-    assert all("has another checksum" in t.what for t in check_home(home))
-    Run.open(run.path).update(error=None)  # What the toolkit writes itself is whole again.
-    assert [t.path for t in check_home(home)] == [manifest]
+    troubles = check_home(home)
+    assert [t.path for t in troubles] == [manifest, run.path] and home.runs() == []
+    assert all("has another checksum" in t.what for t in troubles)
+    with pytest.raises(RwmError, match='run.json has another checksum .* once the line "checksum" is deleted'):
+        Run.open(run.path)
+    lines = (run.path / RUN_FILE).read_text().splitlines(keepends=True)
+    (run.path / RUN_FILE).write_text("".join(line for line in lines if '"checksum"' not in line))
+    assert Run.open(run.path).meta.summary["loss"] == 0.115
+
+
+def test_a_changed_digit_in_the_metrics_is_left_out_and_named(home):
+    run = Run.create(home, "model", {}, {}, 0)
+    for step in (1, 2, 3):
+        run.log(step, {"loss": step / 8})
+    raw = run.metrics_file.path.read_bytes()
+    assert b"0.25" in raw and run_sql(home, "from metrics").columns == ["run", "kind", "step", "metric", "value"]
+    run.metrics_file.path.write_bytes(raw.replace(b"0.25", b"0.35"))
+    said = []
+    assert [row["value"] for row in run.metrics()] == [0.125, 0.375]
+    rows = run_sql(home, "select step, value from metrics order by step", said.append).rows()
+    assert rows == [(1, 0.125), (3, 0.375)] and "metrics.jsonl has damaged lines" in said[0]
+    (trouble,) = check_home(home)
+    assert trouble.what.startswith("lines 2 are no metrics")
+    run.truncate_metrics(3)
+    assert [row["step"] for row in run.metrics()] == [1, 3] and check_home(home) == []
+
+
+def test_metrics_without_checksums_are_read_as_before(home):
+    run = Run.create(home, "model", {}, {}, 0)
+    rows = [{"step": step, "metric": "loss", "value": value} for step, value in ((1, 0.5), (2, None))]
+    run.metrics_file.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run.metrics() == rows and check_home(home) == []
+    assert run_sql(home, "select step, metric, value from metrics order by step").to_dicts() == rows
+
+
+def test_a_finished_run_has_no_line_that_is_cut_off(home):
+    run = Run.create(home, "model", {}, {}, 0)
+    run.log(1, {"loss": 1.0})
+    run.metrics_file.path.write_bytes(run.metrics_file.path.read_bytes()[:-5])
+    assert check_home(home) == []  # A crash may have done that.
+    run.update(status="finished")
+    assert [t.path for t in check_home(home)] == [run.metrics_file.path]

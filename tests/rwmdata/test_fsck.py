@@ -212,3 +212,32 @@ def test_the_replay_of_a_training_is_looked_at_too(home, schema, episodes):
     assert check_home(home) == []
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert [t.path for t in check_home(home)] == [shard]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_replacement_that_was_cut_off_is_undone_or_ended(home, make_dataset, episodes, there):
+    rows = make_dataset(episodes(1, 20)).matrix()
+    os.rename(home.data_dir / "set", home.data_dir / ".old-set")
+    if there:
+        os.rename(make_dataset(episodes(2, 20), name="new").path, home.data_dir / "set")
+    (trouble,) = check_home(home)
+    assert (trouble.path.name, trouble.repair) == (".old-set", "remove it" if there else "put it back")
+    with exclusive(home.data_dir / ".lock-set", "it", ""):
+        assert check_home(home) == []
+        repair(home, [trouble])
+        assert trouble.path.exists()  # It is being replaced again by now.
+    repair_all(home)
+    assert check_home(home) == [] and [p.name for p in home.data_dir.iterdir()] == ["set"]
+    np.testing.assert_array_equal(home.dataset("set").matrix()[:20], rows)
+    assert home.dataset("set").rows == (40 if there else 20)
+
+
+def test_parts_of_an_export_wait_until_it_is_whole(home, make_dataset, episodes):
+    part = home.data_dir / ".parts-set" / "data" / "part-00000"
+    part.mkdir(parents=True)
+    assert check_home(home) == []
+    make_dataset(episodes(1, 20))
+    with exclusive(home.data_dir / ".lock-parts-set", "it", ""):
+        assert check_home(home) == []
+    (trouble,) = repair_all(home)
+    assert trouble.path.name == ".parts-set" and [p.name for p in home.data_dir.iterdir()] == ["set"]

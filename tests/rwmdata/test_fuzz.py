@@ -1,10 +1,11 @@
 """Damaged files of every kind: each becomes a sound dataset with every row in it, or a clear error; nothing else.
 
-``RWM_FUZZ=2500`` makes 12,500 of them, 2500 of each kind.
+``RWM_FUZZ=2500`` makes 17,500 of them, 2500 of each kind.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -20,13 +21,17 @@ import polars as pl
 import pytest
 import yaml
 
+from rwmdata.atomic import write_json
 from rwmdata.catalog import Dataset
+from rwmdata.checksums import CHECKSUM, sealed
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
+from rwmdata.evaluation_summary import SUMMARY_VERSION
 from rwmdata.formats.convert import convert
 from rwmdata.formats.lerobot import write_lerobot
 from rwmdata.home import Home
 from rwmdata.robots import load_robot
+from rwmdata.runs import Run
 from rwmdata.schema import Schema
 from rwmdata.validate import validate
 from rwmdata.writer import DatasetWriter
@@ -69,6 +74,39 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
             lines[first], lines[second] = lines[second], lines[first]
             data = b"\n".join(lines)
     return data
+
+
+HOSTILE = (None, True, -1, 0, 3, 1e308, 10**30, "", "x" * 5000, "../../x", "/etc/passwd", "{episode_index:09999999d}",
+           "{chunk_index", "{0.__class__}", "[bold", "\x1b[31m", "'; drop table runs --", "nan",
+           "2026-01-01T00:00:00", [], {}, [[1]], {"a": {"b": 1}}, [None], float("inf"))  # fmt: skip
+"""What stands in a JSON file in place of something else."""
+
+
+def mutate_json(data: bytes, rng: random.Random) -> bytes:
+    """Put something hostile in one to three places of a JSON file, or leave the places out; without its checksum."""
+    content = json.loads(data)
+    content.pop(CHECKSUM, None)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        places = list(containers(content))
+        inside = rng.choice([place for place in places if place])
+        key = rng.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
+        if rng.random() < 0.2:
+            del inside[key]
+        else:
+            inside[key] = rng.choice(HOSTILE)
+        if not any(containers(content)):
+            break
+    if rng.random() < 0.5:
+        content = sealed(content)
+    return json.dumps(content).encode()
+
+
+def containers(value):
+    """Yield every dict and list in a JSON value, itself first."""
+    if isinstance(value, dict | list):
+        yield value
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from containers(part)
 
 
 def some_rows(schema):
@@ -204,6 +242,94 @@ class LeRobotCase:
         assert_sound(dataset)
 
 
+class LeRobotMetadataCase(LeRobotCase):
+    """Metadata of a LeRobot dataset that say something else: no row is read twice or silently left out."""
+
+    def run(self, rng: random.Random) -> None:
+        for file, content in self.files.items():
+            file.write_bytes(content)
+        info = self.source / "meta" / "info.json"
+        entries = next((self.source / "meta" / "episodes").rglob("*.parquet"))
+        if rng.random() < 0.6:
+            info.write_bytes(mutate_json(self.files[info], rng))
+        else:
+            table = pl.read_parquet(entries)
+            column, row = rng.choice(table.columns), rng.randrange(table.height)
+            values = table[column].to_list()
+            values[row] = rng.choice(
+                (None, -1, 0, 1, 2, 3, 4, 5, 10**12, values[row - 1], "../x", ["walk", "walk"], 0.5)
+            )
+            mixed = pl.Series(column, values, strict=False)
+            mixed = pl.Series(column, list(map(str, values))) if mixed.dtype == pl.Object else mixed
+            table = table.with_columns(mixed)
+            chosen = rng.choice((table, table.drop(column), table.vstack(table[row : row + 1]), table[::-1], table[:0]))
+            chosen.write_parquet(entries)
+        dataset = convert(self.home, [self.source], "x")
+        rows, notes = dataset.matrix(), " ".join(dataset.manifest.provenance.get("notes", []))
+        assert len(np.unique(rows, axis=0)) == len(rows), "rows are there twice"
+        assert len(rows) == ROWS or "not listed" in notes or "left out" in notes or "resampled" in notes, notes
+        assert_sound(dataset)
+
+
+class RunCase:
+    """A file of a run's folder: commands that look at runs name it or go on, show the others, and change nothing."""
+
+    COMMANDS = (("runs", "ls"), ("runs", "ls", "--json"), ("runs", "show"), ("runs", "show", "RUN"), ("data", "fsck"),
+                ("sql", "from runs"), ("sql", "from metrics"), ("sql", "from evaluations"),
+                ("report", "RUN", "--out"))  # fmt: skip
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, Home(folder / "home")
+        self.other, self.target = (Run.create(self.home, "model", {"lr": 0.1}, {"dataset": "d"}, 0) for _ in range(2))
+        evaluation = Run.create(self.home, "eval", {"evaluation": "dynamics"}, {"model": self.target.id}, 0)
+        scalar = {"metric": "rel_l1", "mode": "model", "horizon": 8, "value": 0.5, "low": 0.4, "high": 0.6}
+        about = {
+            "evaluation": "dynamics",
+            "run": evaluation.id,
+            "model": self.target.id,
+            "robot": "anymal_d",
+            "seed": 0,
+        }
+        for run in (self.other, self.target, evaluation):
+            run.log(1, {"train/loss": 1.0, "val/loss": 2.0})
+            run.finish({"summary_version": SUMMARY_VERSION, **about, "scalars": [scalar]})
+            write_json(run.path / "summary.json", run.meta.summary)
+        runs = (self.target, evaluation)
+        self.files = {file: file.read_bytes() for run in runs for file in sorted(run.path.rglob("*")) if file.is_file()}
+        for words in self.COMMANDS:  # What they import takes its time.
+            done = self.call(words)
+            assert done.exit_code == 0, (words, done.exception, done.output)
+
+    def call(self, words):
+        """Run a command line in this process, all of it within the home but for a page."""
+        from typer.testing import CliRunner
+
+        from cli.main import app
+
+        words = [self.target.id if word == "RUN" else word for word in words]
+        words += [str(self.folder / "page.html")] if words[-1] == "--out" else []
+        return CliRunner().invoke(app, [*words, "--home", str(self.home.root)])
+
+    def run(self, rng: random.Random) -> None:
+        for file, content in self.files.items():
+            file.write_bytes(content)
+        file = rng.choice(list(self.files))
+        changed = mutate_json if file.suffix == ".json" and rng.random() < 0.7 else mutate
+        file.write_bytes(changed(self.files[file], rng))
+        before = {path: path.read_bytes() for path in self.home.root.rglob("*") if path.is_file()}
+        words = rng.choice(self.COMMANDS)
+        done = self.call(words)
+        after = {path: path.read_bytes() for path in self.home.root.rglob("*") if path.is_file()}
+        assert before == after, words
+        fault = done.exception
+        if fault is not None and not isinstance(fault, SystemExit | RwmError):
+            raise AssertionError(f"{words}, {file.name}: {before[file][:2000]!r}") from fault
+        listed, broken = self.home.readable_runs()
+        assert self.other.id in [run.id for run in listed] and len(listed) + len(broken) == 3
+        if broken:
+            raise broken[0]
+
+
 class ManifestCase:
     """``dataset.json`` of a committed dataset: what opens and validates has to hold the very same rows."""
 
@@ -234,7 +360,7 @@ def assert_sound(dataset):
 
 
 KINDS = {"csv": CsvCase, "hdf5": Hdf5Case, "mapping": MappingCase, "lerobot": LeRobotCase,
-         "manifest": ManifestCase}  # fmt: skip
+         "lerobot metadata": LeRobotMetadataCase, "run": RunCase, "manifest": ManifestCase}  # fmt: skip
 
 
 def drill(kind, folder, cases, answers):
@@ -244,6 +370,7 @@ def drill(kind, folder, cases, answers):
         raise TimeoutError
 
     signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(10 * LIMIT_S)
     case, refused, seed = KINDS[kind](folder), 0, 0
     try:
         for seed in range(cases):

@@ -41,6 +41,30 @@ def test_a_run_that_is_told_to_end_is_marked_interrupted_by_that_signal(home, nu
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
+def test_a_signal_while_a_run_is_being_marked_leaves_none_that_says_running(home, monkeypatch):
+    run, update = Run.create(home, "model", {}, {}, 0), Run.update
+
+    def told_to_end(self, **changes):
+        update(self, **changes)
+        if changes["status"] == "running":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    monkeypatch.setattr(Run, "update", told_to_end)
+    with pytest.raises(KeyboardInterrupt), run.running():
+        raise AssertionError
+    assert Run.open(run.path).meta.status == "interrupted"
+
+
+def test_a_signal_after_a_run_is_finished_leaves_it_finished(home):
+    run = Run.create(home, "model", {}, {}, 0)
+    with pytest.raises(KeyboardInterrupt), run.running():
+        run.finish({"loss": 1.0})
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert Run.open(run.path).meta.status == "finished"
+
+
 def test_a_second_signal_does_not_disturb_what_saves_the_state():
     saved = []
     with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():

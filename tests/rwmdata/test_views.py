@@ -65,8 +65,9 @@ def test_an_unfinished_evaluation_has_no_rows_and_a_foreign_one_is_named(filled)
     Run.create(filled, "eval", {"evaluation": "noise"}, {}, seed=1)
     assert run_sql(filled, "select * from evaluations").height == 2
     run = evaluate(filled, {}, [], summary_version=9)
-    with pytest.raises(RwmError, match=f"{run.id}.* newer version of rwm: summary version 9"):
-        run_sql(filled, "select * from evaluations")
+    said = []
+    assert run_sql(filled, "select * from evaluations", said.append).height == 2
+    assert run.id in said[0] and "newer version of rwm: summary version 9" in said[0]
     assert run_sql(filled, "select * from runs").height == 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -47,6 +48,12 @@ def test_minari_loads_every_step(dataset, schema, tmp_path, monkeypatch, at_once
         assert episode.rewards.tolist() == list(range(1, 20))
         assert episode.terminations.tolist() == [False] * 18 + [k % 2 == 1]
         assert episode.truncations.tolist() == [False] * 18 + [k % 2 == 0]
+
+
+def test_a_folder_may_be_named_from_where_one_is(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = write_minari(dataset, Path("minari"))
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("minari/*/*")] == [f"minari/{name}/data"]
 
 
 def test_what_is_there_is_not_replaced_and_nothing_is_left_of_a_failure(dataset, tmp_path, monkeypatch):
