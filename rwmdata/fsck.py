@@ -166,7 +166,7 @@ def _run_troubles(folder: Path, deep: bool) -> list[Trouble]:
 def _records(run: Run) -> list[Trouble]:
     """Return which of a run's records cannot be read; the last line of the metrics may be cut off by a crash."""
     troubles = []
-    for path in sorted(run.path.glob("*.json")):
+    for path in sorted(p for p in run.path.glob("*.json") if not p.name.startswith(TMP_MARK)):
         try:
             if is_changed(json.loads(path.read_bytes())):
                 troubles.append(Trouble(path, CHANGED, ""))

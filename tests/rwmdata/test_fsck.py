@@ -241,3 +241,9 @@ def test_parts_of_an_export_wait_until_it_is_whole(home, make_dataset, episodes)
         assert check_home(home) == []
     (trouble,) = repair_all(home)
     assert trouble.path.name == ".parts-set" and [p.name for p in home.data_dir.iterdir()] == ["set"]
+
+
+def test_a_record_that_was_cut_off_is_named_once_and_removed(home, dead_pid):
+    run = Run.create(home, "model", {}, {}, 0)
+    (run.path / f"{TMP_MARK}{dead_pid}-{place()}-run.json").write_text("{")
+    assert [bool(t.repair) for t in repair_all(home)] == [True] and check_home(home) == []
