@@ -145,7 +145,9 @@ def closed_loop(
 def falls(
     call: Call,
     policy: PolicyOption = None,
-    model: ModelOption = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model run or file; the policy's own, else the newest, when left out.")
+    ] = None,
     robots: Annotated[int | None, typer.Option(help="Robots side by side.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Most simulations of a scenario, until falls are enough.")] = None,
     action_noise: Annotated[float | None, typer.Option(help="Std of noise on actions, so that it falls.")] = None,
