@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_HOME ?= .
 
-.PHONY: demo smoke test test-mjlab test-isaaclab test-lerobot test-d3rlpy test-browser test-ray lint types pytest format clean
+.PHONY: demo smoke test test-mjlab test-isaaclab test-isaaclab3 test-lerobot test-d3rlpy test-browser test-ray lint types pytest format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -50,6 +50,20 @@ test-mjlab: .venv-mjlab/ready
 test-isaaclab: .venv-isaaclab/ready
 	OMP_NUM_THREADS=1 .venv-isaaclab/bin/pytest tests/rwmdata tests/rwmmodel tests/rwmrl/test_manager_based.py \
 		tests/rwmrl/test_rewards.py tests/rwmrl/test_velocity_commands_observations.py tests/rwmrl/test_policy_file.py tests/rwmrl/test_rsl_rl_checkpoint.py
+
+# Isaac Lab 3.0 for real, on Newton (MuJoCo-Warp), without Omniverse, GPU or asset server. What it declares needs Python
+# 3.12, several gigabytes and NVIDIA's registry; what it uses for a task is named here, and runs on 3.11 too.
+.venv-isaaclab3/ready: pyproject.toml constraints-isaaclab3.txt
+	$(PYTHON) -m venv .venv-isaaclab3
+	.venv-isaaclab3/bin/pip install --quiet --disable-pip-version-check -c constraints-isaaclab3.txt torch 'newton[sim]' \
+		usd-exchange newton-usd-schemas gymnasium hydra-core prettytable trimesh lazy-loader psutil 'pytest>=8' -e '.[mujoco,rl,hdf5]'
+	.venv-isaaclab3/bin/pip install --quiet --disable-pip-version-check -c constraints-isaaclab3.txt --no-deps \
+		--ignore-requires-python isaaclab
+	touch $@
+
+# The first run compiles kernels, which are kept in the user's cache; later ones take a third of the time.
+test-isaaclab3: .venv-isaaclab3/ready
+	OMP_NUM_THREADS=1 .venv-isaaclab3/bin/pytest tests/isaaclab3
 
 # lerobot pins an older torch and much that only images and robots need; what its dataset needs is named here.
 .venv-lerobot/ready: pyproject.toml

@@ -11,6 +11,7 @@ from cli.common import (
     BackendOption,
     Call,
     DatasetArgument,
+    DeviceOption,
     RobotOption,
     SeedOption,
     SettingsOption,
@@ -59,6 +60,7 @@ def export(
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster; without one it is started here.")] = None,
     settings: SettingsOption = None,
     seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Roll a behaviour out in a simulator and write the rollouts as a dataset."""
     from rwmrl.export import ExportConfig, export_dataset

@@ -104,6 +104,7 @@ def policy(
     episodes: EpisodesOption = None,
     film: Annotated[bool | None, typer.Option("--film", help="Also draw how it walks.")] = None,
     seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Score a policy in the simulator: unpenalised return, tracking errors, falls, with and without disturbances.
 

@@ -13,7 +13,22 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
 
-from cli import bench, data_edit, demo, doctor, evaluate, fit, model, policy, report, runs, sql, train, visualize
+from cli import (
+    bench,
+    data_edit,
+    demo,
+    doctor,
+    evaluate,
+    fit,
+    model,
+    policy,
+    report,
+    robots,
+    runs,
+    sql,
+    train,
+    visualize,
+)
 from cli.common import command
 from cli.progress import err
 from rwmdata.errors import RwmError
@@ -49,6 +64,7 @@ command(app, "visualize", "reports.visualize.view:SimulatedViewConfig", "reports
 )
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(runs.app, name="runs")
+app.add_typer(robots.app, name="robots")
 command(app, "sql")(sql.sql)
 command(app, "report")(report.report)
 app.add_typer(bench.app, name="bench")

@@ -114,6 +114,8 @@ def command_of(config: TrainConfig) -> str:
         "--entropy": (config.ppo.entropy_coef, usual.ppo.entropy_coef),
         "--seed": (config.seed, usual.seed),
     }
+    places = {"--backend": config.backend, "--device": config.device}
+    words += [f"{name} {value}" for name, value in places.items() if value != "auto"]
     words += ["--symmetry"] if config.ppo.symmetry else []
     words += ["--warm-start RUN"] if config.warm_start else []
     words += [f"{name} {value:g}" for name, (value, default) in options.items() if value != default]

@@ -8,7 +8,19 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("rwm", "torch", "numpy", "polars", "pyarrow", "duckdb", "mujoco", "rsl-rl-lib")
+LIBRARIES = (
+    "rwm",
+    "torch",
+    "numpy",
+    "polars",
+    "pyarrow",
+    "duckdb",
+    "mujoco",
+    "rsl-rl-lib",
+    "isaaclab",
+    "newton",
+    "mjlab",
+)
 
 
 def versions() -> dict[str, str]:

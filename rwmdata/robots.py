@@ -55,6 +55,17 @@ class RandomizationSpec(Frozen):
     """Sliding friction of the ground contact (static 0.8, dynamic 0.6; MuJoCo has one number)."""
 
 
+class AssetSpec(Frozen):
+    """What Isaac Lab's own tasks load for a robot, below ``Isaac/IsaacLab`` of an asset root, and what they call it."""
+
+    usd: str
+    """Path of the robot."""
+    joint_suffix: str = ""
+    """What their joint names end in, and those of this description do not."""
+    actuator_net: str | None = None
+    """Path of the TorchScript model of its drives, where the tasks use one."""
+
+
 class RobotSpec(Frozen):
     """Everything the toolkit knows about a robot. Per-joint lists follow ``joints``; per-leg lists follow ``legs``."""
 
@@ -91,6 +102,8 @@ class RobotSpec(Frozen):
     backend_tasks: dict[str, list[str]] = {}
     """By simulator: ids of its tasks for this robot, of which the first registered one is used; ``{task}`` stands for
     this toolkit's name of the task."""
+    isaaclab_assets: AssetSpec | None = None
+    """For :func:`rwmrl.envs.usd.write_assets`; a robot without it goes to ``Robots/<name>/<name>.usd``."""
     mjcf: str | None = None
     """Path of the MJCF, relative to the robot's folder."""
     folder: Path | None = None

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from rwmrl.backends import BACKENDS, EMBEDDED, backend_version, why_unavailable
+from rwmrl.backends import BACKENDS, EMBEDDED, backend_version, isaaclab_engines, why_unavailable
 
 PACKAGES = ("torch", "numpy", "polars", "pyarrow", "duckdb", "pydantic")
 """What the toolkit stands on."""
@@ -20,6 +20,7 @@ EXTRAS = {
     "hdf5": ("read Isaac Lab recorder files", ("h5py",)),
     "minari": ("read and write Minari datasets", ("minari", "h5py")),
     "rosbags": ("read ROS 1 and ROS 2 bags", ("rosbags",)),
+    "usd": ("rwm robots usd", ("usd-core",)),
     "d3rlpy": ("rwm policy --algo cql, iql", ("d3rlpy",)),
     "ray": ("rwm sweep policy --engine ray", ("ray",)),
     "wandb": ("send metrics to Weights & Biases", ("wandb",)),
@@ -87,5 +88,5 @@ def _backend(name: str) -> Finding:
     why = why_unavailable(name)
     if why:
         return Finding("simulator", name, False, why, BACKENDS[name].install)
-    default = " (default)" if name == EMBEDDED else ""
-    return Finding("simulator", name, True, f"{backend_version(name) or 'found'}{default}")
+    about = " (default)" if name == EMBEDDED else f" with {isaaclab_engines()}" if name == "isaaclab" else ""
+    return Finding("simulator", name, True, f"{backend_version(name) or 'found'}{about}")

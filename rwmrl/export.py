@@ -44,7 +44,7 @@ LEAST_ROWS_PER_ENV = 100
 PROGRESS_INTERVAL_S = 0.1
 GROUPS, MIN_GROUP = 2, 64
 """Number of groups that are simulated in parallel, and the least robots per group to do so."""
-SHARED = {"task", "episode_length_s", "pushes", "noise", "randomize", "bounds_m"}
+SHARED = {"task", "episode_length_s", "pushes", "noise", "randomize", "bounds_m", "device"}
 """Options that an export passes on to its environments."""
 GROUP_SEED = 1_000_003
 """Difference between the seeds of two groups."""
@@ -79,6 +79,8 @@ class ExportConfig(Frozen):
     """Parts that :func:`rwmrl.export_parts.export_in_parts` exports by themselves; the rows depend on their number."""
     bounds_m: tuple[float, float] | None = None
     """Keep the robot in a rectangle of this length and width (arXiv:2504.16680, A.4)."""
+    device: str = "auto"
+    """Where Isaac Lab or mjlab simulates; the embedded simulator has the processor."""
 
     @field_validator("bounds_m", mode="before")
     @classmethod

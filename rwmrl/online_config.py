@@ -78,8 +78,6 @@ class PretrainConfig(TrainConfig):
     """Name of the dataset that the replay is written to."""
     export_transitions: int = Field(1_000_000, ge=1)
     """Most rows of that dataset: those of as many robots as it takes, from the first iteration to the last."""
-    device: str = "auto"
-    """Device of the model; the policy is trained where the simulator is."""
 
 
 class FinetuneConfig(PretrainConfig):

@@ -11,7 +11,7 @@ from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.runs import Checkpoint, Run
 from rwmmodel.distributed import Ranks
-from rwmrl.backends import make_env
+from rwmrl.backends import EMBEDDED, make_env, resolve_backend
 from rwmrl.behaviours import shipped_policies
 from rwmrl.envs.base import EnvOptions
 from rwmrl.online_config import FinetuneConfig, PretrainConfig, configuration_of, recorded_configuration
@@ -50,7 +50,10 @@ def train_in_simulator(
     robot = load_robot(config.robot)
     source = policy_to_begin_with(home, robot, config.warm_start)
     robot = with_rewards(config, robot)
-    real = make_env(config.backend, robot, EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed))
+    of_model = isinstance(config, PretrainConfig) and resolve_backend(config.backend) == EMBEDDED
+    device = "auto" if of_model else config.device
+    options = EnvOptions(task=config.task, num_envs=config.num_envs, seed=config.seed, device=device)
+    real = make_env(config.backend, robot, options)
     try:
         online = None
         if isinstance(config, PretrainConfig):

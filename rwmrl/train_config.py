@@ -28,3 +28,6 @@ class TrainConfig(Frozen):
     warm_start: str | None = None
     """Train run whose networks this one begins with, or a policy file, which gives the actor alone."""
     seed: int = 0
+    device: str = "auto"
+    """Where the model is, and where Isaac Lab or mjlab simulates; the policy is trained where the simulator is, and the
+    embedded one has the processor."""

@@ -44,6 +44,8 @@ class PolicyScoreConfig(Frozen):
     episodes: int = Field(128, ge=2)
     """Episodes per scenario, one per environment, each to its fall or to the time limit."""
     seed: int = 0
+    device: str = "auto"
+    """Where Isaac Lab or mjlab simulates; the embedded simulator has the processor."""
     film: bool = False
     """Draw ``film.png``: frames, footfalls and velocities of one undisturbed walk."""
 
@@ -122,7 +124,8 @@ def episode_sums(
     ``reward/<term>``, ``lin_vel_error`` and ``yaw_rate_error`` are sums over those steps.
     """
     count = config.episodes
-    options = EnvOptions(num_envs=count, seed=config.seed, pushes=disturbed, noise=disturbed, randomize=disturbed)
+    disturbances = dict.fromkeys(("pushes", "noise", "randomize"), disturbed)
+    options = EnvOptions(num_envs=count, seed=config.seed, device=config.device, **disturbances)
     env = make_env(config.backend, robot, options)
     steps = play(env, behaviour, env.max_episode_length)
     rewards = RewardModel(robot, env.schema, count, env.device)

@@ -119,7 +119,7 @@ def evaluation_words(run: Run) -> list[str]:
         words += ["--no-twin"]
     elif config["evaluation"] not in ("policy", "learning"):
         words += ["--model", str(parents["model"])]
-    if config["evaluation"] == "visualize" and config.get("backend", "auto") != "auto":
+    if config["evaluation"] in ("visualize", "policy") and config.get("backend", "auto") != "auto":
         words += ["--backend", config["backend"]]
     for key in EVALUATION_OPTIONS:
         value = config.get(key)

@@ -44,6 +44,8 @@ class EnvOptions(Frozen):
     """Vary the robots."""
     bounds_m: tuple[float, float] | None = None
     """Length and width of a rectangle around the origin that commands keep the robot in; embedded simulator only."""
+    device: str = "auto"
+    """Where a simulator that runs on either computes: auto, cpu, cuda or cuda:N. The embedded one has the processor."""
     threads: Annotated[int, Field(ge=0)] | None = None
     """Physics threads of the embedded simulator; 0 steps on the calling thread, None takes the cores this process may
     use."""

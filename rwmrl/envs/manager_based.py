@@ -1,11 +1,13 @@
-"""Environments with Isaac Lab's managers (Isaac Lab 2.3, mjlab) behind this toolkit's contract.
+"""Environments with Isaac Lab's managers (Isaac Lab 2.3 and 3.0, mjlab) behind this toolkit's contract.
 
-Such an environment resets itself inside ``step``; the last row of an episode is caught just before that.
+Such an environment resets itself inside ``step``; the last row of an episode is caught just before that. The simulators
+differ in names, and in whether an array is a tensor or has one as ``torch``: what is there is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Self
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
 from rwmdata.schema import Schema
+from rwmmodel.devices import resolve_device
 from rwmrl.envs.base import CONTACT_FORCE_N, SOUND_LIMIT, EnvOptions, Observations, Step, VecEnv
 from rwmrl.observations import noise_scale
 from rwmrl.rewards import RewardModel
@@ -22,6 +25,10 @@ from rwmrl.tasks import TASKS
 COMMANDS = ("base_velocity", "twist")
 """Usual names of the velocity command; otherwise the first command of three or more numbers is taken."""
 GROUPS = ("system_state", "system_action", "system_contact", "system_termination")
+TORQUES = ("actuators.applied_effort", "data.applied_torque", "data.qfrc_actuator")
+"""Where an articulation has the torques of its drives: Isaac Lab 3.0, 2.3, mjlab."""
+FORCES = ("data.net_normal_forces_w", "data.net_forces_w")
+"""Where a contact sensor has them. Isaac Lab 3.0's net forces hold friction too, 2.3's do not."""
 
 
 class ManagerBasedEnv(VecEnv):
@@ -153,7 +160,7 @@ class ManagerBasedEnv(VecEnv):
         def read_then_reset(env_ids: Any, *args: Any, **options: Any) -> Any:
             if self._stepping:
                 self._refresh()
-                ids = torch.as_tensor(env_ids, device=self.device)
+                ids = torch.arange(self.num_envs, device=self.device)[env_ids]
                 self._final.append((ids, self._read_rows()[ids]))
             return reset(env_ids, *args, **options)
 
@@ -185,31 +192,32 @@ class ManagerBasedEnv(VecEnv):
 
     def _state(self) -> Tensor:
         data, ids = self._robot.data, self._joint_ids
-        linear, angular = (_first(data, f"root_{k}_vel_b", f"root_link_{k}_vel_b") for k in ("lin", "ang"))
-        torque = _first(data, "applied_torque", "qfrc_actuator")
+        # Isaac Lab's are velocities of the centre of mass, as its own observations and recordings have them.
+        linear, angular = (_read(data, f"root_{k}_vel_b", f"root_link_{k}_vel_b") for k in ("lin", "ang"))
         # A simulator that applies torques only when it steps still shows those of the episode before.
         fresh = self._env.episode_length_buf == 0
-        torque = torch.where(fresh[:, None] & self.stale_torque_after_reset, 0.0, torque[:, ids])
-        position = data.joint_pos[:, ids] - data.default_joint_pos[:, ids]
-        return torch.cat((linear, angular, data.projected_gravity_b, position, data.joint_vel[:, ids], torque), dim=1)
+        torque = torch.where(fresh[:, None] & self.stale_torque_after_reset, 0.0, _read(self._robot, *TORQUES)[:, ids])
+        gravity, velocity = _read(data, "projected_gravity_b"), _read(data, "joint_vel")[:, ids]
+        position = (_read(data, "joint_pos") - _read(data, "default_joint_pos"))[:, ids]
+        return torch.cat((linear, angular, gravity, position, velocity, torque), dim=1)
 
     def _action(self) -> Tensor:
         return self._env.action_manager.action[:, self._action_of_joint]
 
     def _find_contacts(self) -> None:
         """Find the sensor that reports net contact forces of thighs and feet."""
-        sensors = self._env.scene.sensors
         bodies = [*self.robot.thigh_bodies, *self.robot.foot_bodies]
-        for sensor in sensors.values():
-            if hasattr(sensor, "body_names") and hasattr(sensor.data, "net_forces_w"):
+        for sensor in self._env.scene.sensors.values():
+            names = _first(sensor, "sensor_names", "body_names")
+            if names is not None and _first(sensor, *FORCES) is not None:
                 self._contact_sensor = sensor
-                self._contact_ids = _ids(bodies, sensor.body_names, "body of the contact sensor", self.robot)
+                self._contact_ids = _ids(bodies, names, "body of the contact sensor", self.robot)
                 return
         raise RwmError("The task's scene has no contact sensor; rows need thigh and foot contacts.")
 
     def _contact(self) -> Tensor:
         """Return thigh, then foot contacts, ``(E, 2 L)``, 0 or 1."""
-        force = self._contact_sensor.data.net_forces_w[:, self._contact_ids]
+        force = _read(self._contact_sensor, *FORCES)[:, self._contact_ids]
         return (force.norm(dim=-1) > CONTACT_FORCE_N).float()
 
 
@@ -220,12 +228,22 @@ def _articulation(env: Any) -> Any:
         raise RwmError("The task's scene has no articulation named 'robot'.") from exc
 
 
-def _first(data: Any, *names: str) -> Tensor:
-    """Return the first attribute that exists: the simulators differ in a few names."""
-    for name in names:
-        if hasattr(data, name):
-            return getattr(data, name)
-    raise RwmError(f"The robot's data has none of {', '.join(names)}.")
+def _first(source: Any, *paths: str) -> Any:
+    """Return the first of the attributes, dotted, that exists; None without any."""
+    for path in paths:
+        try:
+            return attrgetter(path)(source)
+        except AttributeError:
+            continue
+    return None
+
+
+def _read(source: Any, *paths: str) -> Tensor:
+    """Return the first of the arrays that exists as a tensor."""
+    array = _first(source, *paths)
+    if array is None:
+        raise RwmError(f"The simulator's {type(source).__name__} has none of {', '.join(paths)}.")
+    return getattr(array, "torch", array)
 
 
 def _ids(wanted: Sequence[str], have: Sequence[str], what: str, robot: RobotSpec) -> list[int]:
@@ -243,7 +261,7 @@ def _action_order(env: Any, robot: RobotSpec) -> list[int]:
     """Return for each joint of ``robot.yaml`` which of the environment's actions moves it."""
     names: list[str] = []
     for term in env.action_manager.active_terms:
-        names += list(_first(env.action_manager.get_term(term), "target_names", "_joint_names"))
+        names += _first(env.action_manager.get_term(term), "target_names", "_joint_names") or ()
     if len(names) != len(robot.joints):
         moved = f"{len(names)} joints ({', '.join(names)})"
         raise RwmError(f"The task's actions move {moved}; robot '{robot.name}' has {len(robot.joints)}.")
@@ -283,6 +301,16 @@ def pick_task(task: str, robot: RobotSpec, backend: str, registered: Sequence[st
     known = f"velocity tasks: {', '.join(velocity) or 'none'}"
     advice = "--task with a registered id, or backend_tasks in robot.yaml"
     raise RwmError(f"{asked} registered with {backend}; {known}.", advice)
+
+
+def device_of(options: EnvOptions) -> str:
+    """Return the device to simulate on, as these simulators call it: with its number.
+
+    Raises:
+        RwmError: This machine has no such device.
+    """
+    device = resolve_device(options.device)
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
 
 
 def configure(cfg: Any, options: EnvOptions) -> None:

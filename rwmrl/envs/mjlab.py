@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rwmdata.robots import RobotSpec
 from rwmrl.envs.base import CONTACT_FORCE_N, EnvOptions, VecEnv
-from rwmrl.envs.manager_based import ManagerBasedEnv, configure, pick_task
+from rwmrl.envs.manager_based import ManagerBasedEnv, configure, device_of, pick_task
 
 SENSOR = "rwm_contact_{}"
 """Contact sensors added to the task's scene, one per body: the task's own differ from task to task."""
@@ -54,8 +54,7 @@ def make_mjlab_env(robot: RobotSpec, options: EnvOptions) -> VecEnv:
     cfg.scene.num_envs = options.num_envs
     configure(cfg, options)
     cfg.scene.sensors = (*(cfg.scene.sensors or ()), *_contact_sensors(cfg.scene.entities["robot"], robot))
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    return MjlabEnv.of_task(ManagerBasedRlEnv(cfg=cfg, device=device), robot, options)
+    return MjlabEnv.of_task(ManagerBasedRlEnv(cfg=cfg, device=device_of(options)), robot, options)
 
 
 def _contact_sensors(entity: Any, robot: RobotSpec) -> list[Any]:

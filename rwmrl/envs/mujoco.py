@@ -245,7 +245,7 @@ def make_mujoco_env(robot: RobotSpec, options: EnvOptions) -> MujocoEnv:
     if options.bounds_m:
         command = CommandConfig(heading=True, bounds_m=options.bounds_m, resample_s=BOUNDED_RESAMPLE_S)
     config = MujocoEnvConfig(
-        **options.model_dump(exclude={"task", "bounds_m"}, exclude_none=True),
+        **options.model_dump(exclude={"task", "bounds_m", "device"}, exclude_none=True),
         reward_weights=robot.task_reward_weights.get(options.task, {}),
         air_time_threshold_s=robot.task_air_time_s.get(options.task, AIR_TIME_THRESHOLD_S),
         command=command,

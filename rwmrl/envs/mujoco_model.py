@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -19,6 +20,8 @@ IMPRATIO = 100.0
 """Stiffness of friction relative to the normal direction. At MuJoCo's default of 1 a standing robot's feet creep
 apart by centimetres a second; at 100 they stay, as they do in PhysX."""
 PGS_ITERATIONS = 50
+POSITION_INPUT = 1
+"""A DC motor's input is a target position."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,15 @@ def _add_drive(spec: mujoco.MjSpec, joint: str, drive: DriveSpec) -> None:
     +-velocity_limit, gives torque = (voltage - qd) / R; the controller's derivative gain takes the back-EMF out.
     """
     limit, resistance = drive.velocity_limit, drive.velocity_limit / drive.saturation_effort
-    controller = [drive.stiffness * resistance, 0.0, drive.damping * resistance - 1.0, 0, 0, limit]
+    gains = drive.stiffness, 0.0, drive.damping
+    kind: dict[str, Any] = {"ctrlspec": POSITION_INPUT}
+    if not hasattr(mujoco, "mjtCtrlInput"):  # Before MuJoCo 3.12 gains are of the voltage, back-EMF not yet taken out.
+        gains = drive.stiffness * resistance, 0.0, drive.damping * resistance - 1.0
+        kind = {"input_mode": POSITION_INPUT}
     actuator = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+    saturation, controller = [0.0, 0.0, limit], [*gains, 0, 0, limit]
     actuator.set_to_dcmotor(
-        motorconst=[1.0, 1.0], resistance=resistance, saturation=[0.0, 0.0, limit], controller=controller, input_mode=1
+        motorconst=[1.0, 1.0], resistance=resistance, saturation=saturation, controller=controller, **kind
     )
     actuator.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
     actuator.forcerange = [-drive.effort_limit, drive.effort_limit]

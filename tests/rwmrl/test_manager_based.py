@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -20,6 +21,24 @@ from rwmrl.export import ExportConfig, export_dataset
 E = 3
 SIM_ORDER = [5, 3, 0, 1, 2, 4, 11, 10, 9, 8, 7, 6]
 """The fake simulator lists our joint ``SIM_ORDER[k]`` at place k."""
+
+
+class Array:
+    """An array of Isaac Lab 3.0: its tensor is its attribute ``torch``, and it is none itself."""
+
+    def __init__(self, tensor):
+        self.torch = tensor
+
+
+def like_isaaclab_3(fake):
+    """Give a fake the names and arrays of Isaac Lab 3.0, whose net forces hold friction too."""
+    articulation, sensor = fake.scene["robot"], fake.scene.sensors["contact_forces"]
+    articulation.actuators = SimpleNamespace(applied_effort=Array(fake.data.applied_torque))
+    shown = {name: Array(value) for name, value in vars(fake.data).items() if name != "applied_torque"}
+    articulation.data = SimpleNamespace(**shown)
+    sensor.sensor_names = vars(sensor).pop("body_names")
+    sensor.data = SimpleNamespace(net_normal_forces_w=Array(fake.forces), net_forces_w=Array(fake.forces + 5.0))
+    return fake
 
 
 class FakeEnv:
@@ -99,9 +118,11 @@ class FakeEnv:
         self.closed = True
 
 
-@pytest.mark.parametrize("style", ["isaaclab", "mjlab"])
+@pytest.mark.parametrize("style", ["isaaclab", "isaaclab3", "mjlab"])
 def test_rows_have_our_joint_order_whatever_the_simulators(robot, schema, style):
-    fake = FakeEnv(robot, style)
+    fake = FakeEnv(robot, style.removesuffix("3"))
+    if style == "isaaclab3":
+        like_isaaclab_3(fake)
     env = ManagerBasedEnv(fake, robot, noise=False)
     actions = torch.arange(36.0).reshape(E, 12) / 100
     step = env.step(actions)
@@ -119,8 +140,9 @@ def test_rows_have_our_joint_order_whatever_the_simulators(robot, schema, style)
     }  # fmt: skip
 
 
-def test_feet_touch_where_the_force_exceeds_one_newton(robot, schema):
-    env = ManagerBasedEnv(FakeEnv(robot), robot, noise=False)
+@pytest.mark.parametrize("change", [lambda fake: fake, like_isaaclab_3], ids=["2.3", "3.0"])
+def test_feet_touch_where_the_normal_force_exceeds_one_newton(robot, schema, change):
+    env = ManagerBasedEnv(change(FakeEnv(robot)), robot, noise=False)
     actions = torch.zeros(E, 12)
     actions[1, SIM_ORDER[0]] = 0.6  # the simulator's first action: 0.5 + 0.6 N on its feet
     contact = env.step(actions).transition[:, schema.group("foot_contact")]
@@ -216,6 +238,7 @@ def test_export_writes_whole_episodes_of_it(robot, tmp_path, monkeypatch):
 def test_task_names_are_looked_up_and_mapped(robot):
     registered = ["Isaac-Velocity-Flat-Anymal-D-v0", "Mine-v0", "Isaac-Ant-v0"]
     assert pick_task("Mine-v0", robot, "isaaclab", registered) == "Mine-v0"
+    assert pick_task("Init-v0", robot, "isaaclab", ["Isaac-Velocity-Flat-AnymalD"]) == "Isaac-Velocity-Flat-AnymalD"
     assert pick_task("Init-v0", robot, "isaaclab", registered) == "Isaac-Velocity-Flat-Anymal-D-v0"
     template = "Template-Isaac-Velocity-Flat-Anymal-D-Init-v0"
     assert pick_task("Init-v0", robot, "isaaclab", [*registered, template]) == template
@@ -279,6 +302,61 @@ def test_isaac_lab_is_launched_before_its_tasks_are_imported(robot, monkeypatch)
         backends.make_env("isaaclab", robot, EnvOptions(bounds_m=(4.0, 3.0)))
 
 
+class IsaacLab3:
+    """The functions of Isaac Lab 3.0 that launch a task, and what was asked of them."""
+
+    def __init__(self, robot, monkeypatch, make):
+        self.asked, self.cfg = [], SimpleNamespace(seed=0, episode_length_s=20.0, events=SimpleNamespace())
+        modules = {
+            "isaaclab.app": {"launch_simulation": self.launch},
+            "isaaclab_tasks": {},
+            "isaaclab_tasks.utils": {"parse_env_cfg": self.parse},
+            "gymnasium": {"registry": {"Isaac-Velocity-Flat-AnymalD": 1}, "make": make},
+        }
+        for name, content in ({"isaaclab": {}} | modules).items():
+            made = ModuleType(name)
+            vars(made).update(content)
+            monkeypatch.setitem(sys.modules, name, made)
+        monkeypatch.setattr(isaaclab_env, "_launched", ExitStack())
+
+    def parse(self, name, device, num_envs):
+        self.asked.append((name, device, num_envs))
+        return self.cfg
+
+    @contextmanager
+    def launch(self, cfg, arguments):
+        self.asked.append((cfg, arguments))
+        yield
+        self.asked.append("closed")
+
+
+def test_isaac_lab_3_launches_what_the_configuration_needs_and_no_omniverse(robot, monkeypatch):
+    made = SimpleNamespace(unwrapped=like_isaaclab_3(FakeEnv(robot)))
+    isaaclab = IsaacLab3(robot, monkeypatch, lambda name, cfg: made)
+    env = isaaclab_env.make_isaaclab_env(robot, EnvOptions(num_envs=E, device="cpu"))
+    assert isaaclab.asked == [("Isaac-Velocity-Flat-AnymalD", "cpu", E), (isaaclab.cfg, {"device": "cpu"})]
+    assert env.step(torch.zeros(E, 12)).transition.shape == (E, 66)
+
+
+def test_missing_assets_are_named_with_the_command_that_makes_them(robot, monkeypatch):
+    def make(name, cfg):
+        raise FileNotFoundError("anymal_d.usd")
+
+    IsaacLab3(robot, monkeypatch, make)
+    with pytest.raises(RwmError, match=r"AnymalD cannot load what it is made of: anymal_d.usd") as caught:
+        isaaclab_env.make_isaaclab_env(robot, EnvOptions(num_envs=E))
+    assert caught.value.hint.startswith("rwm robots usd --out FOLDER, then ISAACSIM_ASSET_ROOT=FOLDER")
+
+
+def test_a_device_that_is_not_here_is_refused(robot, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    IsaacLab3(robot, monkeypatch, None)
+    with pytest.raises(RwmError, match="Device 'cuda' was asked for"):
+        isaaclab_env.make_isaaclab_env(robot, EnvOptions(device="cuda"))
+    with pytest.raises(RwmError, match="embedded simulator runs on the processor, not on 'cuda'"):
+        backends.make_env("mujoco", robot, EnvOptions(device="cuda"))
+
+
 def test_an_isaac_lab_that_does_not_start_says_why(robot, monkeypatch):
     monkeypatch.setattr(isaaclab_env, "_app", None)
     monkeypatch.setitem(sys.modules, "isaaclab", None)
@@ -287,13 +365,25 @@ def test_an_isaac_lab_that_does_not_start_says_why(robot, monkeypatch):
 
 
 def test_the_doctor_names_every_simulator_and_what_is_missing(monkeypatch):
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "mjlab" else object())
+    installed = {"mujoco", "isaaclab", "isaacsim"}
+    monkeypatch.setattr(backends, "find_spec", lambda name: object() if name in installed else None)
     monkeypatch.delenv("ISAAC_PATH", raising=False)
     monkeypatch.setattr(backends, "_has_nvidia_gpu", lambda: False)
     found = {f.name: f for f in diagnose() if f.topic == "simulator"}
     assert found["mujoco"].ok and not found["isaaclab"].ok and not found["mjlab"].ok
     assert "NVIDIA GPU" in found["isaaclab"].found and found["mjlab"].hint.startswith("pip install mjlab")
-    monkeypatch.setattr(backends, "find_spec", lambda name: object() if name == "isaaclab" else None)
-    assert "Isaac Sim" in (backends.why_unavailable("isaaclab") or "")
+    installed -= {"isaacsim", "mujoco"}
+    assert "Isaac Sim (package isaacsim) is not installed" in (backends.why_unavailable("isaaclab") or "")
     with pytest.raises(RwmError, match="Backend 'mujoco' is not available here: package mujoco is not installed"):
         backends.resolve_backend("auto")
+
+
+def test_isaac_lab_with_newton_needs_neither_isaac_sim_nor_a_gpu(monkeypatch):
+    installed = {"isaaclab", "isaaclab_newton"}
+    monkeypatch.setattr(backends, "find_spec", lambda name: object() if name in installed else None)
+    monkeypatch.delenv("ISAAC_PATH", raising=False)
+    assert "package newton is not installed" in (backends.why_unavailable("isaaclab") or "")
+    installed.add("newton")
+    assert backends.why_unavailable("isaaclab") is None
+    found = next(f for f in diagnose() if f.name == "isaaclab")
+    assert found.ok and "with Newton; no PhysX: Isaac Sim (package isaacsim) is not installed" in found.found

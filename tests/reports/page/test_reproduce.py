@@ -131,6 +131,8 @@ def test_a_clone_and_a_training_come_back_from_their_commands(home, parse):
     assert parse(command) == offline
     train = TrainConfig(robot="go2", iterations=5, num_envs=8, rewards={"action_rate_l2": -0.02}, seed=1)
     assert parse(run_command(made(home, "train", train, {}))) == train
+    elsewhere = TrainConfig(backend="isaaclab", device="cuda:1")
+    assert parse(run_command(made(home, "train", elsewhere, {}))) == elsewhere
 
 
 def test_an_evaluation_comes_back_from_its_command(home, parse):
@@ -144,7 +146,7 @@ def test_an_evaluation_comes_back_from_its_command(home, parse):
     config = FallsConfig(policy="medium", robots=5, rounds=2, action_noise=0.3)
     run = made(home, "eval", config, {"policy": "medium", "model": "m"}, evaluation="falls")
     assert parse(run_command(run)) == config
-    config = PolicyScoreConfig(policy="expert", robot="go2", episodes=5)
+    config = PolicyScoreConfig(policy="expert", robot="go2", episodes=5, backend="isaaclab", device="cpu")
     run = made(home, "eval", config, {"policy": "expert"}, evaluation="policy")
     assert parse(run_command(run)) == config
     config = LearningConfig(runs=("a", "b"), labels=("one", "the other"), disturbed=True, stages=3, mark=0.8, seed=2)
