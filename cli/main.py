@@ -89,7 +89,21 @@ def run() -> None:
 def _run() -> None:
     try:
         with ended_by_signals():
-            app()
+            _work()
+    except (Exception, SystemExit) as exc:
+        number = signal_received()
+        code = exc.code if isinstance(exc, SystemExit) else 1
+        if code in (0, None) or (number is None and code != INTERRUPTED):
+            raise
+        by = f" by {signal.Signals(number).name}" if number else ""
+        err.print(f"interrupted{by}; what was committed stays; go on with: rwm runs resume")
+        sys.exit(INTERRUPTED if number is None else 128 + number)
+
+
+def _work() -> None:
+    """Run the command; an exception after a signal is the signal's, whatever a library made of it."""
+    try:
+        app()
     except RwmError as exc:
         err.print(f"error: {exc.message}", style="red")
         if exc.hint:
@@ -108,13 +122,6 @@ def _run() -> None:
         err.print("error: There is not enough memory for sizes like these.", style="red")
         err.print("try:   fewer robots, rows, members or units")
         sys.exit(1)
-    except SystemExit as exc:
-        if exc.code == INTERRUPTED:
-            number = signal_received()
-            by = f" by {signal.Signals(number).name}" if number else ""
-            err.print(f"interrupted{by}; what was committed stays; go on with: rwm runs resume")
-            sys.exit(INTERRUPTED if number is None else 128 + number)
-        raise
 
 
 if __name__ == "__main__":

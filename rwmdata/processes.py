@@ -46,6 +46,16 @@ def signal_received() -> int | None:
     return _Received.number
 
 
+def interruption(exc: BaseException) -> str | None:
+    """Return who interrupted the work that an exception ended; None where it is a fault.
+
+    A signal raises :class:`Ended` in the midst of whatever runs, and libraries may turn that into errors of their own.
+    """
+    if (number := signal_received()) is not None:
+        return signal.Signals(number).name
+    return "the user" if isinstance(exc, KeyboardInterrupt) else None
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _Received.number is not None and now - _Received.at < SAVING_S:
@@ -63,6 +73,8 @@ def ended_by_signals() -> Iterator[None]:
     """
     main = threading.current_thread() is threading.main_thread()
     ours = [number for number in ENDING if main and signal.getsignal(number) is signal.SIG_DFL]
+    if ours:
+        _Received.number = None
     for number in ours:
         signal.signal(number, _end)
     try:
@@ -159,7 +171,9 @@ def _call(function: Callable[..., Result], *arguments: object) -> Result:
     _Worker.busy = True
     try:
         return function(*arguments)
-    except KeyboardInterrupt:
+    except BaseException as exc:
+        if interruption(exc) is None:
+            raise
         os._exit(128 + (signal_received() or signal.SIGINT))
     finally:
         _Worker.busy = False

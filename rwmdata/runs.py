@@ -27,7 +27,7 @@ from rwmdata.errors import RwmError
 from rwmdata.locks import exclusive, held
 from rwmdata.machine import place
 from rwmdata.metrics_file import METRICS_FILE, MetricsFile, Row
-from rwmdata.processes import Ended, ended_by_signals
+from rwmdata.processes import ended_by_signals, held_back, interruption
 from rwmdata.wandb_log import WandbLog
 
 Status = Literal["created", "running", "finished", "failed", "interrupted"]
@@ -224,8 +224,9 @@ class Run:
     def update(self, **changes: Any) -> None:
         """Change fields of ``run.json`` and save it; what was logged before is durable then."""
         self.sync()
-        self.meta = self.meta.model_copy(update=changes)
-        self.save()
+        with held_back():  # Else a signal could leave one status here and another in the file.
+            self.meta = self.meta.model_copy(update=changes)
+            self.save()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append one row per metric to ``metrics.jsonl``, durable after :meth:`sync`; non-finite values become null."""
@@ -285,13 +286,13 @@ class Run:
                 LOG.info("%s %s writes to %s", self.kind, self.id, self.path)
                 self._wandb = self._open_wandb()
                 yield self
-            except KeyboardInterrupt as exc:
-                by = str(exc) if isinstance(exc, Ended) else "the user"
-                if self.meta.status != "finished":  # Else all was done when the signal came.
-                    self.update(status="interrupted", error=f"interrupted by {by}")
-                raise
             except BaseException as exc:
-                self.update(status="failed", error=" ".join(f"{type(exc).__name__}: {exc}".split())[:2000])
+                fault = " ".join(f"{type(exc).__name__}: {exc}".split())[:2000]
+                if (by := interruption(exc)) is None:
+                    self.update(status="failed", error=fault)
+                elif self.meta.status != "finished":  # Else all was done when the signal came.
+                    beside = "" if isinstance(exc, KeyboardInterrupt) else f" ({fault})"
+                    self.update(status="interrupted", error=f"interrupted by {by}{beside}")
                 raise
             finally:
                 if self._wandb:

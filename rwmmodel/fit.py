@@ -15,6 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.processes import HeldBack, held_back
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmdata.spikes import far_spikes
@@ -169,7 +170,8 @@ class _Fit:
         """Update until done or out of patience; return the summary of the run."""
         self._restore(run)
         try:
-            stopped = self._loop(run, progress)
+            with held_back() as signals:
+                stopped = self._loop(run, progress, signals)
         except KeyboardInterrupt:
             if self.updates.whole and self.ranks.main:
                 self._save(run)
@@ -179,7 +181,8 @@ class _Fit:
         speed = state.step * self.config.batch / max(state.seconds, 1e-9)
         return counts | state.best | {"windows_per_second": speed, "parameters": self.model.parameter_count}
 
-    def _loop(self, run: Run, progress: Progress) -> str:
+    def _loop(self, run: Run, progress: Progress, signals: HeldBack) -> str:
+        """Update until done; a signal takes effect between two updates, once all of one is logged and saved."""
         config, state = self.config, self.state
         if self._due(config.val_interval) and state.validated < state.step:
             self._validate(run)
@@ -195,6 +198,7 @@ class _Fit:
                 self._save(run)
             shown = {k.removeprefix("val/"): self.newest[k] for k in SHOWN if k in self.newest}
             progress(state.step, config.updates, {"loss": float(terms.total.detach()), **shown})
+            signals.end()
         return "updates"
 
     def _due(self, interval: int) -> bool:

@@ -139,7 +139,7 @@ class Runner(OnPolicyRunner):
     ) -> None:
         self.companion = companion
         self.run, self.ppo, self.robot, self.seed, self.ranks = run, config, robot, seed, ranks
-        self.completed = 0
+        self.completed = self._end = 0
         self._begin_anew = True
         torch.manual_seed(seed)
         with quiet(run.path):
@@ -191,6 +191,7 @@ class Runner(OnPolicyRunner):
     def _learn_until(self, iterations: int) -> None:
         if self.completed < iterations:
             self._prepare()
+            self._end = iterations
             self.current_learning_iteration = self.completed
             # Random ages at the start: otherwise all environments would time out in the same step, again and again.
             random_ages, self._begin_anew = self._begin_anew, False
@@ -204,7 +205,9 @@ class Runner(OnPolicyRunner):
         def after_iteration(done: int, total: int, numbers: dict[str, float]) -> None:
             progress(done, total, numbers)
             if self.signals.asked:
-                self.save("")
+                # A stage is kept where it would have been, so that a resumed run has the same ones.
+                due = self.current_learning_iteration % self.ppo.checkpoint_interval == 0 or done == self._end
+                self.save("") if due else self._save()
                 self.signals.end()
 
         return after_iteration
@@ -246,11 +249,13 @@ class Runner(OnPolicyRunner):
             actor.requires_grad_(True)
 
     def save(self, path: str, infos: dict | None = None) -> None:
-        """Write the newest state and policy; ``path`` is rsl_rl's own choice and not used."""
+        """Write the newest state and policy, and the policy as a stage; ``path`` is rsl_rl's choice and not used."""
+        save_policy(self.policy(), self.run.stage_file(self.current_learning_iteration + 1))
+        self._save()
+
+    def _save(self) -> None:
         self.completed = self.current_learning_iteration + 1
-        policy = self.policy()
-        save_policy(policy, self.run.stage_file(self.completed))
-        save_policy(policy, self.run.policy_file)
+        save_policy(self.policy(), self.run.policy_file)
         if self.companion:
             self.companion.save(self.run, self.completed)
         # Last: a resumed run must not start ahead of the policies on disk.

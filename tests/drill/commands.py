@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rwmdata.atomic import TMP_MARK
 from rwmdata.home import Home
 from rwmdata.runs import Run
 from tests.drill.drilling import run_command
@@ -80,8 +81,9 @@ def training(kind: str, old: int = 0) -> Callable[[Path], Any]:
         if len(runs) == old:
             return None
         (run,) = runs[: len(runs) - old]
-        # What only an unfinished training needs is removed once it is finished.
-        kept = {p.name for p in run.checkpoints.iterdir()} - {"state-before.pt"}
+        # What only an unfinished training needs is removed once it is finished, and may be cut off at that.
+        names = {p.name for p in run.checkpoints.iterdir() if not p.name.startswith(TMP_MARK)}
+        kept = names - {"state-before.pt"}
         return {p.name: tensors(p) for p in run.kept_files if p.suffix != ".pt"}, numbers(run), kept
 
     return made

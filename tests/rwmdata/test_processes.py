@@ -65,6 +65,37 @@ def test_a_signal_after_a_run_is_finished_leaves_it_finished(home):
     assert Run.open(run.path).meta.status == "finished"
 
 
+def test_a_signal_while_a_run_is_being_finished_leaves_it_finished(home, monkeypatch):
+    """It comes before the record is written: what the run says of itself and what its file says stay the same."""
+    run, save = Run.create(home, "model", {}, {}, 0), Run.save
+
+    def told(self):
+        if self.meta.status == "finished":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        save(self)
+
+    monkeypatch.setattr(Run, "save", told)
+    with pytest.raises(Ended), run.running():
+        run.finish({"a": 1})
+    assert Run.open(run.path).meta.status == run.meta.status == "finished"
+
+
+def test_a_signal_that_a_library_makes_an_error_of_is_an_interruption(home):
+    run = Run.create(home, "model", {}, {}, 0)
+    with pytest.raises(ValueError, match="swallowed"), run.running():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except BaseException:
+            raise ValueError("swallowed") from None
+    meta = Run.open(run.path).meta
+    assert (meta.status, meta.error) == ("interrupted", "interrupted by SIGTERM (ValueError: swallowed)")
+    with pytest.raises(ValueError, match="fault"), run.running():
+        raise ValueError("a fault of a later work")
+    assert Run.open(run.path).meta.status == "failed"
+
+
 def test_a_second_signal_does_not_disturb_what_saves_the_state():
     saved = []
     with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
