@@ -5,19 +5,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What Slurm, Docker and systemd send, and a terminal that closes."""
 SAVING_S = 20.0
 """So long after the first of these signals others are ignored: the state is being saved."""
+AGAIN_S = 0.05
+"""So long after its exception was lost a signal is sent again."""
 GRACE_S = 60.0
 """So long a worker may take to save its state."""
 REPEATS = 10
@@ -77,11 +81,24 @@ def ended_by_signals() -> Iterator[None]:
         _Received.number = None
     for number in ours:
         signal.signal(number, _end)
+    hook = sys.unraisablehook
+    sys.unraisablehook = partial(_once_more, hook)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _once_more(hook: Callable[[Any], object], unraisable: Any) -> None:
+    """Send the signal again whose exception was lost because it came where Python cannot raise one."""
+    if not isinstance(unraisable.exc_value, Ended):
+        hook(unraisable)
+        return
+    number, _Received.number = _Received.number, None
+    if number is not None:
+        threading.Timer(AGAIN_S, os.kill, (os.getpid(), number)).start()
 
 
 class HeldBack:

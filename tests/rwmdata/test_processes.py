@@ -96,6 +96,21 @@ def test_a_signal_that_a_library_makes_an_error_of_is_an_interruption(home):
     assert Run.open(run.path).meta.status == "failed"
 
 
+def test_a_signal_whose_exception_is_lost_is_sent_again(capfd):
+    """It comes in a finaliser, where Python prints exceptions and goes on."""
+
+    class Finalised:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    with pytest.raises(Ended), ended_by_signals():
+        it = Finalised()
+        del it
+        time.sleep(5)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_second_signal_does_not_disturb_what_saves_the_state():
     saved = []
     with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
