@@ -24,7 +24,9 @@ CONTRADICTS = 0.05
 """A given rate and one that is seen contradict each other if they differ by more, relatively."""
 COUNTS = 0.5
 """A column counts rows where more steps than this share are one."""
-DAY_S = 86400.0
+HOUR_S, DAY_S = 3600.0, 86400.0
+MINUTES = re.compile(r"(\d+):([0-5]\d)(?:[.,](\d+))?")
+"""Minutes and seconds. Without any fraction of a second it may as well be hours and minutes."""
 CLOCK = re.compile(r"(\d{1,2}):(\d{2}):(\d{2})(?:[.,:](\d+))?\s*([AaPp][Mm])?")
 
 
@@ -142,22 +144,35 @@ def check_rate(given_hz: float, seen_hz: Sequence[float], where: str, by_what: s
 
 
 def _of_texts(column: pl.Series, where: str) -> np.ndarray:
-    """Return seconds since the first of ISO dates or times of day; a time of day that goes back begins a day."""
+    """Return seconds since the first of ISO dates, times of day or minutes and seconds.
+
+    A time of day that goes back begins a day, minutes that go back begin an hour.
+    """
     texts = [str(text).strip() for text in column.to_list()]
     try:
         moments = [datetime.fromisoformat(text.replace(",", ".")) for text in texts]
         return np.array([(moment - moments[0]).total_seconds() for moment in moments])
     except (ValueError, TypeError):
+        minutes = [MINUTES.fullmatch(text) for text in texts]
+        if all(minutes) and any(match[3] for match in minutes if match):
+            seconds = np.array([60.0 * int(m[1]) + float(f"{m[2]}.{m[3] or 0}") for m in minutes if m])
+            return _going_on(seconds, HOUR_S)
         seconds = np.array([_time_of_day(text, where, column.name, k) for k, text in enumerate(texts)])
-    days = np.concatenate(([0], np.cumsum(np.diff(seconds) < -DAY_S / 2)))
-    return seconds - seconds[0] + DAY_S * days
+    return _going_on(seconds, DAY_S)
+
+
+def _going_on(seconds: np.ndarray, whole_s: float) -> np.ndarray:
+    """Return seconds since the first of those of a clock that begins anew after ``whole_s``."""
+    return seconds - seconds[0] + whole_s * np.concatenate(([0], np.cumsum(np.diff(seconds) < -whole_s / 2)))
 
 
 def _time_of_day(text: str, where: str, name: str, row: int) -> float:
     match = CLOCK.search(text)
     if match is None:
         hint = "time: another column of the file, or rate_hz: ROWS_PER_SECOND"
-        raise RwmError(f"{where}, row {row + 1}, column '{name}': '{text}' is no time such as 12:00:00.00.", hint)
+        raise RwmError(
+            f"{where}, row {row + 1}, column '{name}': '{text}' is no time such as 12:00:00.00 or 59:59.99.", hint
+        )
     hours, minutes, seconds, fraction, half = match.groups()
     hour = int(hours) % 12 + 12 * (half.lower() == "pm") if half else int(hours)
     return hour * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction or 0}")

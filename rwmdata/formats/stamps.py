@@ -18,8 +18,8 @@ BURST_S = 4e-4
 """So did rows closer than this, as no robot's log is as fast."""
 MOST, LATEST_S = 0.95, 1.0
 """This share of the rows must lie within the stamps' resolution of an even rate, the others not be later than this."""
-SLOPE_ROWS, SLOPE_SHARE = 20, 0.9
-"""The mean period is taken over at least so many rows, of which this share."""
+SLOPE_ROWS, SLOPE_STAMPS, SLOPE_SHARE = 20, 4, 0.9
+"""The mean period is taken over at least so many rows and different stamps, of which this share."""
 SLOWDOWNS = (1.0, 0.97, 0.94, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of the usual step that are tried as the least step between rows, for recorders whose rate varies."""
 
@@ -119,7 +119,7 @@ class Repairs:
         longest = self._longest_pause(0.0)
         waits = np.diff(stamps[begin])
         resolution = float(max(np.median(waits), waits[waits <= longest].max(initial=0.0)))
-        usual = _refined(stamps, float(np.median(periods)), longest)
+        usual = _refined(stamps, apart, float(np.median(periods)), max(longest, BRIDGED * float(np.median(waits))))
         for share in SLOWDOWNS:
             even = evenly(stamps, share * usual)
             off = even - stamps
@@ -127,7 +127,8 @@ class Repairs:
             if np.ptp(most) <= resolution + self.dt_s and np.ptp(off) <= LATEST_S + resolution:
                 self._check_resolution(even, resolution, longest, place)
                 self.repaired, self.rows = self.repaired + int((~apart).sum()), self.rows + len(stamps)
-                self.period_s = usual
+                steps = np.diff(even)
+                self.period_s = float(steps[steps <= BRIDGED * usual].mean())
                 return even
         k = int(np.abs(even - stamps).argmax())
         fault = f"{place}: {(~apart).sum()} of {len(stamps)} stamps repeat or go back, and rows at an even rate of "
@@ -182,18 +183,29 @@ def evenly(stamps: np.ndarray, period: float) -> np.ndarray:
     even = period * np.arange(len(stamps))
     drift = stamps - even
     late, early = np.minimum.accumulate(drift[::-1])[::-1], np.maximum.accumulate(drift)
+    second = int((stamps > stamps[0]).argmax())
+    early[:second] = early[second]  # A recording begins anywhere within what its first stamp stands for.
     return even + min(late, early, key=lambda kept: float((np.diff(kept) ** 2).sum()))
 
 
-def _refined(stamps: np.ndarray, period: float, longest: float) -> float:
-    """Return the mean period of the longest stretch without a pause, with rows that were lost counted."""
+def _refined(stamps: np.ndarray, apart: np.ndarray, period: float, longest: float) -> float:
+    """Return the mean period of the longest stretch without a pause, with rows that were lost counted.
+
+    Of rows that share a stamp it belongs to the last, if they arrived in a burst, or to the first, if it is cut to
+    fewer digits: the line through those that it fits best is taken.
+    """
     bounds = np.concatenate(([0], np.flatnonzero(np.diff(stamps) > longest) + 1, [len(stamps)]))
     k = int(np.diff(bounds).argmax())
     part = stamps[bounds[k] : bounds[k + 1]]
     index = np.rint((evenly(part, period) - part[0]) / period)
-    if len(part) < SLOPE_ROWS or np.ptp(index) == 0:
+    lasts = np.flatnonzero(apart[bounds[k] : bounds[k + 1] - 1])
+    if len(part) < SLOPE_ROWS or len(lasts) < SLOPE_STAMPS:
         return period
-    off = np.abs(part - np.polyval(np.polyfit(index, part, 1), index))
-    near = off <= np.quantile(off, SLOPE_SHARE)  # Rows that came late say little of when they were taken.
-    slope = float(np.polyfit(index[near], part[near], 1)[0])
+    slopes = []
+    for rows in (lasts, lasts + 1):
+        off = np.abs(part[rows] - np.polyval(np.polyfit(index[rows], part[rows], 1), index[rows]))
+        near = rows[off <= np.quantile(off, SLOPE_SHARE)]  # Rows that came late say little of when they were taken.
+        (slope, _), rest, *_ = np.polyfit(index[near], part[near], 1, full=True)
+        slopes.append((float(rest.sum()), float(slope)))
+    slope = min(slopes)[1]
     return slope if 0.9 * period < slope < 1.1 * period else period

@@ -73,6 +73,16 @@ def test_stamps_of_two_decimals_keep_one_episode(period_s):
     assert (np.diff(part.stamps_s) > 0).all()
 
 
+@pytest.mark.parametrize("rows", [600, 1991])
+@pytest.mark.parametrize("hz", [400, 500])
+@pytest.mark.parametrize("write", [lambda t: np.round(t + 0.013, 1), lambda t: bunched(t, 0.1)])
+def test_stamps_as_far_apart_as_a_pause_keep_the_rate(rows, hz, write):
+    times = np.arange(rows) / hz
+    (part,), notes = split(write(times))
+    assert np.ptp(part.stamps_s - times) < 0.003
+    assert len(notes) == 1 and f"spaced evenly, {hz} Hz" in notes[0]
+
+
 def test_a_rate_that_varies_under_rounded_stamps_is_followed():
     times = np.cumsum(0.002 * (1 + 0.3 * np.sin(np.arange(9000) / 700)))
     (part,), _ = split(np.round(times, 2))
@@ -170,6 +180,19 @@ def test_an_unclear_unit_is_asked_for_and_taken():
 )
 def test_dates_and_times_of_day_are_read(texts):
     np.testing.assert_allclose(clock(texts)[0], [0, 0.02], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["00:00", "00:00.02"], ["59:59.990", "00:00.010"], ["75:30,1", "75:30,12"], ["12:00:00:99", "12:00:01:01"]],
+)
+def test_minutes_and_seconds_are_read(texts):
+    assert read_clock(pl.DataFrame({"t": texts}), "t", None, "log")[0] == pytest.approx([0, 0.02])
+
+
+def test_hours_and_minutes_are_not_taken_for_minutes_and_seconds():
+    with pytest.raises(RwmError, match=r"log, row 1, column 't': '12:30' is no time such as 12:00:00.00 or 59:59.99"):
+        read_clock(pl.DataFrame({"t": ["12:30", "12:30"]}), "t", None, "log")
 
 
 def test_seconds_and_nanoseconds_in_two_columns_are_added():
