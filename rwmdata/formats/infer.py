@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import DEFAULT_ROBOT
 from rwmdata.formats.clock import read_clock, usual_steps
+from rwmdata.formats.infer_orders import joint_lines, leg_lines
 from rwmdata.formats.mapping import ASK, PER_JOINT, PER_LEG, suffixes
 from rwmdata.formats.names import (
     ACCELEROMETER,
@@ -30,7 +32,7 @@ from rwmdata.formats.rosbag_infer import by_types, clock_lines, preview
 from rwmdata.formats.rosbag_reader import is_bag, split_column
 from rwmdata.formats.spellings import joint_spellings, leg_spellings, options, robots_by_names
 from rwmdata.formats.tables import find_tables, read_table
-from rwmdata.joint_order import joint_orders, rest_distance, robots_like, suspected_robot
+from rwmdata.joint_order import robots_like, suspected_robot
 from rwmdata.robots import RobotSpec, load_robot
 from rwmdata.schema import Schema
 
@@ -85,7 +87,7 @@ def infer_mapping(file: Path, robot: str | None = None) -> str:
 
     Args:
         file: The log, or a bag.
-        robot: The robot; when None, the one whose joints the columns name, else anymal_d.
+        robot: The robot; when None, one whose joints the columns name or that stands like it, else anymal_d.
 
     Raises:
         RwmError: The file cannot be read, or the robot is unknown.
@@ -94,9 +96,8 @@ def infer_mapping(file: Path, robot: str | None = None) -> str:
         return _infer_bag(file, load_robot(robot or DEFAULT_ROBOT))
     (file, *_) = find_tables([file])
     frame, _ = read_table(file)
-    named = [] if robot else robots_by_names(frame.columns)
-    spec = named[0] if named else load_robot(robot or DEFAULT_ROBOT)
-    proposal = Proposal(spec, frame, families(frame.columns))
+    spec, about = (load_robot(robot), []) if robot else _unnamed_robot(frame, file)
+    proposal = Proposal(spec, frame, families(frame.columns), about=about)
     time, time_said = _time(proposal)
     _propose_rest(proposal)
     clock = (
@@ -104,8 +105,10 @@ def infer_mapping(file: Path, robot: str | None = None) -> str:
         if time
         else ["# time: NAME        # or rate_hz: 200"]
     )
-    proposal.about += [] if robot else _robot_lines(proposal, named)
-    clock.append("action_index: next   # the action of a row is taken in its state; previous: it led to it")
+    clock.append(
+        "# next: the target in a row was sent in answer to its state; previous: it was sent before and led to it"
+    )
+    clock.append("action_index: next")
     return "\n".join(_lines(proposal, file, clock)) + "\n"
 
 
@@ -193,7 +196,10 @@ def _options(proposal: Proposal, group: str, columns: list[str]) -> tuple[dict[s
         return options, f"{where}{'; beyond 10, so degrees' if degrees else ''}"
     frame, _ = frame_told(columns) if group in ("base_lin_vel", "base_ang_vel") else (None, "")
     if frame == "unclear":
-        return {"frame": ASK}, "of the odometry: in the base frame (frame: base), or in its own (frame: world)?"
+        said = (
+            "of the odometry; walking forward after a turn to the left, in the base frame (frame: base) x is positive,"
+        )
+        return {"frame": ASK}, f"{said} in its own (frame: world) y is"
     if frame == "base":
         return {"frame": "base"}, "a twist of odometry, by convention in the base frame; if it is not, frame: world"
     if group == "action" and DESIRED & {w for c in columns for w in words(c)}:
@@ -256,7 +262,8 @@ def _orientation(proposal: Proposal) -> None:
     options = dict(kind_only)
     if options["kind"] == "quaternion":
         options["order"] = ASK
-        said = "order: wxyz or xyzw; a wrong one is found by comparison with the gyroscope"
+        said = "order: wxyz or xyzw? w is the one near 1 (or -1) where the robot has just started and stands level;"
+        said += " a wrong one is found by comparison with the gyroscope"
     if options["kind"] == "roll_pitch_yaw" and np.abs(proposal.values(columns[:2])).max() > 2 * np.pi:
         options["scale"] = RADIANS_PER_DEGREE
         said = "roll and pitch beyond 2 pi, so degrees"
@@ -288,23 +295,36 @@ def _time(proposal: Proposal) -> tuple[str | list[str] | None, str]:
     return best[2][0] if len(best[2]) == 1 else list(best[2]), said
 
 
-def _robot_lines(proposal: Proposal, named: list[RobotSpec]) -> list[str]:
-    """Return a question for the robot where nobody named it: those whose joints the columns name, or the pose fits."""
-    if named:
-        titles = ", ".join(robot.title for robot in named)
-        return [f"# The columns name the joints of {titles}: give {options(named)} here and to the conversion."]
+def _unnamed_robot(frame: pl.DataFrame, file: Path) -> tuple[RobotSpec, list[str]]:
+    """Return the robot to propose for where nobody named it, and what tells it, for comments.
+
+    It is one whose joints the columns name, or whose pose the joints stand in; of several, the one that the file is
+    named after.
+    """
+    like, told = robots_by_names(frame.columns), "the columns name the joints of"
+    if not like:
+        trial = Proposal(load_robot(DEFAULT_ROBOT), frame, families(frame.columns))
+        _propose(trial, "joint_pos")
+        pose, told = _pose(trial), "the joints stand as those of"
+        like = robots_like(pose) if pose is not None and suspected_robot(pose, trial.robot) else []
+    if not like:
+        return load_robot(DEFAULT_ROBOT), [f"# No robot was named: is it {DEFAULT_ROBOT}? If not, give --robot NAME."]
+    like.sort(key=lambda robot: robot.name not in file.stem.lower())
+    titles = " and ".join(robot.title for robot in like)
+    about = [f"# No robot was named; {told} {titles}: give {options(like)} here and to the conversion."]
+    if len(like) > 1:
+        about.append("# They are not told apart by that; gains and default pose are the robot's that you name.")
+    return like[0], about
+
+
+def _pose(proposal: Proposal, absolute: bool = False) -> np.ndarray | None:
+    """Return the median of the joint positions as recorded, rad; None without any, or unless they are absolute."""
     columns, source = proposal.columns("joint_pos"), proposal.groups.get("joint_pos")
     values = proposal.values(columns)
-    if not columns or not np.isfinite(values).all():
-        return []
-    pose = np.median(values, axis=0) * (float(str(source.get("scale", 1.0))) if isinstance(source, dict) else 1.0)
-    if not suspected_robot(pose, proposal.robot):
-        return []
-    like = robots_like(pose)
-    titles = ", ".join(robot.title for robot in like)
-    return [
-        f"# No robot was named; the joints stand as those of {titles}: give {options(like)} here and to the conversion."
-    ]
+    how: dict[str, object] = source if isinstance(source, dict) else {}
+    if not columns or not np.isfinite(values).all() or (absolute and not how.get("subtract_default")):
+        return None
+    return np.median(values, axis=0) * float(str(how.get("scale", 1.0)))
 
 
 def _lines(proposal: Proposal, file: Path, clock: list[str]) -> list[str]:
@@ -312,7 +332,8 @@ def _lines(proposal: Proposal, file: Path, clock: list[str]) -> list[str]:
     groups = Schema.from_robot(proposal.robot).groups
     lines = [
         f"# Proposed for {proposal.robot.title} from the columns of {file.name}. Look at every line: units, signs and",
-        f"# conventions are what the values look like. {ASK} stands for what only you can know.",
+        f"# conventions are what the values look like. {ASK} stands for what only you can know. Then:",
+        f"#   rwm data convert {shlex.quote(str(file))} --robot {proposal.robot.name} --mapping THIS_FILE --name NAME",
         *proposal.about,
         "groups:",
     ]
@@ -326,11 +347,9 @@ def _lines(proposal: Proposal, file: Path, clock: list[str]) -> list[str]:
         lines.append(" ".join(["# Not found, written as zeros.", *_without(missing)]))
         lines.append(yaml.safe_dump({"missing": missing}, default_flow_style=None, width=LINE).rstrip())
     if proposal.numbered & set(PER_JOINT):
-        lines += _orders_of_joints(proposal)
+        lines += joint_lines(proposal.robot, _pose(proposal, absolute=True))
     if proposal.numbered & set(PER_LEG):
-        legs = proposal.robot.legs
-        lines.append("# The feet are numbered: which is which? These orders are usual:")
-        lines += [f"#   legs: [{', '.join(order)}]" for order in (legs, _right_first(legs))] + [f"legs: {ASK}"]
+        lines += leg_lines(proposal.robot, _pose(proposal, absolute=True))
     lines += clock
     return [*lines, *([f"# not used: {', '.join(proposal.free())}"] if proposal.free() else [])]
 
@@ -344,32 +363,3 @@ def _without(missing: list[str]) -> list[str]:
     if "joint_torque" in missing:
         texts.append("A torque can be computed: joint_torque: {kind: drive}")
     return texts
-
-
-def _orders_of_joints(proposal: Proposal) -> list[str]:
-    """Return the question which joint is which, with usual orders and how well the recorded pose fits them."""
-    robot = proposal.robot
-    mirrored = robot.model_copy(update={"legs": _right_first(robot.legs)})
-    orders = list(joint_orders(robot).values())
-    orders += [order for name, order in joint_orders(mirrored).items() if name == "legs"]
-    source = proposal.groups.get("joint_pos")
-    pose = None
-    if isinstance(source, dict) and source.get("subtract_default") and isinstance(source["columns"], list):
-        pose = np.median(proposal.values(source["columns"]), axis=0) * float(str(source.get("scale", 1.0)))
-    distances = [rest_distance(pose, robot, order) if pose is not None else 0.0 for order in orders]
-    lines = ["# The joints are numbered: which is which? Your robot's manual or driver says; these orders are usual:"]
-    seen: list[list[str]] = []
-    for distance, order in sorted(zip(distances, orders, strict=True), key=lambda pair: pair[0]):
-        if order in seen:
-            continue
-        seen.append(order)
-        lines.append(f"#   joints: [{', '.join(order)}]")
-        if pose is not None:
-            off = f"{distance:.2f} rad from the default pose" if np.isfinite(distance) else "beyond the joints' limits"
-            lines.append(f"#     (with it the recorded pose is {off})")
-    return [*lines, f"joints: {ASK}"]
-
-
-def _right_first(legs: list[str]) -> list[str]:
-    """Return the legs with those of a pair swapped, as Unitree numbers them."""
-    return [leg for pair in zip(legs[1::2], legs[::2], strict=False) for leg in pair]

@@ -69,6 +69,7 @@ def test_numbered_joints_are_found_and_their_order_asked_for(tmp_path, log, posi
     targets = {"columns": [target.format(k) for k in range(12)], "kind": "target_position"}
     assert found["groups"]["action"] == targets
     assert found["joints"] == "ASK"
+    assert "move one joint by hand while it records; the column that changes is that joint" in text
     first = next(line for line in text.splitlines() if line.startswith("#   joints:"))
     assert first == f"#   joints: [{', '.join(UNITREE)}]"
     assert "Without base_lin_vel no policy learns to follow velocity commands" in text
@@ -86,6 +87,7 @@ def test_what_was_asked_must_be_filled_in_and_then_converts(tmp_path, home, log)
     text, found = proposed(tmp_path, columns)
     assert found["groups"]["projected_gravity"]["kind"] == "accelerometer"
     assert found["groups"]["foot_contact"]["kind"] == "threshold" and found["legs"] == "ASK"
+    assert text.index("legs: [FR, FL, RR, RL]") < text.index("legs: [FL, FR, RL, RR]")  # As the joints, by the pose.
     (tmp_path / "m.yaml").write_text(text)
     with pytest.raises(RwmError, match="joints: the order in which the recorder numbers them is still to be filled in"):
         convert(home, [tmp_path / "a.csv"], "a", robot="go2", mapping=tmp_path / "m.yaml")
@@ -226,12 +228,16 @@ def test_a_robot_that_nobody_named_is_told_by_names_or_pose(tmp_path, home, log)
     names = dict(zip(["t", *[f"{p}_{j}" for j in UNITREE for p in ("q", "dq")]], named.values(), strict=True))
     pl.DataFrame(names).write_csv(file)
     text = infer_mapping(file)
-    assert "name the joints of Unitree Go1, Unitree Go2: give --robot go1 or go2 here" in text
+    assert "name the joints of Unitree Go1 and Unitree Go2: give --robot go1 or go2 here" in text
     pl.DataFrame(log("q_{}", "dq_{}", "q_des_{}") | {f"g_{k}": np.full(T, -float(k == 2)) for k in range(3)}).write_csv(
         file
     )
     text = infer_mapping(file)
-    assert "the joints stand as those of Unitree Go2, Unitree Go1: give --robot go2 or go1 here" in text
+    assert "the joints stand as those of Unitree Go2 and Unitree Go1: give --robot go2 or go1 here" in text
+    assert text.startswith("# Proposed for Unitree Go2") and f"#   joints: [{', '.join(UNITREE)}]" in text
+    assert f"#   rwm data convert {file} --robot go2 --mapping THIS_FILE --name NAME" in text
+    assert infer_mapping(file.rename(tmp_path / "Go1 walk.csv")).startswith("# Proposed for Unitree Go1")
+    (tmp_path / "Go1 walk.csv").rename(file)
     (tmp_path / "m.yaml").write_text(text.replace("joints: ASK", ""))
     with pytest.raises(RwmError, match="not stand as those of ANYmal D but of Unitree Go2 or Unitree Go1.* go2 or"):
         convert(home, [file], "a", mapping=tmp_path / "m.yaml")
