@@ -47,12 +47,17 @@ def check_alignment(dataset: Dataset, matrix: np.ndarray) -> Alignment | None:
     state, action = matrix[:, dataset.schema.state], matrix[:, dataset.schema.action]
     velocity = dataset.schema.group("joint_vel")
     target = state[rows + 1, velocity] - state[rows, velocity]
-    explained = {s: _explained(np.hstack((state[rows], action[rows + 1 + s])), target) for s in SHIFTS}
+    explained = {s: explained_variance(np.hstack((state[rows], action[rows + 1 + s])), target) for s in SHIFTS}
     return Alignment(explained, max(explained, key=lambda s: (explained[s], -abs(s))))
 
 
-def _explained(inputs: np.ndarray, target: np.ndarray) -> float:
-    """Return 1 - held-out error / variance of a ridge regression fitted on the first half."""
+def explained_variance(inputs: np.ndarray, target: np.ndarray) -> float:
+    """Return 1 - held-out error / variance of a ridge regression fitted on the first half.
+
+    Args:
+        inputs: ``(n, k)``, in random order.
+        target: ``(n, m)``.
+    """
     inputs, target = inputs.astype(np.float64), target.astype(np.float64)
     half = len(inputs) // 2
     mean, std = inputs[:half].mean(axis=0), inputs[:half].std(axis=0)

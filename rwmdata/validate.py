@@ -250,4 +250,5 @@ def _check_alignment(dataset: Dataset, matrix: np.ndarray) -> Iterator[Fault]:
         shift, share, side = result.best, result.explained, "later" if result.best > 0 else "earlier"
         text = f"the action {abs(shift)} row {side} explains the next state better ({share[shift]:.2f} of the variance"
         text += f" against {share[0]:.2f}); shift the action columns by {-shift}"
+        text += f", or of a log: action_index: {'previous' if shift > 0 else 'next'} in its mapping"
         yield Fault("warning", "alignment", "action columns", text)

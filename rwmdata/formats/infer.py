@@ -14,6 +14,7 @@ import yaml
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import DEFAULT_ROBOT
 from rwmdata.formats.clock import read_clock, usual_steps
+from rwmdata.formats.infer_actions import action_index_lines
 from rwmdata.formats.infer_orders import joint_lines, leg_lines
 from rwmdata.formats.mapping import ASK, PER_JOINT, PER_LEG, suffixes
 from rwmdata.formats.names import (
@@ -98,17 +99,18 @@ def infer_mapping(file: Path, robot: str | None = None) -> str:
     frame, _ = read_table(file)
     spec, about = (load_robot(robot), []) if robot else _unnamed_robot(frame, file)
     proposal = Proposal(spec, frame, families(frame.columns), about=about)
-    time, time_said = _time(proposal)
+    time, time_said, rate_hz = _time(proposal)
     _propose_rest(proposal)
     clock = (
         [f"# {time_said}", f"time: {yaml.safe_dump(time, default_flow_style=True).split(YAML_END)[0].rstrip()}"]
         if time
         else ["# time: NAME        # or rate_hz: 200"]
     )
-    clock.append(
-        "# next: the target in a row was sent in answer to its state; previous: it was sent before and led to it"
+    position, velocity, action = (
+        proposal.values(proposal.columns(group)) for group in ("joint_pos", "joint_vel", "action")
     )
-    clock.append("action_index: next")
+    dt_s = spec.control_dt_s
+    clock += action_index_lines(position, velocity, action, rate_hz or 1 / dt_s, dt_s)
     return "\n".join(_lines(proposal, file, clock)) + "\n"
 
 
@@ -272,10 +274,10 @@ def _orientation(proposal: Proposal) -> None:
     proposal.take("projected_gravity", columns, options, said)
 
 
-def _time(proposal: Proposal) -> tuple[str | list[str] | None, str]:
-    """Return the column of time (or those of seconds and nanoseconds) whose stamps repeat least, and what it says."""
+def _time(proposal: Proposal) -> tuple[str | list[str] | None, str, float | None]:
+    """Return the column of time (or those of seconds and nanoseconds) whose stamps repeat least, its unit, its rate."""
     columns = proposal.frame.columns
-    found: list[tuple[float, int, tuple[str, ...], str]] = []
+    found: list[tuple[float, int, float, tuple[str, ...], str]] = []
     for names in [*clock_pairs(columns), *((c,) for c in columns if words(c) & TIME)]:
         if any({*names} <= {*pair} for *_, pair, _ in found):
             continue
@@ -285,14 +287,14 @@ def _time(proposal: Proposal) -> tuple[str | list[str] | None, str]:
             continue
         if steps := usual_steps(stamps):
             said = f"{unit or 'seconds'}, {1 / steps[0]:.4g} Hz"
-            found.append((float((np.diff(stamps) <= 0).mean()), len(found), names, said))
+            found.append((float((np.diff(stamps) <= 0).mean()), len(found), 1 / steps[0], names, said))
     proposal.taken |= {name for *_, names, _ in found for name in names}
     if not found:
-        return None, ""
-    best = min(found)
-    others = ", ".join(" and ".join(names) for *_, names, _ in found if names != best[2])
-    said = best[3] + (f"; or {others}, whose stamps repeat more or come later" if others else "")
-    return best[2][0] if len(best[2]) == 1 else list(best[2]), said
+        return None, "", None
+    *_, rate_hz, best, said = min(found)
+    others = ", ".join(" and ".join(names) for *_, names, _ in found if names != best)
+    said += f"; or {others}, whose stamps repeat more or come later" if others else ""
+    return best[0] if len(best) == 1 else list(best), said, rate_hz
 
 
 def _unnamed_robot(frame: pl.DataFrame, file: Path) -> tuple[RobotSpec, list[str]]:

@@ -71,6 +71,7 @@ def test_a_shifted_action_column_is_caught_with_its_fix(make_dataset, parts, sch
         rows[1:-1, schema.action] = np.roll(rows[:, schema.action], shift, axis=0)[1:-1]
     (fault,) = [f for f in validate(make_dataset(parts)) if f.check == "alignment"]
     assert fault.severity == "warning" and f"shift the action columns by {-shift}" in fault.message
+    assert f"action_index: {'previous' if shift > 0 else 'next'} in its mapping" in fault.message
 
 
 def test_the_right_alignment_explains_most(make_dataset, parts):

@@ -11,6 +11,7 @@ from rwmdata.errors import RwmError
 from rwmdata.formats.clock import read_clock
 from rwmdata.formats.convert import convert
 from rwmdata.formats.infer import infer_mapping
+from rwmdata.formats.infer_actions import action_index_lines
 from rwmdata.formats.mapping import load_mapping
 from rwmdata.robots import load_robot
 
@@ -133,6 +134,19 @@ def test_the_clock_that_repeats_least_is_taken_and_its_unit_said(tmp_path, log):
     columns |= {"unix_time": 1_765_180_800 + np.round(ticks / 0.05) * 0.05, "stamp": (ticks * 1e9).astype(int)}
     text, found = proposed(tmp_path, columns)
     assert found["time"] == "stamp" and "# nanoseconds, 50 Hz; or unix_time" in text
+
+
+@pytest.mark.parametrize("index", ["next", "previous"])
+@pytest.mark.parametrize("hz", [50, 100])
+def test_the_action_that_explains_the_motion_is_told(hz, index):
+    step = hz // 50
+    target = np.repeat(np.random.default_rng(0).normal(size=(400, 2)), step, axis=0)
+    position = np.roll(target, step, axis=0)  # Reached a control step later.
+    velocity = position - np.roll(position, step, axis=0)
+    action = target if index == "next" else position
+    *_, seen, said = action_index_lines(position, velocity, action, hz, 0.02)
+    assert said == f"action_index: {index}" and seen.startswith(f"# {index} explains 1.00 of how joints accelerate")
+    assert action_index_lines(position[:20], velocity, action, hz, 0.02)[1:] == ["action_index: next"]
 
 
 def test_degrees_are_noticed(tmp_path, log):
