@@ -27,6 +27,8 @@ EXTRAS = {
 }
 """Extras besides the simulators: what each is for, and its packages."""
 MIN_RSL_RL = (5, 4)
+STAND_INS = {"usd-core": "usd-exchange"}
+"""Packages with the same modules: Isaac Lab 3.0 brings the latter."""
 APART = {"d3rlpy": ", in an environment of its own: it pins another gymnasium"}
 """What is to be said of an extra's installation besides the command."""
 
@@ -67,17 +69,25 @@ def _gpu() -> Finding:
 def _extra(name: str, needed_for: str, packages: tuple[str, ...]) -> Finding:
     versions, faults = [], []
     for package in packages:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
+        names = (package, STAND_INS.get(package))
+        found = next((name for name in names if name and _version(name)), None)
+        if found is None:
             faults.append(f"{package} is not installed")
-            continue
-        if package == "rsl-rl-lib" and _numbers(version(package))[:2] < MIN_RSL_RL:
-            faults.append(f"{versions.pop()} is older than {'.'.join(map(str, MIN_RSL_RL))}")
+        elif found == "rsl-rl-lib" and _numbers(version(found))[:2] < MIN_RSL_RL:
+            faults.append(f"{found} {version(found)} is older than {'.'.join(map(str, MIN_RSL_RL))}")
+        else:
+            versions.append(f"{found} {version(found)}")
     if faults:
         hint = f"pip install 'rwm[{name}]'{APART.get(name, '')}"
         return Finding("extra", name, False, "; ".join(faults), hint, needed_for)
     return Finding("extra", name, True, ", ".join(versions), needed_for=needed_for)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _numbers(installed: str) -> tuple[int, ...]:

@@ -35,5 +35,8 @@ def test_a_missing_or_old_package_is_named_with_the_command_that_installs_it(mon
     assert (found["rl"].found, found["rl"].hint) == ("rsl-rl-lib 5.3.0rc1 is older than 5.4", "pip install 'rwm[rl]'")
     assert (found["onnx"].ok, found["onnx"].found) == (False, "onnxscript is not installed")
     assert "environment of its own" in found["d3rlpy"].hint
+    assert not found["usd"].ok
+    installed["usd-exchange"] = "3.0.1"  # as in Isaac Lab 3.0
+    assert {f.name: f.found for f in doctor.diagnose()}["usd"] == "usd-exchange 3.0.1"
     installed["rsl-rl-lib"] = "5.10.2"
     assert {f.name: f.ok for f in doctor.diagnose()}["rl"]
