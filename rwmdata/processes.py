@@ -172,11 +172,13 @@ class WorkerPool:
         return self._pool.submit(_call, function, *arguments)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None:
+        try:
+            if kind is not None:
+                self._ours.close()
+            self._pool.shutdown(cancel_futures=kind is not None)
+        finally:  # A signal may interrupt the wait for idle workers; they end when our end is closed.
+            self._theirs.close()
             self._ours.close()
-        self._pool.shutdown(cancel_futures=kind is not None)
-        self._theirs.close()
-        self._ours.close()
 
 
 class _Worker:

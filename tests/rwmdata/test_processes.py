@@ -12,7 +12,7 @@ import pytest
 
 from rwmdata import processes
 from rwmdata.machine import alive
-from rwmdata.processes import Ended, ended_by_signals, held_back
+from rwmdata.processes import Ended, WorkerPool, ended_by_signals, held_back
 from rwmdata.runs import Run
 
 PARENT = """
@@ -24,6 +24,14 @@ if __name__ == "__main__":
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 300).result()
 """
+
+
+def ended(process):
+    """Wait until a process is gone; return whether it is."""
+    until = time.monotonic() + 30
+    while alive(process) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not alive(process)
 
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
@@ -132,6 +140,18 @@ def test_signals_that_are_ignored_stay_so():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_workers_end_when_the_wait_for_them_is_interrupted(monkeypatch):
+    """All work is done, and the pool is told to end while it lets its workers go."""
+
+    def interrupted(*args, **options):
+        raise Ended(signal.SIGTERM)
+
+    with pytest.raises(Ended), WorkerPool(1) as pool:
+        number = pool.submit(os.getpid).result(60)
+        monkeypatch.setattr(pool._pool, "shutdown", interrupted)
+    assert ended(number)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_the_process_that_began_them_however_it_ends(tmp_path, number):
     script = tmp_path / "parent.py"
@@ -142,10 +162,7 @@ def test_workers_end_with_the_process_that_began_them_however_it_ends(tmp_path, 
     assert alive(worker)
     parent.send_signal(number)
     parent.wait(30)
-    until = time.monotonic() + 30
-    while alive(worker) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not alive(worker)
+    assert ended(worker)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
