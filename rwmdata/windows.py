@@ -173,6 +173,15 @@ def ending_in_fall(dataset: Dataset, starts: np.ndarray, length: int) -> np.ndar
     return np.asarray(episodes.terminated, bool)[episode] & (starts + length == last)
 
 
+def falling_rows(dataset: Dataset, ahead: int) -> np.ndarray:
+    """Return which rows are a recorded fall or at most ``ahead`` rows before one, ``(R,)`` bool."""
+    episodes, falling = dataset.episodes, np.zeros(dataset.rows, bool)
+    terminated = np.asarray(episodes.terminated, bool)
+    for start, length in zip(episodes.start[terminated], episodes.length[terminated], strict=True):
+        falling[start + max(length - 1 - ahead, 0) : start + length] = True
+    return falling
+
+
 def weights_with_share(weights: np.ndarray, marked: np.ndarray, share: float) -> np.ndarray:
     """Return weights that give the marked windows this share of the draws and keep the ratios within each kind.
 

@@ -13,6 +13,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.machine import available_memory
 from rwmdata.manifest import CACHED_ROWS
 from rwmdata.schema import Schema
+from rwmdata.windows import falling_rows
 from rwmmodel.normalizer import Normalizer
 
 Rows = Literal["auto", "memory", "mapped"]
@@ -54,13 +55,21 @@ class RowStore:
         rows: ``memory`` reads and normalises all rows once and puts them on the device if they fit; ``mapped`` leaves
             them in a memory-mapped file and normalises each batch; ``auto`` maps if the rows would take more than half
             of the free memory.
+        fall_ahead: Rows before a fall that count as terminated too.
 
     Attributes:
         rows: The tensor that windows are gathered from; normalised unless mapped.
         mapped: Whether the rows are in a memory-mapped file.
     """
 
-    def __init__(self, dataset: Dataset, normalizer: Normalizer, device: torch.device, rows: Rows = "auto") -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        normalizer: Normalizer,
+        device: torch.device,
+        rows: Rows = "auto",
+        fall_ahead: int = 0,
+    ) -> None:
         self.schema, self.device = dataset.schema, device
         size = 4 * dataset.rows * self.schema.width
         self.mapped = rows == "mapped" or (rows == "auto" and size > MEMORY_SHARE * available_memory())
@@ -73,6 +82,7 @@ class RowStore:
                 self.rows = self.rows.to(device)
         self._mean, self._std = self._mean.to(self.rows.device), self._std.to(self.rows.device)
         self._buffer = torch.empty(0, device=self.rows.device)
+        self._falling = torch.from_numpy(falling_rows(dataset, fall_ahead)) if fall_ahead else None
 
     def _normalize(self, rows: Tensor) -> None:
         rows.sub_(self._mean).div_(self._std)
@@ -96,6 +106,9 @@ class RowStore:
         rows = self._buffer.view(len(starts), length, width)
         if self.mapped:
             self._normalize(rows)
+        if self._falling is not None:
+            which = torch.from_numpy(starts)[:, None] + torch.arange(length)
+            rows[..., self.schema.termination] = self._falling[which][..., None].to(rows)
         return Windows.split(rows.to(self.device), self.schema)
 
 

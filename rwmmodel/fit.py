@@ -142,7 +142,7 @@ class _Fit:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = DynamicsEnsemble(config.ensemble(dataset.schema), normalizer, info)
-        self.store = RowStore(dataset, normalizer, self.device, config.rows)
+        self.store = RowStore(dataset, normalizer, self.device, config.rows, config.fall_ahead)
         self.model.to(self.device).precision = config.precision
         if config.bounded:
             low, high = self.store.state_range(split_starts(dataset, "train", 1))

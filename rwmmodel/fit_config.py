@@ -94,6 +94,9 @@ class FitConfig(UpdateConfig):
 
     late_forecast: int | None = Field(None, ge=1)
     """N in the last ``LATE_SHARE`` of the updates; a longer one keeps long rollouts stable. None keeps ``forecast``."""
+    fall_ahead: int = Field(0, ge=0)
+    """Rows before a recorded fall that are labelled as terminated too: the model learns that a fall is about to come,
+    and each label lies in as many windows as any other row."""
     balance: bool = False
     """Draw windows of every behaviour equally often, with replacement; else every window once an epoch."""
     updates: int = Field(200, ge=1)

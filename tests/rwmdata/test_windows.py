@@ -8,6 +8,7 @@ from rwmdata.windows import (
     WindowSampler,
     balanced_weights,
     ending_in_fall,
+    falling_rows,
     gather,
     sample_windows,
     split_starts,
@@ -119,6 +120,16 @@ def test_a_window_ends_in_a_fall_where_its_last_row_is_one(make_dataset, episode
     assert any(expected) and not all(expected)
     assert ending_in_fall(dataset, starts, 3).tolist() == expected
     assert not any(rows[s : s + 2, -1].any() for s in starts)
+
+
+def test_rows_before_a_fall_are_falling(make_dataset, episodes):
+    """Three episodes of 5 rows; the second ends in a fall, and the first row is as far back as it goes."""
+    parts = episodes(3, 5)
+    parts[1][-1, -1] = 1
+    dataset = make_dataset(parts)
+    fallen = int(np.flatnonzero(dataset.matrix()[:, -1])[0])
+    for ahead in (0, 2, 4, 9):
+        assert np.flatnonzero(falling_rows(dataset, ahead)).tolist() == list(range(fallen - min(ahead, 4), fallen + 1))
 
 
 def test_a_sample_is_what_a_fit_would_draw(make_dataset, episodes):

@@ -54,3 +54,18 @@ def test_windows_of_one_shape_share_a_buffer(linear_dataset):
     store = RowStore(linear_dataset, Normalizer(12, 1), torch.device("cpu"))
     first = store.windows(np.array([0, 1]), 4).states.data_ptr()
     assert store.windows(np.array([5, 6]), 4).states.data_ptr() == first
+
+
+def test_rows_before_a_fall_may_be_labelled_too(make_dataset, schema):
+    """The fall is row 9 of the only episode of 10; nothing else of a window changes."""
+    rows = np.random.default_rng(0).normal(size=(10, schema.width)).astype(np.float32)
+    rows[:, -1] = 0
+    rows[-1, -1] = 1
+    dataset = make_dataset([rows])
+    normalizer = Normalizer(schema.dims["state"], schema.dims["action"])
+    for where in ("memory", "mapped"):
+        plain = RowStore(dataset, normalizer, torch.device("cpu"), where).windows(np.array([0, 4]), 6)
+        ahead = RowStore(dataset, normalizer, torch.device("cpu"), where, 3).windows(np.array([0, 4]), 6)
+        assert plain.termination[..., 0].tolist() == [[0] * 6, [0] * 5 + [1]]
+        assert ahead.termination[..., 0].tolist() == [[0] * 6, [0, 0, 1, 1, 1, 1]]
+        assert torch.equal(plain.states, ahead.states) and torch.equal(plain.contact, ahead.contact)
