@@ -24,7 +24,7 @@ from rwmrl.behaviours import PolicyBehaviour
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.control_loop import play
 from rwmrl.envs.imagination import ImaginationEnv
-from rwmrl.judge import Judge
+from rwmrl.judge import Judge, judge_of
 from rwmrl.policy_config import CLONE, PolicyConfig
 from rwmrl.policy_file import load_policy, save_policy
 from rwmrl.policy_network import MlpPolicy
@@ -68,7 +68,9 @@ def train_policy(
         own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
         source = home.policy(config.warm_start) if config.warm_start else None
         anchor = load_policy(source.file, robot) if source and own.anchor else None
-        judging = load_model(home.model(config.judge).file, device) if config.judge else None
+        judge = None
+        if config.judge:
+            judge = judge_of(home, checkpoint, dataset, robot, config.judge, config.judging, device)
         env = ImaginationEnv(model, dataset, robot, own, anchor)
         parents = parents_of(dataset, checkpoint, config)
         if resume is None and ranks.main:
@@ -82,8 +84,8 @@ def train_policy(
             env.reset()
             runner.train(config.iterations)
             policy, verdict = runner.policy(), dict[str, Any]()
-            if judging and ranks.main:
-                policy, verdict = choose_stage(run, Judge(judging, dataset, robot, config.judging), progress)
+            if judge and ranks.main:
+                policy, verdict = choose_stage(run, judge, progress)
             after = imagined_reward(env, policy)
             if ranks.main:
                 run.finish(_summary(run, config, dataset.robot, before, after) | verdict)

@@ -14,8 +14,13 @@ from pydantic import Field
 
 from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
+from rwmdata.runs import Checkpoint
+from rwmdata.text import quoted
+from rwmmodel.checkpoint import load_model
 from rwmmodel.ensemble import DynamicsEnsemble
 from rwmrl.behaviour_base import Behaviour
 from rwmrl.behaviours import PolicyBehaviour
@@ -113,3 +118,24 @@ class Judge:
                 for part in (reward / steps, 1 - running, tilted / lived, epistemic / walked.clamp(min=1))
             )
         )
+
+
+def judge_of(
+    home: Home,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    robot: RobotSpec,
+    name: str,
+    config: JudgeConfig,
+    device: torch.device,
+) -> Judge:
+    """Return the judge of policies that are trained in ``checkpoint``.
+
+    Raises:
+        RwmError: There is no such model, it is that very one, or it does not fit the dataset.
+    """
+    chosen = home.model(name)
+    if chosen.id == checkpoint.id:
+        fault = f"Model {chosen.id} cannot judge the policies that are trained in it"
+        raise RwmError(f"{fault}.", f"rwm fit {quoted(dataset.name)} --seed 1")
+    return Judge(load_model(chosen.file, device), dataset, robot, config)

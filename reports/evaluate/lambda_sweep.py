@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 from matplotlib.axes import Axes
 from pydantic import Field
 
@@ -24,8 +25,7 @@ from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.runs import Checkpoint, Run
 from rwmdata.text import quoted
-from rwmmodel.checkpoint import load_model
-from rwmrl.judge import Judge, JudgeConfig
+from rwmrl.judge import JudgeConfig, judge_of
 from rwmrl.policy_config import PolicyConfig
 from rwmrl.policy_file import load_policy
 
@@ -84,11 +84,14 @@ def evaluate_lambda_sweep(
             f"rwm sweep policy --model {quoted(checkpoint.id)} --lam 0,0.2,0.5,1,2,5 --seeds 3",
         )
     robot = str(runs[0].meta.summary["robot"])
+    judge = None
+    if config.judge:
+        dataset, cpu = home.dataset(checkpoint.parent("dataset")), torch.device("cpu")
+        judge = judge_of(home, checkpoint, dataset, load_robot(robot), config.judge, config.judging, cpu)
     parents = {"dataset": checkpoint.parent("dataset"), "model": checkpoint.id}
     run = start_evaluation(home, "lambda-sweep", config, parents, config.seed)
     with run.running():
         rows = []
-        judge = judge_of(home, checkpoint, config)
         for k, policy in enumerate(runs):
             rows.append(row_of(policy, score_of(home, policy, config)))
             if judge:
@@ -124,21 +127,6 @@ def sweep_of(home: Home, model: str) -> list[Run]:
         if alike == wanted:
             newest.setdefault((config.imagination.lam, config.seed), run)
     return list(newest.values())
-
-
-def judge_of(home: Home, checkpoint: Checkpoint, config: LambdaSweepConfig) -> Judge | None:
-    """Return the judge of a sweep, if there is to be one.
-
-    Raises:
-        RwmError: It is the model that the policies were trained in.
-    """
-    if config.judge is None:
-        return None
-    chosen = home.model(config.judge)
-    if chosen.id == checkpoint.id:
-        raise RwmError(f"The policies were trained in {chosen.id}; it cannot judge them.", "rwm fit DATASET --seed 1")
-    dataset = home.dataset(checkpoint.parent("dataset"))
-    return Judge(load_model(chosen.file), dataset, load_robot(dataset.robot), config.judging)
 
 
 def ranking(table: pl.DataFrame) -> list[Scalar]:

@@ -72,8 +72,8 @@ def test_a_shape_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_the_command_writes_one_robot_and_says_what(rwm, tmp_path):
-    out = json.loads(rwm("robots", "usd", "go2", "--out", tmp_path / "root", "--json"))
-    assert [file.removeprefix(f"{tmp_path}/root/") for file in out["files"]][0] == FILES["go2"]
-    first = (tmp_path / "root" / FILES["go2"]).read_bytes()
-    write_assets([load_robot("go2")], tmp_path / "root")
-    assert (tmp_path / "root" / FILES["go2"]).read_bytes() == first
+    out = json.loads(rwm("robots", "usd", "go2", "--out", tmp_path / "assets", "--json"))
+    assert [file.removeprefix(f"{tmp_path}/assets/") for file in out["files"]][0] == FILES["go2"]
+    first = (tmp_path / "assets" / FILES["go2"]).read_bytes()
+    write_assets([load_robot("go2")], tmp_path / "assets")
+    assert (tmp_path / "assets" / FILES["go2"]).read_bytes() == first

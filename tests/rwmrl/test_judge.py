@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from rwmdata.config import build
+from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
 from rwmmodel.checkpoint import load_model, save_model
@@ -106,3 +109,17 @@ def test_the_stage_the_judge_prefers_becomes_the_policy(home, dataset, model_run
     assert all((a == b).all() for a, b in zip(chosen.parameters(), kept.parameters(), strict=True))
     again = Judge(load_model(judge.model_file), dataset, load_robot("anymal_d"), JudgeConfig(**judging))
     assert again.of_policy(kept).means()["judged_reward"] == best["judged_reward"]
+
+
+@pytest.mark.parametrize("fault", ["own", "misfit"])
+def test_a_judge_that_cannot_judge_is_refused_before_the_training(home, dataset, model_run, make_model, fault):
+    judge = model_run
+    if fault == "misfit":
+        judge, model = Run.create(home, "model", {}, {"dataset": dataset.name}, 1), make_model(seed=1)
+        model.info = replace(model.info, columns=("x", *model.info.columns[1:]))
+        save_model(model, judge.model_file)
+        judge.finish({})
+    config = build(PolicyConfig, "smoke", {"num_envs": 16, "hidden_dims": (16,)}, {"judge": judge.id})
+    with pytest.raises(RwmError, match={"own": "cannot judge", "misfit": "other names"}[fault]):
+        train_policy(home, dataset, model_run.checkpoint, config)
+    assert home.runs("policy") == []

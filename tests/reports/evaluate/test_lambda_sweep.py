@@ -11,7 +11,6 @@ from reports.evaluate.lambda_sweep import (
     best_lambda,
     evaluate_lambda_sweep,
     gains,
-    judge_of,
     ranking,
     sweep_of,
 )
@@ -148,10 +147,3 @@ def test_ranking_of_policies_by_what_needs_no_simulator():
     assert found["regret", "judged_reward"] == pytest.approx(0.25)
     assert found["spearman", "judged_tilted"] == pytest.approx(1) and found["regret", "judged_tilted"] == 0
     assert found["spearman", "judged_epistemic"] is None
-
-
-def test_a_model_does_not_judge_its_own_policies(home):
-    run = Run.create(home, "model", {}, {"dataset": "d"}, 0)
-    run.model_file.touch()
-    with pytest.raises(RwmError, match="cannot judge them"):
-        judge_of(home, run.checkpoint, LambdaSweepConfig(judge=run.id))
