@@ -10,8 +10,9 @@ import torch
 from rwmdata.errors import RwmError
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""Arithmetic of matrix products. ``bfloat16`` applies to the bases alone: heads, residual, loss and optimiser stay in
-float32. ``tf32`` applies everywhere: CUDA's float32 with 10-bit mantissas in products."""
+"""Arithmetic of matrix products. ``bfloat16`` applies to the bases and, in PPO's updates, to hidden layers alone:
+heads, residual, last layers, loss and optimiser stay in float32. ``tf32`` applies everywhere: CUDA's float32 with
+10-bit mantissas in products."""
 TF32_CAPABILITY = (8, 0)
 """Compute capability of the first CUDA devices with TF32 (Ampere)."""
 

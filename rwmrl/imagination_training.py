@@ -77,7 +77,8 @@ def train_policy(
             resume = Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
         run = Run.open(ranks.share(resume.path if resume else Path()))
         with run.running() if ranks.main else nullcontext():
-            runner = Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN, ranks)
+            precision = config.precision
+            runner = Runner(env, config.ppo, run, robot, config.seed, progress, SHOWN, ranks, precision=precision)
             if source:
                 runner.warm_start(source)
             before = imagined_reward(env, runner.policy())

@@ -44,7 +44,7 @@ class PolicyConfig(Frozen):
     last one."""
     judging: JudgeConfig = JudgeConfig()
     precision: Precision = "float32"
-    """Arithmetic of the model; the policy's own networks compute in float32, or in ``tf32`` with it."""
+    """Arithmetic of the model and of PPO's updates; a policy acts in float32, or in ``tf32`` with it."""
     seed: int = 0
     device: str = "auto"
     wandb: str | None = None

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
@@ -19,6 +20,7 @@ from rwmdata.robots import RobotSpec
 from rwmdata.runs import Checkpoint, Run, state_before
 from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_resumable, load_state, save_resumable, unreadable
+from rwmmodel.devices import Precision
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import VecEnv
 from rwmrl.obs_normalizer import normalizer_state, with_normalizer
@@ -39,10 +41,11 @@ EXPLORATION = "distribution."
 """Prefix of the actor's tensors of exploration."""
 
 
-def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]:
+def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None, precision: Precision = "float32") -> dict[str, Any]:
     """Return rsl_rl's configuration; a new dict each time, because rsl_rl changes the one it is given.
 
-    ``mirror`` mirrors the robot; it is needed where ``config.symmetry`` is on.
+    ``mirror`` mirrors the robot; it is needed where ``config.symmetry`` is on. With ``bfloat16`` the networks' products
+    are mixed in an update; for the last layer see :func:`keep_outputs`.
     """
     symmetry: dict[str, object] = {}
     if config.symmetry and mirror:
@@ -60,9 +63,24 @@ def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None) -> dict[str, Any]
             "clip_param": config.clip, "gamma": config.gamma, "lam": config.gae_lambda,
             "value_loss_coef": config.value_coef, "use_clipped_value_loss": True, "entropy_coef": config.entropy_coef,
             "learning_rate": config.lr, "schedule": config.schedule, "desired_kl": config.desired_kl,
-            "max_grad_norm": config.max_grad_norm, **symmetry,
+            "max_grad_norm": config.max_grad_norm, "use_mixed_precision": precision == "bfloat16", **symmetry,
         },
     }  # fmt: skip
+
+
+def keep_outputs(network: nn.Module) -> None:
+    """Let a network's last layer compute in float32 within mixed precision.
+
+    Its output is a mean whose distance from an action is told in standard deviations, or a value: too coarse in
+    bfloat16, which has 8 bits of mantissa.
+    """
+    last = linear_layers(network)[-1]
+
+    def forward(input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return F.linear(input.float(), last.weight, last.bias)
+
+    last.forward = forward  # type: ignore[method-assign]
 
 
 def with_mirror_image(
@@ -120,6 +138,7 @@ class Runner(OnPolicyRunner):
         ranks: Processes that train this policy together, each with environments of its own; the first one alone
             writes. Their group is joined already.
         companion: What is trained beside the policy.
+        precision: Arithmetic of the networks' products in an update.
 
     Attributes:
         completed: Iterations in the newest checkpoint.
@@ -136,6 +155,7 @@ class Runner(OnPolicyRunner):
         shown: tuple[str, ...] = ("episode/return", "episode/length"),
         ranks: Ranks = Ranks(),
         companion: Companion | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.companion = companion
         self.run, self.ppo, self.robot, self.seed, self.ranks = run, config, robot, seed, ranks
@@ -144,7 +164,10 @@ class Runner(OnPolicyRunner):
         torch.manual_seed(seed)
         with quiet(run.path):
             mirror = Mirror(robot, env.device) if config.symmetry else None
-            super().__init__(RslVecEnv(env), to_rsl_rl(config, mirror), device=str(env.device))
+            super().__init__(RslVecEnv(env), to_rsl_rl(config, mirror, precision), device=str(env.device))
+        if precision == "bfloat16":
+            for network in (self.alg.actor, self.alg.critic):
+                keep_outputs(network.mlp)
         training = {"cfg": self.cfg, "env_cfg": self.env.cfg, "num_envs": self.env.num_envs, "device": self.device}
         group = {name: getattr(self, name) for name in ("is_distributed", "gpu_world_size", "gpu_global_rank")}
         self.signals = HeldBack()

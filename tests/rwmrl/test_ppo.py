@@ -113,6 +113,24 @@ def test_ppo_learns_and_the_saved_policy_acts_as_rsl_rls(schema, robot, run):
     assert policy.mean.abs().max() > 0.5  # observations lie in 1..5, so the normaliser has moved
 
 
+def test_mixed_precision_learns_alike_and_rounds_no_outputs(schema, robot, home):
+    learnt = {}
+    for precision in ("float32", "bfloat16"):
+        run = Run.create(home, "train", {}, {}, seed=0)
+        runner = Runner(Target(schema), SMALL, run, robot, seed=0, precision=precision)
+        runner.train(12)
+        learnt[precision] = values(run, "task/reward")[-1]
+        network, observation = runner.alg.actor.mlp, torch.rand(5, 48)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            output = network(observation)
+        assert output.dtype == torch.float32
+        assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+        if precision == "bfloat16":  # Hidden layers are rounded, so the check above is not of float32 throughout.
+            assert not torch.equal(output, network(observation))
+            torch.testing.assert_close(output, network(observation), rtol=0.05, atol=0.05)
+    assert learnt["bfloat16"] == pytest.approx(learnt["float32"], abs=0.1)
+
+
 def test_a_resumed_run_has_the_same_iterations_and_no_doubled_metrics(schema, robot, run):
     def stop_at(done, total, numbers):
         if done == 6:
