@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwmdata.config import one_line
 from rwmdata.errors import RwmError
@@ -37,6 +38,8 @@ with needing_rsl_rl():
     from rsl_rl.storage import RolloutStorage
     from tensordict import TensorDict
 
+AVERAGED = "averaged"
+"""Key of the averaged actor's weights in a saved state."""
 EXPLORATION = "distribution."
 """Prefix of the actor's tensors of exploration."""
 
@@ -172,8 +175,9 @@ class Runner(OnPolicyRunner):
         group = {name: getattr(self, name) for name in ("is_distributed", "gpu_world_size", "gpu_global_rank")}
         self.signals = HeldBack()
         self.logger = RunLogger(run, self._saving(progress), shown, **training, **group)
-        if companion:
-            self.alg.update = partial(self._update_both, self.alg.update, companion)
+        averaging = get_ema_multi_avg_fn(config.ema)
+        self.averaged = AveragedModel(self.alg.actor.mlp, multi_avg_fn=averaging) if config.ema else None
+        self.alg.update = partial(self._update_all, self.alg.update)
 
     def train(self, iterations: int) -> None:
         """Train until ``iterations`` are done in all, from the last checkpoint if the run has one.
@@ -205,10 +209,14 @@ class Runner(OnPolicyRunner):
                 raise
             raise diverged("the networks are not finite") from exc
 
-    def _update_both(self, update: Callable[[], dict[str, float]], companion: Companion) -> dict[str, float]:
-        """Update the policy, then what is trained beside it; return the policy's losses."""
+    def _update_all(self, update: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Update the policy, its average and what is trained beside it; return the policy's losses."""
         losses = update()
-        self.logger.beside = companion.learn(self.env.env.steps_done // self.ppo.num_steps - 1)
+        held = not next(self.alg.actor.parameters()).requires_grad
+        if self.averaged and not held:
+            self.averaged.update_parameters(self.alg.actor.mlp)
+        if self.companion:
+            self.logger.beside = self.companion.learn(self.env.env.steps_done // self.ppo.num_steps - 1)
         return losses
 
     def _learn_until(self, iterations: int) -> None:
@@ -291,6 +299,8 @@ class Runner(OnPolicyRunner):
 
     def _save_state(self, moment: Snapshot | None, resumable: bool = True) -> None:
         beside = self.companion.state(resumable) if self.companion else {}
+        if self.averaged:
+            beside = {**beside, AVERAGED: self.averaged.state_dict()}
         state = {**self.alg.save(), **beside, "completed": self.completed, "moment": moment}
         self.run.sync()
         save_resumable(self.run.state_file, state)
@@ -315,13 +325,14 @@ class Runner(OnPolicyRunner):
         self._begin_anew = False
 
     def policy(self) -> MlpPolicy:
-        """Return the current mean policy, its normaliser included."""
+        """Return the current mean policy, averaged if configured, with its normaliser."""
         actor = self.alg.get_policy()
+        mlp = self.averaged.module if self.averaged and self.averaged.n_averaged else actor.mlp
         source = f"{self.run.kind} {self.run.id}"
         with torch.random.fork_rng(devices=[]):  # Initial weights are random; saving must not advance the stream.
             policy = MlpPolicy(PolicyInfo.of(self.robot, self.ppo.hidden_dims, self.ppo.activation, source))
         with torch.no_grad():
-            for ours, theirs in zip(linear_layers(policy.mlp), linear_layers(actor.mlp), strict=True):
+            for ours, theirs in zip(linear_layers(policy.mlp), linear_layers(mlp), strict=True):
                 ours.load_state_dict(theirs.state_dict())
             if self.ppo.obs_normalization:
                 policy.mean.copy_(actor.obs_normalizer.mean)
@@ -380,6 +391,8 @@ class Runner(OnPolicyRunner):
         state = load_resumable(path, torch.device(self.device))
         try:
             self.alg.load(state, None, strict=True)
+            if self.averaged:
+                self.averaged.load_state_dict(state[AVERAGED])
             self.completed = self.current_learning_iteration = int(state["completed"])
             moment = state.get("moment")
             known = self.ranks.world == 1 and moment and moment["device"] == torch.device(self.device).type

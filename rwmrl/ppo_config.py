@@ -35,5 +35,8 @@ class PPOConfig(Frozen):
     critic_first: int = Field(0, ge=0)
     """Iterations at the beginning in which only the critic learns: one that knows nothing would spoil an actor that
     a training begins with."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay per iteration of an exponential moving average of the actor's weights, which is then the policy that is
+    saved; 0 for none."""
     checkpoint_interval: int = Field(50, ge=1)
     """Iterations between checkpoints."""

@@ -15,6 +15,7 @@ from rwmdata.errors import RwmError
 from rwmdata.runs import Checkpoint, Run
 from rwmrl.envs.base import Step, VecEnv
 from rwmrl.policy_file import load_policy
+from rwmrl.policy_network import linear_layers
 from rwmrl.ppo import Runner, to_rsl_rl
 from rwmrl.ppo_config import PPOConfig
 from rwmrl.rsl_env import RslVecEnv
@@ -111,6 +112,25 @@ def test_ppo_learns_and_the_saved_policy_acts_as_rsl_rls(schema, robot, run):
     expected = runner.alg.get_policy()(TensorDict({"policy": observation}, batch_size=[5]))
     torch.testing.assert_close(policy(observation), expected, rtol=1e-5, atol=1e-5)
     assert policy.mean.abs().max() > 0.5  # observations lie in 1..5, so the normaliser has moved
+
+
+def test_the_saved_policy_is_the_moving_average_of_the_actors_that_learnt(schema, robot, home):
+    config = SMALL.model_copy(update={"ema": 0.75, "critic_first": 2, "checkpoint_interval": 1})
+    weights = []
+
+    def note(done, total, numbers):
+        weights.append([layer.weight.detach().clone() for layer in linear_layers(runner.alg.actor.mlp)])
+
+    run = Run.create(home, "train", {}, {}, seed=0)
+    runner = Runner(Target(schema), config, run, robot, 0, progress=note)
+    runner.train(6)
+    for k in range(len(weights[0])):
+        average = weights[2][k]  # The first two iterations hold the actor.
+        for later in weights[3:]:
+            average = 0.75 * average + 0.25 * later[k]
+        saved = linear_layers(load_policy(run.policy_file).mlp)[k].weight
+        torch.testing.assert_close(saved, average, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(saved, weights[-1][k])
 
 
 def test_mixed_precision_learns_alike_and_rounds_no_outputs(schema, robot, home):

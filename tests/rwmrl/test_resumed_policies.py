@@ -17,7 +17,7 @@ from rwmrl.ppo_config import PPOConfig
 from rwmrl.simulator_training import TrainConfig, train_in_simulator
 
 ITERATIONS = 6
-PPO = {"num_steps": 4, "hidden_dims": (8,), "mini_batches": 2, "epochs": 2}
+PPO = {"num_steps": 4, "hidden_dims": (8,), "mini_batches": 2, "epochs": 2, "ema": 0.5}
 IMAGINED = {"num_envs": 8, "episode_steps": 7, "push_interval_steps": (3, 5), "lam_ramp_steps": 12}
 
 
