@@ -70,7 +70,7 @@ def policy(
     preset: PolicyPresetOption = None,
     iterations: IterationsOption = None,
     num_envs: Annotated[int | None, typer.Option(help="Imagined robots side by side.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16, or tf32 on CUDA.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto (the fastest here), float32, bfloat16, or tf32.")] = None,
     wandb: WandbOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,

@@ -26,6 +26,14 @@ def available_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def processor() -> str:
+    """Return the processor's model, as far as the system tells."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
 @cache
 def place() -> str:
     """Return 8 hex digits for this host, its boot and PID namespace: where a process number means one process only.

@@ -13,6 +13,10 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 """Arithmetic of matrix products. ``bfloat16`` applies to the bases and, in PPO's updates, to hidden layers alone:
 heads, residual, last layers, loss and optimiser stay in float32. ``tf32`` applies everywhere: CUDA's float32 with
 10-bit mantissas in products."""
+PrecisionChoice = Precision | Literal["auto"]
+"""An arithmetic, or ``auto``: the fastest here, see :func:`rwmmodel.fastest.settled`."""
+RESUMED_ELSEWHERE = "rwm runs resume where it began, or a new run in float32"
+"""What to do about a run whose arithmetic this machine lacks."""
 TF32_CAPABILITY = (8, 0)
 """Compute capability of the first CUDA devices with TF32 (Ampere)."""
 
@@ -38,8 +42,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def require_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse an arithmetic that the hardware of ``device`` lacks.
+def require_precision(precision: Precision, device: torch.device, hint: str = "--precision float32") -> None:
+    """Refuse an arithmetic that the hardware of ``device`` lacks; ``hint`` says what to do then.
 
     A CPU without AMX or AVX-512 BF16 emulates bfloat16 products about a hundred times slower than float32 ones.
 
@@ -53,7 +57,7 @@ def require_precision(precision: Precision, device: torch.device) -> None:
         supported = torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if not supported:
         kind = precision.replace("tf32", "TF32")
-        raise RwmError(f"Device '{device.type}' has no {kind} arithmetic on this machine.", "--precision float32")
+        raise RwmError(f"Device '{device.type}' has no {kind} arithmetic on this machine.", hint)
 
 
 def use_precision(precision: Precision, device: torch.device) -> None:

@@ -163,7 +163,7 @@ class DynamicsEnsemble(nn.Module):
         if config.bounded:
             self.register_buffer("state_low", torch.full((config.state_dim,), -torch.inf))
             self.register_buffer("state_high", torch.full((config.state_dim,), torch.inf))
-        self.state_base, self.auxiliary_base = _build_base(config), _build_base(config)
+        self.state_base, self.auxiliary_base = build_base(config), build_base(config)
         sizes = (config.members, self.state_base.width, config.head_hidden)
         self.state_head = StateHead(*sizes, config.state_dim, config.prior_scale)
         self.auxiliary_head = AuxiliaryHead(*sizes, config.contact_dim, config.extension_dim)
@@ -276,7 +276,8 @@ class DynamicsEnsemble(nn.Module):
         return [*(None if out is None else _own_or_mean(out, member_ids) for out in outputs), outputs[1]]
 
 
-def _build_base(config: EnsembleConfig) -> Base:
+def build_base(config: EnsembleConfig) -> Base:
+    """Return an untrained base of an architecture, one per member where they do not share it."""
     if config.shared_base:
         return _build_one(config)
     return MemberBases([_build_one(config) for _ in range(config.members)])

@@ -23,9 +23,10 @@ from rwmdata.text import quoted
 from rwmdata.windows import WindowSampler, balanced_weights, ending_in_fall, split_starts, weights_with_share
 from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
 from rwmmodel.data import RowStore
-from rwmmodel.devices import resolve_device, use_precision
+from rwmmodel.devices import RESUMED_ELSEWHERE, require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
+from rwmmodel.fastest import with_precision
 from rwmmodel.fit_config import FitConfig
 from rwmmodel.loss import LossTerms
 from rwmmodel.normalizer import Normalizer
@@ -72,7 +73,10 @@ def fit_model(
     config = config or build(FitConfig)
     ranks = Ranks.from_environment()
     device = ranks.device(resolve_device(config.device))
+    if resume and config.precision != "auto":
+        require_precision(config.precision, device, RESUMED_ELSEWHERE)
     with ranks.joined(device):
+        config = ranks.share(with_precision(config, device) if ranks.main else config)
         fit = _Fit(dataset, config, ranks, device)
         if resume is None and ranks.main:
             resume = Run.create(home, "model", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
@@ -119,6 +123,8 @@ def _config_of(run: Run, config: FitConfig | None) -> FitConfig:
     stored = run.configuration(FitConfig)
     if config is None:
         return stored
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": stored.precision})
     changed = [k for k, v in stored if k != "device" and getattr(config, k) != v]
     if changed:
         raise RwmError(f"A resumed fit keeps its configuration, but these differ: {', '.join(changed)}.", "rwm fit")
@@ -133,6 +139,7 @@ class _Fit:
         if config.batch < ranks.world * config.accumulate:
             shares = f"{ranks.world} processes and {config.accumulate} parts"
             raise RwmError(f"A batch of {config.batch} windows cannot be shared between {shares}.", "--batch")
+        assert config.precision != "auto"
         use_precision(config.precision, device)
         self.samplers = {n: self._sampler(dataset, n) for n in {config.forecast, config.last_forecast}}
         split_starts(dataset, "val", config.history + config.last_forecast)  # Refuse before the rows are read.

@@ -10,21 +10,24 @@ from pydantic import Field
 
 from rwmdata.schema import NormalizerKind, Schema
 from rwmmodel.data import Rows
-from rwmmodel.devices import Precision
+from rwmmodel.devices import PrecisionChoice
 from rwmmodel.ensemble import Architecture, EnsembleConfig
 from rwmmodel.loss import LossConfig
 
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "smoke": {
         "hidden": 64, "head_hidden": 64, "members": 3, "batch": 64, "updates": 60,
-        "val_interval": 30, "val_windows": 64,
+        "val_interval": 30, "val_windows": 64, "precision": "auto",
     },
-    "demo": {"hidden": 128, "head_hidden": 64, "updates": 500, "val_interval": 100, "checkpoint_interval": 100},
+    "demo": {
+        "hidden": 128, "head_hidden": 64, "updates": 500,
+        "val_interval": 100, "checkpoint_interval": 100, "precision": "auto",
+    },
     # Many small steps at a high rate, every row of the history a target too, longer forecasts in the second half while
     # the rate is still high: sized for 25 minutes on two cores.
     "laptop": {
         "batch": 64, "updates": 2300, "lr": 4e-3, "loss": {"sequence_weight": 1.0}, "late_forecast": 16,
-        "bounded": True, "val_interval": 200, "checkpoint_interval": 100,
+        "bounded": True, "val_interval": 200, "checkpoint_interval": 100, "precision": "auto",
     },
     # The authors' code and RWM-U's Table S10, both with 2500 iterations of 20 mini-batches.
     "reference": {
@@ -60,8 +63,9 @@ class UpdateConfig(Architecture):
     """Largest gradient norm."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then validated and saved; 0 for none."""
-    precision: Precision = "float32"
-    """``bfloat16`` speeds up the bases' matrix products where the hardware has it, ``tf32`` all of them on CUDA."""
+    precision: PrecisionChoice = "float32"
+    """``bfloat16`` speeds up the bases' matrix products where the hardware has it, ``tf32`` all of them on CUDA;
+    ``auto`` is the fastest here, and what it was stands in the run's record."""
     val_windows: int = Field(256, ge=1)
     fall_share: float = Field(0.0, ge=0, lt=1)
     """Share of the drawn windows that end in a recorded fall, drawn with replacement, where the data has falls. With 0

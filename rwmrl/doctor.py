@@ -9,6 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from rwmdata.config import build
+from rwmmodel.devices import resolve_device
+from rwmmodel.fastest import fastest, pass_seconds
+from rwmmodel.fit_config import FitConfig
 from rwmrl.backends import BACKENDS, EMBEDDED, backend_version, isaaclab_engines, why_unavailable
 
 PACKAGES = ("torch", "numpy", "polars", "pyarrow", "duckdb", "pydantic")
@@ -53,6 +57,7 @@ def diagnose() -> list[Finding]:
         Finding("machine", "python", True, platform.python_version()),
         Finding("machine", "threads", True, str(torch.get_num_threads())),
         _gpu(),
+        _precision(),
         *(Finding("package", name, True, version(name)) for name in PACKAGES),
         *(_extra(name, *about) for name, about in EXTRAS.items()),
     ]
@@ -64,6 +69,15 @@ def _gpu() -> Finding:
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         return Finding("machine", "gpu", True, names)
     return Finding("machine", "gpu", False, "none that torch can use", "everything works without one, more slowly")
+
+
+def _precision() -> Finding:
+    """Say what ``precision: auto`` means here, in a fit of the default preset."""
+    config = build(FitConfig)
+    seconds = pass_seconds(config, config.batch, resolve_device())
+    others = [f"{name} {seconds['float32'] / own:.1f} times as fast" for name, own in seconds.items()][1:]
+    measured = f" (beside float32 {', '.join(others)})" if others else " (the only one this device has)"
+    return Finding("machine", "precision", True, f"auto is {fastest(seconds)}{measured}")
 
 
 def _extra(name: str, needed_for: str, packages: tuple[str, ...]) -> Finding:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 
 from rwmdata.atomic import commit_file
 from rwmdata.catalog import Dataset
@@ -18,8 +19,10 @@ from rwmdata.robots import load_robot
 from rwmdata.runs import Checkpoint, Run
 from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_model
-from rwmmodel.devices import require_precision, resolve_device, use_precision
+from rwmmodel.devices import RESUMED_ELSEWHERE, require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
+from rwmmodel.ensemble import Architecture
+from rwmmodel.fastest import settled
 from rwmrl.behaviours import PolicyBehaviour
 from rwmrl.cloning import CloningConfig, clone_behaviour
 from rwmrl.control_loop import play
@@ -55,13 +58,16 @@ def train_policy(
     config = resume.configuration(PolicyConfig) if resume else config or build(PolicyConfig)
     ranks = Ranks.from_environment()
     device = ranks.device(resolve_device(config.device))
-    require_precision(config.precision, device)
+    if config.precision != "auto":
+        require_precision(config.precision, device, *([RESUMED_ELSEWHERE] if resume else []))
     with ranks.joined(device):
         config = ranks.share(with_clone(home, dataset, config, progress) if ranks.main else config)
         model = load_model(checkpoint.file, device)
         if model.info is not None and model.info.robot != dataset.robot:
             robots = f"was fitted on '{model.info.robot}', dataset '{dataset.name}' is of '{dataset.robot}'"
             raise RwmError(f"Model {checkpoint.id} {robots}.", f"rwm fit {quoted(dataset.name)}")
+        config = ranks.share(with_precision(config, model.config, device) if ranks.main else config)
+        assert config.precision != "auto"
         use_precision(config.precision, device)
         model.precision = config.precision
         robot = load_robot(dataset.robot)
@@ -118,6 +124,12 @@ def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Pro
     if run is None or run.meta.status != "finished":
         run = clone_behaviour(home, dataset, cloning, progress, resume=run)
     return config.model_copy(update={"warm_start": run.id})
+
+
+def with_precision(config: PolicyConfig, model: Architecture, device: torch.device) -> PolicyConfig:
+    """Return the configuration with the arithmetic that is meant for a model that imagines all robots at a time."""
+    robots = config.imagination.num_envs
+    return config.model_copy(update={"precision": settled(config.precision, model, robots, device, learning=False)})
 
 
 def parents_of(dataset: Dataset, checkpoint: Checkpoint, config: PolicyConfig) -> dict[str, str | None]:

@@ -14,12 +14,13 @@ from rwmrl.train_config import TrainConfig
 
 _LAPTOP_UPDATES: Mapping[str, object] = {
     "fit.batch": 64, "fit.lr": 4e-3, "fit.schedule": "cosine", "fit.loss.sequence_weight": 1.0, "fit.bounded": True,
+    "fit.precision": "auto",
 }  # fmt: skip
 PRETRAIN_PRESETS: Mapping[str, Mapping[str, object]] = {
     "smoke": {
         "num_envs": 32, "iterations": 4, "ppo.checkpoint_interval": 2, "fit.hidden": 16, "fit.head_hidden": 16,
         "fit.members": 2, "fit.batch": 16, "fit.mini_batches": 2, "fit.val_interval": 2, "fit.history": 8,
-        "fit.forecast": 4,
+        "fit.forecast": 4, "fit.precision": "auto",
     },
     # Sized for an hour on two cores.
     "laptop": {"num_envs": 1024, "iterations": 500, "fit.mini_batches": 5, **_LAPTOP_UPDATES},
@@ -33,6 +34,7 @@ FINETUNE_PRESETS: Mapping[str, Mapping[str, object]] = {
     "smoke": {
         "num_envs": 16, "iterations": 4, "ppo.checkpoint_interval": 2, "ppo.critic_first": 2, "fit.batch": 16,
         "fit.mini_batches": 2, "fit.val_interval": 2, "imagination.num_envs": 32, "imagine_after": 2,
+        "fit.precision": "auto",
     },
     # docs/online.md says why.
     "laptop": {

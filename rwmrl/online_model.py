@@ -16,6 +16,7 @@ from rwmdata.schema import Schema, is_fitted
 from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.data import some_of, state_range
 from rwmmodel.ensemble import Architecture, DynamicsEnsemble, ModelInfo
+from rwmmodel.fastest import with_precision
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.updates import NotFiniteError, Updates, seed_of
 from rwmmodel.validation import HORIZONS, Validator, roll_mean
@@ -58,7 +59,7 @@ class OnlineModel:
             _refuse_other(self._loaded, replay.schema, robot, source)
             sizes = {name: getattr(self._loaded.config, name) for name in Architecture.model_fields}
             config = config.model_copy(update=sizes)
-        self.config = config
+        self.config = with_precision(config, device)
         self._updates: Updates | None = None
         if self._loaded is not None or not is_fitted(config.normalizer, robot):
             self._updates = self._begin()
@@ -87,6 +88,7 @@ class OnlineModel:
                 torch.manual_seed(self.seed)
                 model = DynamicsEnsemble(config.ensemble(schema), normalizer, info)
         model = model.to(self.device).train().requires_grad_(True)
+        assert config.precision != "auto"
         model.precision = config.precision
         if config.mini_batches:
             model.calibration = None  # Its factors are those of the weights before.

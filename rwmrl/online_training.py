@@ -19,7 +19,7 @@ from rwmdata.robots import RobotSpec
 from rwmdata.runs import Run
 from rwmdata.text import quoted
 from rwmdata.writer import DatasetWriter, new_dataset_path
-from rwmmodel.devices import require_precision, resolve_device, use_precision
+from rwmmodel.devices import RESUMED_ELSEWHERE, require_precision, resolve_device, use_precision
 from rwmrl.backends import resolve_backend
 from rwmrl.envs.base import VecEnv
 from rwmrl.envs.imagination import ImaginationEnv
@@ -73,12 +73,15 @@ class OnlineTraining:
             missing = "Finetune-v0 begins with a policy and a model"
             raise RwmError(f"{missing}.", "--policy RUN --model RUN, both of rwm train --task Pretrain-v0")
         device = resolve_device(config.device)
-        require_precision(config.fit.precision, device)
-        use_precision(config.fit.precision, device)
+        if config.fit.precision != "auto":
+            hint = RESUMED_ELSEWHERE if resume else "--set fit.precision=float32"
+            require_precision(config.fit.precision, device, hint)
         fit, source = config.fit, home.model(config.model).file if config.model else None
         replay = Replay(real.num_envs, fit.replay_steps, real.schema, device, fit.held_out)
         self.model = OnlineModel(replay, fit, robot, config.iterations, config.seed, device, source)
         fit = self.model.config
+        assert fit.precision != "auto"
+        use_precision(fit.precision, device)
         self.config = config = config.model_copy(update={"fit": fit})
         if not replay.held_out.any():
             few = f"Of {real.num_envs} robots every {fit.held_out}th is held out, which is none"

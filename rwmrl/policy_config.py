@@ -8,20 +8,22 @@ from typing import ClassVar
 from pydantic import Field, field_validator, model_validator
 
 from rwmdata.config import Frozen
-from rwmmodel.devices import Precision
+from rwmmodel.devices import PrecisionChoice
 from rwmrl.envs.imagination import ImaginationConfig
 from rwmrl.judge import JudgeConfig
 from rwmrl.ppo_config import PPOConfig
 
-_SHORT = {"iterations": 80, "checkpoint_interval": 20}
+_SHORT = {"iterations": 80, "checkpoint_interval": 20, "precision": "auto"}
 PRESETS: Mapping[str, Mapping[str, object]] = {
-    "smoke": {"iterations": 4, "num_envs": 64, "checkpoint_interval": 2, "episode_steps": 48},
+    "smoke": {
+        "iterations": 4, "num_envs": 64, "checkpoint_interval": 2, "episode_steps": 48, "precision": "auto",
+    },
     # A model fitted for minutes is only right for a second or so, and near the data's actions.
     "demo": {**_SHORT, "num_envs": 512, "episode_steps": 64, "init_std": 0.4},
     # docs/policies.md says why.
     "laptop": {**_SHORT, "num_envs": 1024, "warm_start": "bc", "critic_first": 15, "init_std": 0.3, "lam": 0.5},
     "paper": {"iterations": 2500, "num_envs": 4096, "num_steps": 100},
-}
+}  # fmt: skip
 CLONE, NOTHING = "bc", "none"
 """What ``warm_start`` may be beside a run: a clone of the dataset's behaviour, or none in place of the preset's."""
 
@@ -43,8 +45,9 @@ class PolicyConfig(Frozen):
     """Model that the policy is not trained in: the checkpoint it thinks most of becomes the policy, in place of the
     last one."""
     judging: JudgeConfig = JudgeConfig()
-    precision: Precision = "float32"
-    """Arithmetic of the model and of PPO's updates; a policy acts in float32, or in ``tf32`` with it."""
+    precision: PrecisionChoice = "float32"
+    """Arithmetic of the model and of PPO's updates; a policy acts in float32, or in ``tf32`` with it. ``auto`` is the
+    fastest here, and what it was stands in the run's record."""
     seed: int = 0
     device: str = "auto"
     wandb: str | None = None

@@ -15,8 +15,10 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Checkpoint, Run
+from rwmmodel.checkpoint import load_model
+from rwmmodel.devices import resolve_device
 from rwmrl.engines import Engine, Outcome, run_jobs
-from rwmrl.imagination_training import parents_of, train_policy, with_clone
+from rwmrl.imagination_training import parents_of, train_policy, with_clone, with_precision
 from rwmrl.policy_config import CLONE, PolicyConfig
 
 
@@ -76,6 +78,8 @@ def sweep_policies(
         RwmError: Ray is missing, or policies failed (the message says which and why, once the others are done).
     """
     finished: dict[int, Run] = {}
+    model = load_model(checkpoint.file).config
+    configs = [with_precision(config, model, resolve_device(config.device)) for config in configs]
     configs = _with_clones(home, dataset, configs, progress)
     for k, config in enumerate(configs):
         run = home.run_of("policy", config, parents_of(dataset, checkpoint, config))

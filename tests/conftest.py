@@ -22,6 +22,7 @@ from rwmdata.home import Home
 from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 from rwmdata.writer import DatasetWriter
+from rwmmodel import fastest
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,13 @@ def _seeded() -> None:
     seed = int(os.environ.get("RWM_SEED", "0"))
     torch.manual_seed(seed)
     np.random.seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def _float32_is_fastest(monkeypatch, tmp_path_factory) -> None:
+    """``precision: auto`` is float32 in this process; others measure, and remember it in a cache of the session."""
+    monkeypatch.setattr(fastest, "pass_seconds", lambda *arguments: {"float32": 1.0})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture

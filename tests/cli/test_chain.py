@@ -77,6 +77,7 @@ def test_the_right_action_predicts_seen_rows_better_than_its_neighbours(home, tm
             "updates": 600,
             "lr": 2e-3,
             "val_interval": 600,
+            "precision": "float32",
         },
     )
     model = load_model(fit_model(runs, dataset, config).model_file)

@@ -18,6 +18,7 @@ from rwmdata.progress import silent
 from rwmdata.runs import Run
 from rwmdata.windows import ending_in_fall
 from rwmdata.writer import DatasetWriter
+from rwmmodel import fastest
 from rwmmodel import fit as fit_module
 from rwmmodel import updates as updates_module
 from rwmmodel.checkpoint import load_model
@@ -118,6 +119,28 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(home, linear_dataset, at
     best = [r.model_file.read_bytes() for r in (undisturbed, resumed)]
     assert best[0] == best[1]
     assert resumed.metrics() == undisturbed.metrics()
+
+
+def test_a_fit_in_the_fastest_arithmetic_says_which_and_is_resumed_in_it(home, linear_dataset, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(fastest, "pass_seconds", lambda *arguments: {"float32": 2.0, "bfloat16": 1.0})
+    undisturbed, exact = (fit_model(home, linear_dataset, tiny(precision=p)) for p in ("auto", "float32"))
+    assert [r.meta.config["precision"] for r in (undisturbed, exact)] == ["bfloat16", "float32"]
+    assert not torch.equal(*(weights_of(r)["state_base.rnn.weight_hh_l0"] for r in (undisturbed, exact)))
+    for change in ({}, {"precision": "auto"}):
+        with pytest.raises(KeyboardInterrupt):
+            fit_model(home, linear_dataset, tiny(precision="auto"), interrupting(5))
+        with monkeypatch.context() as later:
+            later.setattr(fastest, "pass_seconds", lambda *arguments: {"float32": 1.0, "bfloat16": 2.0})
+            config = tiny(**change) if change else None
+            resumed = fit_model(home, linear_dataset, config, resume=home.runs("model")[0])
+        expected, got = weights_of(undisturbed), weights_of(resumed)
+        assert all(torch.equal(expected[name], got[name]) for name in expected)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    resumed.update(status="interrupted")
+    with pytest.raises(RwmError, match="'cpu' has no bfloat16 arithmetic") as fault:
+        fit_model(home, linear_dataset, resume=Run.open(resumed.path))
+    assert "where it began" in fault.value.hint and Run.open(resumed.path).meta.status == "interrupted"
 
 
 def test_a_fit_whose_newest_state_is_damaged_goes_on_from_the_one_before_to_the_same_weights(

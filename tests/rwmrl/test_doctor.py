@@ -7,6 +7,8 @@ import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import pytest
+
 from rwmrl import doctor
 
 DECLARED = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -40,3 +42,17 @@ def test_a_missing_or_old_package_is_named_with_the_command_that_installs_it(mon
     assert {f.name: f.found for f in doctor.diagnose()}["usd"] == "usd-exchange 3.0.1"
     installed["rsl-rl-lib"] = "5.10.2"
     assert {f.name: f.ok for f in doctor.diagnose()}["rl"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        ({"float32": 3.0, "bfloat16": 1.5}, "auto is bfloat16 (beside float32 bfloat16 2.0 times as fast)"),
+        ({"float32": 3.0, "bfloat16": 2.5}, "auto is float32 (beside float32 bfloat16 1.2 times as fast)"),
+        ({"float32": float("nan")}, "auto is float32 (the only one this device has)"),
+    ],
+)
+def test_it_says_what_the_fastest_arithmetic_is_here(monkeypatch, seconds, text):
+    monkeypatch.setattr(doctor, "pass_seconds", lambda *arguments: seconds)
+    (found,) = [f for f in doctor.diagnose() if f.name == "precision"]
+    assert found.ok and found.found == text

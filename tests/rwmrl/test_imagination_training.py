@@ -9,7 +9,7 @@ from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run
-from rwmmodel import checkpoint
+from rwmmodel import checkpoint, fastest
 from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
 from rwmrl import imagination_training
@@ -19,6 +19,7 @@ from rwmrl.imagination_training import train_policy
 from rwmrl.policy_config import PolicyConfig
 from rwmrl.policy_file import load_policy
 from rwmrl.ppo import Runner
+from rwmrl.sweep import sweep_policies
 
 
 def small(**options):
@@ -87,6 +88,23 @@ def test_the_model_computes_in_the_precision_asked_for(home, dataset, model_run,
     assert used == {"bfloat16"} and run.meta.config["precision"] == "bfloat16"
     with pytest.raises(RwmError, match="no TF32"):
         train_policy(home, dataset, model_run.checkpoint, small(precision="tf32"))
+
+
+def test_a_policy_in_the_fastest_arithmetic_says_which_and_is_resumed_in_it(home, dataset, model_run, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    asked = []
+    monkeypatch.setattr(
+        fastest, "pass_seconds", lambda *arguments: asked.append(arguments) or {"float32": 2.0, "bfloat16": 1.0}
+    )
+    run = train_policy(home, dataset, model_run.checkpoint, small(iterations=1))
+    assert run.meta.config["precision"] == "bfloat16"
+    ((sizes, robots, _, learning),) = asked
+    assert (sizes.hidden, robots, learning) == (load_model(model_run.model_file).config.hidden, 16, False)
+    assert sweep_policies(home, dataset, model_run.checkpoint, [small(iterations=1)])[0].id == run.id
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(RwmError, match="'cpu' has no bfloat16 arithmetic") as fault:
+        train_policy(home, dataset, model_run.checkpoint, resume=run)
+    assert "where it began" in fault.value.hint
 
 
 def test_how_often_checkpoints_are_written_does_not_change_what_is_learnt(home, dataset, model_run):

@@ -16,6 +16,7 @@ from rwmdata.errors import RwmError
 from rwmdata.robots import load_robot
 from rwmdata.runs import Run, state_before
 from rwmdata.validate import validate
+from rwmmodel import fastest
 from rwmmodel.calibration_factors import Calibration
 from rwmmodel.checkpoint import load_model, load_state, save_model
 from rwmrl.backends import make_env
@@ -75,6 +76,25 @@ def test_pretraining_leaves_a_policy_a_model_and_scores_on_robots_it_never_saw(h
     assert metrics["model/total"][-1] < metrics["model/total"][0]
     assert load_state(run.state_file, torch.device("cpu"))["moment"] is None  # no replay that nobody needs any more
     assert not state_before(run.state_file).exists()
+
+
+def test_an_online_fit_in_the_fastest_arithmetic_says_which(home, pretrained, monkeypatch):
+    assert pretrained.meta.config["fit"]["precision"] == "float32"  # As of tests/conftest.py.
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    asked = []
+    monkeypatch.setattr(
+        fastest, "pass_seconds", lambda *arguments: asked.append(arguments) or {"float32": 2.0, "bfloat16": 1.0}
+    )
+    begun = finetuning(pretrained, iterations=1, **{"fit.hidden": 99})
+    with pytest.raises(KeyboardInterrupt):
+        train_in_simulator(home, begun.model_copy(update={"iterations": 2}), interrupt_at(1))
+    run = home.runs("train")[0]
+    assert run.meta.config["fit"]["precision"] == "bfloat16"
+    ((sizes, windows, _, learning),) = asked
+    assert (sizes.hidden, windows, learning) == (16, 16, True)  # The model's own sizes.
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(RwmError, match="'cpu' has no bfloat16 arithmetic"):
+        train_in_simulator(home, resume=run)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
