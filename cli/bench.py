@@ -12,6 +12,7 @@ from cli.common import Call, DatasetArgument, DeviceOption, RobotOption, SeedOpt
 app = typer.Typer(help="Measure speeds beside their baselines.", no_args_is_help=True)
 
 MembersOption = Annotated[int | None, typer.Option("--members", help="Ensemble size.")]
+FigureOption = Annotated[Path, typer.Option("--figure", help="Where the curves go, PNG.")]
 RepeatsOption = Annotated[int | None, typer.Option("--repeats", help="The fastest of so many counts.")]
 
 
@@ -99,6 +100,52 @@ def models(
         return
     for title, columns, rows in by_metric(result["rows"]):
         print_table(title, columns, rows)
+
+
+@command(app, "time-to-error", "reports.bench.time_to_error:BenchTimeToErrorConfig")
+def time_to_error(
+    call: Call,
+    dataset: DatasetArgument = None,
+    fits: Annotated[
+        list[str] | None, typer.Option("--preset", help="Preset of rwm fit, may be repeated; all but smoke.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="No fit is begun that would take longer.")] = None,
+    marks: Annotated[
+        list[float] | None,
+        typer.Option("--mark", help="Error to pass at h = 100 and at h = 368; twice, in this order."),
+    ] = None,
+    windows: Annotated[int | None, typer.Option(help="Held-out trajectories.")] = None,
+    figure: FigureOption = Path("time_to_error.png"),
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Measure the minutes until a fit's held-out error passes a mark, for presets and arithmetics on the same rows.
+
+    Every point is a whole fit, a run: interrupted and started again, it goes on where it was.
+    """
+    from reports.bench.time_to_error import BenchTimeToErrorConfig, bench_time_to_error
+
+    config, source = call.config(BenchTimeToErrorConfig, "dataset", "figure"), call.dataset(dataset)
+    show(call, call.work("bench", bench_time_to_error, call.home, source, config, figure))
+    call.say(f"wrote {figure}")
+
+
+@command(app, "time-to-score", "reports.bench.time_to_score:BenchTimeToScoreConfig")
+def time_to_score(
+    call: Call,
+    runs: Annotated[list[str], typer.Argument(help="Policy or train runs.")],
+    mark: Annotated[float | None, typer.Option(help="Normalised score to pass.")] = None,
+    stages: Annotated[int | None, typer.Option(help="Stages of a run that are scored.")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes of a stage.")] = None,
+    figure: FigureOption = Path("time_to_score.png"),
+    seed: SeedOption = None,
+) -> None:
+    """Measure the minutes of training until a policy's normalised score in the simulator passes a mark."""
+    from reports.bench.time_to_score import BenchTimeToScoreConfig, bench_time_to_score
+
+    config = call.config(BenchTimeToScoreConfig, "figure")
+    show(call, call.work("bench", bench_time_to_score, call.home, config, figure))
+    call.say(f"wrote {figure}")
 
 
 def by_metric(rows: list[dict[str, Any]]) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:

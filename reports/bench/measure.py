@@ -12,17 +12,17 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class BenchRow:
-    """A measured value, and the baseline it is held against where there is one."""
+    """A measured value, None where there is none, and the baseline it is held against where there is one."""
 
     name: str
-    value: float
+    value: float | None
     unit: str
     baseline: float | None = None
 
     @property
     def ratio(self) -> float | None:
         """Value over baseline."""
-        return self.value / self.baseline if self.baseline else None
+        return self.value / self.baseline if self.baseline and self.value is not None else None
 
 
 def beside(baseline: float, speeds: Mapping[str, float], unit: str) -> list[BenchRow]:

@@ -1,0 +1,189 @@
+"""How long until a model is good? Held-out error over the minutes of a fit, for every preset and arithmetic.
+
+Every point is a whole fit of its own, because the error is good only at a fit's end, when its learning rate has fallen:
+a fit cut in its middle would look worse than it has to. Each has twice the updates of the one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field, field_validator, model_validator
+
+from reports.bench.curves import Curve, Panel, draw_over_minutes
+from reports.bench.measure import BenchRow, content_of
+from reports.bench.models import fitted
+from rwmdata.catalog import Dataset
+from rwmdata.config import Frozen, build
+from rwmdata.errors import RwmError
+from rwmdata.home import Home
+from rwmdata.progress import Progress, silent
+from rwmdata.runs import Run
+from rwmdata.schema import NormalizerKind
+from rwmmodel.devices import Precision, reduced_precisions, resolve_device
+from rwmmodel.fit_config import FitConfig
+from rwmmodel.validation import HORIZONS
+
+Name = tuple[str, Precision]
+"""A preset and an arithmetic."""
+
+
+class BenchTimeToErrorConfig(Frozen):
+    """Options of :func:`bench_time_to_error`."""
+
+    fits: tuple[str, ...] = Field(("laptop", "demo", "paper", "reference"), min_length=1)
+    """Presets; those that take the fastest arithmetic are fitted in every one this device has, others in float32."""
+    horizons: tuple[int, ...] = Field((100, 368), min_length=1)
+    """Control steps up to which the error is taken."""
+    marks: tuple[float, ...] = (0.3, 0.5)
+    """Relative L1 to pass at each horizon."""
+    minutes: float = Field(30.0, gt=0)
+    """No fit is begun that would take longer."""
+    fewest: int = Field(70, ge=1)
+    """Updates that a preset's first fit has at least, where the preset has as many."""
+    windows: int = Field(256, ge=1)
+    """Held-out trajectories, the same for all."""
+    normalizer: NormalizerKind = "fitted"
+    seed: int = 0
+    device: str = "auto"
+
+    @field_validator("horizons")
+    @classmethod
+    def _known(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(value) <= set(HORIZONS):
+            raise ValueError(f"a fit tells the error up to {', '.join(map(str, HORIZONS))}")
+        return value
+
+    @model_validator(mode="after")
+    def _a_mark_for_each(self) -> BenchTimeToErrorConfig:
+        if len(self.marks) != len(self.horizons):
+            raise ValueError(f"{len(self.marks)} marks for {len(self.horizons)} horizons")
+        return self
+
+
+def bench_time_to_error(
+    home: Home,
+    dataset: Dataset,
+    config: BenchTimeToErrorConfig | None = None,
+    path: Path | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Fit every preset with ever more updates until that would take too long; say when the error passed each mark.
+
+    The clock runs in updates alone: the error is taken on the val split when a fit is over, and nothing is chosen by
+    it. The fits are model runs of ``home``: finished ones of the same configuration are taken as they are, broken ones
+    are resumed, so the benchmark can be interrupted. Arithmetics of a preset take turns.
+
+    Args:
+        home: Where the fits go.
+        dataset: The rows, the same for all.
+        config: What is fitted.
+        path: Where the curves are drawn, PNG; None draws none.
+        progress: Called after every fit.
+
+    Returns:
+        ``{"rows": [{name, value, unit, baseline, ratio}, ...], "points": [{preset, precision, updates, minutes,
+        rel_l1_h<h>...}, ...]}``. The baseline of another arithmetic is float32 in the same preset. Minutes are None
+        where a mark was not passed.
+
+    Raises:
+        RwmError: A preset is unknown, or held-out episodes are too short for a horizon.
+    """
+    config = config or BenchTimeToErrorConfig()
+    points: list[dict[str, Any]] = []
+    refuse_short(dataset, config)
+    for plan in plans(config):
+        name = plan.name
+        before = [p for p in points if (p["preset"], p["precision"]) == name]
+        if before and before[-1]["minutes"] * plan.fit.updates / before[-1]["updates"] > config.minutes:
+            continue
+        run = fitted(home, dataset, plan.fit)
+        points.append(point_of(run, name, config))
+        progress(len(points), len(points), {"minutes": points[-1]["minutes"]})
+    curves = {h: curves_of(points, h) for h in config.horizons}
+    if path:
+        panels = [
+            Panel(f"up to h = {h}", "held-out relative L1", mark, list(curves[h].values()))
+            for h, mark in zip(config.horizons, config.marks, strict=True)
+        ]
+        draw_over_minutes(path, f"{dataset.name}: every point is a whole fit", panels, log=True)
+    settings: dict[str, str | int] = {"dataset": dataset.name, "device": str(resolve_device(config.device))}
+    rows = rows_of(curves, config)
+    return {**content_of("time-to-error", rows, **settings, threads=torch.get_num_threads()), "points": points}
+
+
+class Plan(NamedTuple):
+    """A fit to be made, and which curve it is a point of."""
+
+    name: Name
+    fit: FitConfig
+
+
+def plans(config: BenchTimeToErrorConfig) -> Iterator[Plan]:
+    """Give the fits of every preset, shorter ones first."""
+    device = resolve_device(config.device)
+    for preset in config.fits:
+        usual = build(FitConfig, preset)
+        own = usual.precision == "auto"
+        precisions: tuple[Precision, ...] = ("float32", *(reduced_precisions(device) if own else ()))
+        for updates in lengths(usual.updates, config.fewest):
+            for precision in precisions:
+                alike = {"normalizer": config.normalizer, "val_windows": config.windows, "seed": config.seed}
+                length = {"updates": updates, "val_interval": updates, "precision": precision, "device": config.device}
+                yield Plan((preset, precision), build(FitConfig, preset, alike, length))
+
+
+def lengths(updates: int, fewest: int) -> list[int]:
+    """Return a preset's updates, halved as long as ``fewest`` are left, in rising order."""
+    halved = [updates]
+    while halved[-1] // 2 >= fewest:
+        halved.append(halved[-1] // 2)
+    return halved[::-1]
+
+
+def refuse_short(dataset: Dataset, config: BenchTimeToErrorConfig) -> None:
+    """Check that the val split has an episode for every horizon.
+
+    Raises:
+        RwmError: It has none.
+    """
+    longest = int(dataset.split_bounds("val")[1].max(initial=0))
+    needed = max(build(FitConfig, preset).history for preset in config.fits) + max(config.horizons)
+    if longest < needed:
+        fault = f"'{dataset.name}' has no held-out episode of {needed} rows, history and horizon"
+        raise RwmError(f"{fault}; the longest has {longest}.", "a dataset with longer episodes")
+
+
+def point_of(run: Run, name: Name, config: BenchTimeToErrorConfig) -> dict[str, Any]:
+    """Return what a fit reached and the minutes of its updates."""
+    summary, (preset, precision) = run.meta.summary, name
+    minutes = summary["updates"] * run.meta.config["batch"] / summary["windows_per_second"] / 60
+    errors = {f"rel_l1_h{h}": summary[f"val/rel_l1_h{h}"] for h in config.horizons}
+    return {"preset": preset, "precision": precision, "updates": summary["updates"], "minutes": minutes} | errors
+
+
+def curves_of(points: list[dict[str, Any]], horizon: int) -> dict[Name, Curve]:
+    """Return the error up to a horizon over minutes, for every preset and arithmetic."""
+    curves = {}
+    for name in dict.fromkeys((p["preset"], p["precision"]) for p in points):
+        own = [p for p in points if (p["preset"], p["precision"]) == name]
+        values = tuple(p[f"rel_l1_h{horizon}"] for p in own)
+        curves[name] = Curve(", ".join(name), tuple(p["minutes"] for p in own), values)
+    return curves
+
+
+def rows_of(curves: dict[int, dict[Name, Curve]], config: BenchTimeToErrorConfig) -> list[BenchRow]:
+    """Return when each curve passes each mark, and the best error it came to."""
+    rows = []
+    for horizon, mark in zip(config.horizons, config.marks, strict=True):
+        for (preset, precision), curve in curves[horizon].items():
+            exact = curves[horizon][preset, "float32"] if precision != "float32" else None
+            passed = (curve.until(mark), exact.until(mark) if exact else None)
+            rows.append(BenchRow(f"{curve.name}: until h = {horizon} is below {mark:g}", passed[0], "min", passed[1]))
+            reached = (curve.values[-1], exact.values[-1] if exact else None)
+            longest = f"{curve.name}: h = {horizon} after {curve.minutes[-1]:.1f} min"
+            rows.append(BenchRow(longest, reached[0], "relative L1", reached[1]))
+    return rows
