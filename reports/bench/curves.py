@@ -17,6 +17,9 @@ COLOURS = (BLUE, ORANGE, GREEN, GREY)
 DASHES = {"bfloat16": "--", "tf32": ":"}
 """Of curves whose name ends with an arithmetic; others are solid."""
 
+MARGIN = 1.25
+"""Of a logarithmic axis, on both sides of what it shows."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -57,12 +60,13 @@ def draw_over_minutes(path: Path, title: str, panels: Sequence[Panel], log: bool
     colours: Mapping[str, str] = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
     with figure(path, 1, len(panels), (8 * len(panels), 6)) as axes:
         for ax, panel in zip(axes[0], panels, strict=True):
-            ax.axhline(panel.mark, color=GREY, linewidth=1, linestyle="-.", label=f"mark: {panel.mark:g}")
+            ax.axhline(panel.mark, color=GREY, linewidth=1, linestyle="-.")
             for curve in panel.curves:
                 group, _, kind = curve.name.rpartition(", ")
                 colour, dash = colours[group or curve.name], DASHES.get(kind, "-")
                 ax.plot(curve.minutes, curve.values, "o", linestyle=dash, color=colour, label=curve.name)
-            ax.set(xscale="log", xlabel="training time (minutes)", ylabel=panel.unit, title=panel.title)
+            ax.set(xscale="log", xlabel="training time (minutes)", ylabel=panel.unit)
+            ax.set_title(f"{panel.title} (mark: {panel.mark:g})")
             _plain_ticks(ax.xaxis, [t for curve in panel.curves for t in curve.minutes])
             if log:
                 ax.set_yscale("log")
@@ -72,9 +76,10 @@ def draw_over_minutes(path: Path, title: str, panels: Sequence[Panel], log: bool
 
 
 def _plain_ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Name 1, 2 and 5 times the powers of ten that the values lie among."""
-    low, high = min(values), max(values)
+    """Let an axis hold the values closely, and name 1, 2 and 5 times the powers of ten there."""
+    low, high = min(values) / MARGIN, max(values) * MARGIN
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [m * 10.0**p for p in powers for m in (1, 2, 5) if low / 2 <= m * 10.0**p <= high * 2]
+    ticks = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_minor_formatter(NullFormatter())
+    axis.set_view_interval(low, high, ignore=True)

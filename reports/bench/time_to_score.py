@@ -69,7 +69,7 @@ def bench_time_to_score(
         curves.append(Curve(run.id, tuple(p["minutes"] for p in own), tuple(p["score"] for p in own)))
     if path:
         title = f"{config.episodes} undisturbed episodes a point"
-        draw_over_minutes(path, title, [Panel("policies", "normalised score", config.mark, curves)])
+        draw_over_minutes(path, title, [Panel("in the simulator", "normalised score", config.mark, curves)])
     rows, first = [], curves[0]
     for curve in curves:
         beside = first if curve is not first else None
