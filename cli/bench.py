@@ -12,7 +12,7 @@ from cli.common import Call, DatasetArgument, DeviceOption, RobotOption, SeedOpt
 app = typer.Typer(help="Measure speeds beside their baselines.", no_args_is_help=True)
 
 MembersOption = Annotated[int | None, typer.Option("--members", help="Ensemble size.")]
-FigureOption = Annotated[Path, typer.Option("--figure", help="Where the curves go, PNG.")]
+FigureOption = Annotated[Path, typer.Option("--out", help="Where the curves go, PNG.")]
 RepeatsOption = Annotated[int | None, typer.Option("--repeats", help="The fastest of so many counts.")]
 
 

@@ -13,15 +13,21 @@ from rwmrl.envs.imagination import ImaginationConfig
 from rwmrl.judge import JudgeConfig
 from rwmrl.ppo_config import PPOConfig
 
-_SHORT = {"iterations": 80, "checkpoint_interval": 20, "precision": "auto"}
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "smoke": {
         "iterations": 4, "num_envs": 64, "checkpoint_interval": 2, "episode_steps": 48, "precision": "auto",
     },
     # A model fitted for minutes is only right for a second or so, and near the data's actions.
-    "demo": {**_SHORT, "num_envs": 512, "episode_steps": 64, "init_std": 0.4},
+    "demo": {
+        "iterations": 80, "checkpoint_interval": 20, "num_envs": 512, "episode_steps": 64, "init_std": 0.4,
+        "precision": "auto",
+    },
     # docs/policies.md says why.
-    "laptop": {**_SHORT, "num_envs": 1024, "warm_start": "bc", "critic_first": 15, "init_std": 0.3, "lam": 0.5},
+    "laptop": {
+        "iterations": 300, "checkpoint_interval": 50, "num_envs": 1024, "warm_start": "bc", "critic_first": 15,
+        "init_std": 0.3, "ema": 0.9, "lam": 0.2, "anchor": 1.0, "fall_penalty": 3.0, "push_velocity": 1.0,
+        "precision": "auto",
+    },
     "paper": {"iterations": 2500, "num_envs": 4096, "num_steps": 100},
 }  # fmt: skip
 CLONE, NOTHING = "bc", "none"

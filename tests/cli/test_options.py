@@ -48,7 +48,7 @@ def run(*words, home):
     ("words", "shown"),
     [
         (("fit",), ("2300", "laptop", "sampled_mse")),
-        (("policy",), ("mopo", "0.5")),
+        (("policy",), ("mopo", "0.2")),
         (("train",), ("4096", "0.25")),
         (("eval", "noise"), ("100", "400")),
         (("data", "sample"), ("40", "train")),

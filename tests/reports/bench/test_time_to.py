@@ -152,7 +152,7 @@ def test_stages_of_policies_are_scored_over_their_minutes(home, policies, monkey
     assert (last["value"], last["ratio"]) == (pytest.approx(0.8), pytest.approx(2.0))
     assert scored[0] == (str(first.stage_file(1)), "anymal_d", 2, ("undisturbed",))
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    words = ("bench", "time-to-score", first.id, "--stages", 1, "--figure", tmp_path / "one.png", "--json")
+    words = ("bench", "time-to-score", first.id, "--stages", 1, "--out", tmp_path / "one.png", "--json")
     (point,) = json.loads(rwm(*words))["points"]
     assert point["minutes"] == 4.0 and (tmp_path / "one.png").is_file()
 
