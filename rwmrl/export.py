@@ -321,10 +321,12 @@ def provenance(
     """Return where the rows come from, for the dataset's manifest; ``randomize`` None is as the task has it."""
     task = get_task(config.task, backend)
     randomized = task.randomize if randomize is None else randomize
+    # Another simulator's task draws from ranges of its own.
+    ranges = robot.randomization.model_dump(mode="json") if backend == EMBEDDED else "as the simulator's task has it"
     return {
         "source": "simulation", "backend": backend, "task": task.name, "policy": policy, "seed": config.seed,
         "num_envs": envs, "control_dt_s": robot.control_dt_s,
-        "randomization": robot.randomization.model_dump(mode="json") if randomized else None,
+        "randomization": ranges if randomized else None,
         "config": config.model_dump(mode="json"), "task_config": task.model_dump(mode="json"), "versions": versions(),
     }  # fmt: skip
 

@@ -151,6 +151,14 @@ def test_provenance_says_how_to_make_it_again(exported):
     assert exported.control_hz == 50.0
 
 
+def test_provenance_does_not_claim_our_ranges_for_the_task_of_another_simulator(robot):
+    config = ExportConfig(backend="isaaclab", policy="wander")
+    drawn, plain = (
+        export.provenance(config, robot, "isaaclab", 4, "wander", varied)["randomization"] for varied in (None, False)
+    )
+    assert "base_mass_kg" not in drawn and "task" in drawn and plain is None
+
+
 def test_an_episode_that_blew_up_is_left_out_and_counted(home, monkeypatch):
     original = export.make_env
 
