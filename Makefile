@@ -61,7 +61,7 @@ test-isaaclab: .venv-isaaclab/ready
 		--ignore-requires-python isaaclab
 	touch $@
 
-# The first run compiles kernels, which are kept in the user's cache; later ones take a third of the time.
+# The first run compiles kernels, which are kept in the user's cache; later ones take two thirds of its processor time.
 test-isaaclab3: .venv-isaaclab3/ready
 	OMP_NUM_THREADS=1 .venv-isaaclab3/bin/pytest tests/isaaclab3
 
