@@ -255,9 +255,9 @@ def newest_unfinished(runs: list[Run]) -> Run:
     """Return the newest run that can be resumed.
 
     Raises:
-        RwmError: Every run is finished.
+        RwmError: No run is unfinished.
     """
     for run in runs:
         if run.kind in RESUMABLE and run.meta.status != "finished":
             return run
-    raise RwmError("There is no unfinished run to resume.", "rwm runs ls")
+    raise RwmError("There is nothing to resume: no run is unfinished.", "rwm runs ls")
