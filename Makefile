@@ -105,7 +105,7 @@ test-browser: .venv/ready
 
 docs: .venv-docs/ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
-	@echo 'open site/index.html'
+	@echo 'open site/index.html; with the search: python3 -m http.server -d site'
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
