@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO_HOME ?= .
 
-.PHONY: demo smoke test test-mjlab test-isaaclab test-isaaclab3 test-lerobot test-d3rlpy test-browser test-ray lint types pytest format clean
+.PHONY: demo smoke test test-mjlab test-isaaclab test-isaaclab3 test-lerobot test-d3rlpy test-browser test-ray docs lint types pytest format clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -96,9 +96,20 @@ test-browser: .venv/ready
 		test "$$found" || { echo 'no Chromium here: apt-get install chromium, or CHROMIUM=/path/to/it'; exit 1; }
 	$(BIN)/pytest tests/reports/page/test_report_browser.py tests/reports/visualize/test_visualize_browser.py
 
+# The documentation as a site, site/index.html. Names and docstrings are read from the source, so nothing of ours is installed.
+.venv-docs/ready: Makefile
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check mkdocs==1.6.1 mkdocs-material==9.8.2 \
+		'mkdocstrings[python]==1.0.8' ruff==0.17.5
+	touch $@
+
+docs: .venv-docs/ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@echo 'open site/index.html; with the search: python3 -m http.server -d site'
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-* build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -43,20 +43,28 @@ def _installed(project: str | None) -> str | None:
 # None is "not given": the default stands in the configuration or function a command hands its options to.
 HomeOption = Annotated[str, typer.Option("--home", envvar="RWM_HOME", help="Folder that holds data/ and runs/.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, max=LARGEST, help="Seed; the same seed gives the same result.")
-]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed; the same seed gives the same result.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-RobotOption = Annotated[str | None, typer.Option("--robot", help="Robot name or folder.")]
-BackendOption = Annotated[str | None, typer.Option("--backend", help="auto, mujoco, isaaclab or mjlab.")]
+RobotOption = Annotated[
+    str | None, typer.Option("--robot", help="Robot name (anymal_d, go2, ...), or folder with a robot.yaml.")
+]
+BackendOption = Annotated[
+    str | None, typer.Option("--backend", help="Simulator: auto, mujoco (embedded), isaaclab or mjlab.")
+]
 DatasetArgument = Annotated[str | None, typer.Argument(help="Dataset name or path; the newest when left out.")]
+FittedArgument = Annotated[
+    str | None, typer.Argument(help="Dataset name or path; the one the model was fitted on when left out.")
+]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model run or model file; the newest when left out.")]
 SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other option, KEY=VALUE, or PART.KEY=VALUE; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set", help="Any other option, KEY=VALUE, or PART.KEY=VALUE; may be repeated. A wrong KEY lists all."
+    ),
 ]
 WandbOption = Annotated[
     str | None,
-    typer.Option("--wandb", callback=_installed, help="Project of Weights & Biases the metrics go to as well."),
+    typer.Option("--wandb", callback=_installed, help="Project of Weights & Biases that the metrics go to as well."),
 ]
 
 Result = TypeVar("Result")
@@ -151,7 +159,10 @@ class Call:
 
     def fitted(self, name: str | None, checkpoint: Checkpoint) -> Dataset:
         """Return the dataset of that name, else the one a run's model was fitted on, else the newest, and say which."""
-        return self.dataset(name or checkpoint.parent("dataset"))
+        own = checkpoint.parent("dataset")
+        if name is None and own is not None:
+            self.say(f"dataset {own} (the model was fitted on it)")
+        return self.dataset(name or own)
 
     def policy(self, name: str | None) -> str:
         """Return the policy file named by run or by file (the newest when not named); a behaviour's name as it is."""

@@ -42,8 +42,12 @@ def export(
     ] = None,
     action_noise: Annotated[float | None, typer.Option(help="Std of normal noise on every action.")] = None,
     pushes: Annotated[bool | None, typer.Option(help="Kick the base; the task decides when left out.")] = None,
-    noise: Annotated[bool | None, typer.Option(help="Noise on what the policy sees; likewise.")] = None,
-    randomize: Annotated[bool | None, typer.Option(help="Domain randomisation; likewise.")] = None,
+    noise: Annotated[
+        bool | None, typer.Option(help="Noise on what the policy sees; the task decides when left out.")
+    ] = None,
+    randomize: Annotated[
+        bool | None, typer.Option(help="Domain randomisation; the task decides when left out.")
+    ] = None,
     bounds_m: Annotated[
         str | None, typer.Option("--bounds", help="Stay in a rectangle of this size, metres: 4x3.")
     ] = None,
@@ -53,11 +57,15 @@ def export(
     engine: Annotated[
         str | None, typer.Option(help="Export in parts on several workers: local (processes) or ray (a cluster).")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Parts at the same time; the rows are the same.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Parts made at the same time; the rows do not depend on it.")
+    ] = None,
     parts: Annotated[
         int | None, typer.Option(help="Parts, each with a seed of its own; one per 200,000 rows when left out.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; without one it is started here.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster; one is started here when left out.")
+    ] = None,
     settings: SettingsOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -109,7 +117,7 @@ def convert(
         float | None, typer.Option(help="HDF5: rows per second; else what the file says. Higher rates are thinned out.")
     ] = None,
     infer: Annotated[
-        bool, typer.Option("--infer", help="Only print a proposed mapping for a log, from its column names.")
+        bool, typer.Option("--infer", help="Only print a mapping for a log, proposed from its column names and values.")
     ] = False,
     seed: SeedOption = None,
 ) -> None:

@@ -63,7 +63,9 @@ def filter_(
     call: Call,
     where: Annotated[str, typer.Argument(help='SQL condition on episodes: "not terminated and length > 100".')],
     name: Annotated[str, typer.Option("--name", help="Name of the new dataset.")],
-    dataset: Annotated[str | None, typer.Option("--dataset", help="The newest when left out.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Dataset name or path; the newest when left out.")
+    ] = None,
     cut_spikes: Annotated[
         bool | None, typer.Option("--cut-spikes", help="Leave out rows with impossible values; episodes are cut there.")
     ] = None,
@@ -80,9 +82,9 @@ def filter_(
 def split(
     call: Call,
     name: Annotated[str, typer.Option("--name", help="Name of the new dataset.")],
-    train: Annotated[float | None, typer.Option(min=0, help="Share of the episodes.")] = None,
-    val: Annotated[float | None, typer.Option(min=0, help="Likewise.")] = None,
-    test: Annotated[float | None, typer.Option(min=0, help="Likewise.")] = None,
+    train: Annotated[float | None, typer.Option(min=0, help="Share of the episodes to train with.")] = None,
+    val: Annotated[float | None, typer.Option(min=0, help="Share of the episodes to validate with.")] = None,
+    test: Annotated[float | None, typer.Option(min=0, help="Share of the episodes to evaluate with.")] = None,
     window: Annotated[
         int | None, typer.Option(min=1, help="Rows an episode needs to count; too few such are divided by time.")
     ] = None,

@@ -10,8 +10,8 @@ import typer
 
 from cli.common import (
     Call,
-    DatasetArgument,
     DeviceOption,
+    FittedArgument,
     ModelOption,
     RobotOption,
     SeedOption,
@@ -35,14 +35,15 @@ WindowsOption = Annotated[int | None, typer.Option("--windows", help="Held-out t
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Autoregressive steps, where episodes allow.")]
 EpisodesOption = Annotated[int | None, typer.Option("--episodes", help="Episodes per policy and scenario.")]
 PolicyOption = Annotated[
-    str | None, typer.Option("--policy", help="As in rwm data export, or a run; the newest policy run when left out.")
+    str | None,
+    typer.Option("--policy", help="Policy run or file, or expert, medium, random, ...; the newest run when left out."),
 ]
 
 
 @command(app, "uncertainty", "reports.evaluate.uncertainty:UncertaintyConfig")
 def uncertainty(
     call: Call,
-    dataset: DatasetArgument = None,
+    dataset: FittedArgument = None,
     model: ModelOption = None,
     windows: WindowsOption = None,
     steps: StepsOption = None,
@@ -69,7 +70,7 @@ def _add_evaluation_of_a_model(name: str, question: str) -> None:
 
     def body(
         call: Call,
-        dataset: DatasetArgument = None,
+        dataset: FittedArgument = None,
         model: ModelOption = None,
         windows: WindowsOption = None,
         steps: StepsOption = None,
@@ -96,7 +97,8 @@ def policy(
     policy: PolicyOption = None,
     robot: RobotOption = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", help="auto, mujoco, isaaclab, mjlab; or model, to let a model judge it.")
+        str | None,
+        typer.Option("--backend", help="Simulator: auto, mujoco, isaaclab or mjlab; or model: a model judges it."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="With --backend model: one the policy was not trained in.")
@@ -150,7 +152,9 @@ def falls(
         str | None, typer.Option("--model", help="Model run or file; the policy's own, else the newest, when left out.")
     ] = None,
     robots: Annotated[int | None, typer.Option(help="Robots side by side.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Most simulations of a scenario, until falls are enough.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Most simulations of a scenario; fewer once there are 100 falls.")
+    ] = None,
     action_noise: Annotated[float | None, typer.Option(help="Std of noise on actions, so that it falls.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -174,7 +178,7 @@ def lambda_sweep(
     call: Call,
     model: ModelOption = None,
     judge: Annotated[
-        str | None, typer.Option("--judge", help="Model run that should rank the policies without the simulator.")
+        str | None, typer.Option("--judge", help="Model run that shall rank the policies too, without the simulator.")
     ] = None,
     episodes: EpisodesOption = None,
     seed: SeedOption = None,
@@ -262,6 +266,7 @@ def show_scalars(call: Call, run: Run) -> None:
     for what in run.meta.summary.get("not_computed") or []:
         say(f"not computed: {what}")
     out.print(f"wrote {run.path}")
+    say("next: rwm report")
 
 
 def split_parts(scalars: list[Scalar]) -> tuple[list[Scalar], list[tuple[list[str], list[tuple]]]]:

@@ -61,4 +61,4 @@ def fit(
     for fault in [f for f in glance(source) if f.check != "spike"]:
         call.say(f"warning: {source.name}: {fault.where}: {fault.message}; rwm data validate {quoted(source.name)}")
     run = call.work("fit", fit_model, call.home, source, config)
-    call.show_run(run, "rwm policy --lam 1.0, or rwm eval uncertainty")
+    call.show_run(run, "rwm eval dynamics, then rwm policy")

@@ -6,12 +6,14 @@ import errno
 import os
 import signal
 import sys
+from typing import Any
 
 # Read by torch's thread pool when it is loaded: how long a waiting thread spins before it gives way. The default spins
 # so long that a fit on a machine that is also doing something else becomes many times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import typer
+from typer.core import TyperGroup
 
 from cli import (
     bench,
@@ -43,9 +45,39 @@ NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.E
 NO_MEMORY = ("can't allocate memory", "out of memory", "Maximum allowed", "array is too big")
 """What torch and NumPy say where there is no memory."""
 
+PANELS = {
+    "The whole chain": ("demo", "report"),
+    "Data": ("data", "sql"),
+    "Models": ("fit", "model"),
+    "Policies": ("policy", "sweep", "train", "import-policy", "export-policy"),
+    "Evidence": ("eval", "visualize", "bench"),
+    "What was made, and this machine": ("runs", "robots", "doctor"),
+}
+"""Commands in the order of the work; help shows each group by itself."""
+PANEL = {name: panel for panel, names in PANELS.items() for name in names}
+
+
+class InOrderOfWork(TyperGroup):
+    """Lists its commands by ``PANELS``; a command that is not there is a fault."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands."""
+        return sorted(super().list_commands(ctx), key=[*PANEL].index)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by name, with the heading that help lists it under; None where there is none."""
+        found: Any = super().get_command(ctx, cmd_name)
+        if found is not None:
+            found.rich_help_panel = PANEL[cmd_name]
+        return found
+
+
 app = typer.Typer(
     name="rwm",
+    cls=InOrderOfWork,
     help="Robotic world models: rollouts -> dataset -> dynamics ensemble -> policy -> evidence.",
+    epilog="Begin with: rwm demo --smoke. Then step by step: rwm data export, rwm fit, rwm policy, rwm eval policy, "
+    "rwm report. Every command takes the newest dataset, model or policy where none is named.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

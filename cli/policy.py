@@ -9,8 +9,8 @@ import typer
 
 from cli.common import (
     Call,
-    DatasetArgument,
     DeviceOption,
+    FittedArgument,
     ModelOption,
     SeedOption,
     SettingsOption,
@@ -39,7 +39,7 @@ JUDGED = ("judged_reward", "judged_share_without_fall")
 PolicyPresetOption = Annotated[str | None, typer.Option("--preset", help="smoke, demo, laptop or paper.")]
 JudgeOption = Annotated[
     str | None,
-    typer.Option("--judge", help="Model run that no policy is trained in: what it thinks most of becomes the policy."),
+    typer.Option("--judge", help="Another model, not trained in: the checkpoint that it scores highest is kept."),
 ]
 IterationsOption = Annotated[int | None, typer.Option("--iterations", help="PPO iterations, or updates without PPO.")]
 
@@ -48,7 +48,10 @@ sweep_app = typer.Typer(help="Train many policies that differ in lambda and seed
 
 def policy(
     call: Call,
-    dataset: DatasetArgument = None,
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="Dataset name or path; when left out the one the model was fitted on, else the newest."),
+    ] = None,
     model: ModelOption = None,
     lam: Annotated[float | None, typer.Option(help="Penalty weight lambda; 0 is MBPO-PPO.")] = None,
     algo: Annotated[
@@ -57,13 +60,17 @@ def policy(
             help="mopo (PPO in the model, penalised), mbpo (lambda 0); without a model: bc (cloning), cql, iql."
         ),
     ] = "mopo",
-    rollout: Annotated[str | None, typer.Option(help="member or mean: which prediction is followed.")] = None,
+    rollout: Annotated[
+        str | None, typer.Option(help="Which prediction is followed: that of one member, or the mean.")
+    ] = None,
     penalty: Annotated[
-        str | None, typer.Option(help="epistemic, largest or calibrated: what lambda is a multiple of.")
+        str | None, typer.Option(help="What lambda multiplies: epistemic, largest or calibrated.")
     ] = None,
     warm_start: Annotated[
         str | None,
-        typer.Option(help="Begin with the networks of this policy or train run or file, of a clone (bc), or none."),
+        typer.Option(
+            help="Begin with the networks of this policy (run or file), of a clone of the data (bc), or none."
+        ),
     ] = None,
     judge: JudgeOption = None,
     settings: SettingsOption = None,
@@ -153,7 +160,7 @@ def without_model(call: Call, dataset: str | None, algo: str) -> None:
 @command(sweep_app, "policy", "rwmrl.sweep:SweepConfig", "rwmrl.policy_config:PolicyConfig")
 def sweep(
     call: Call,
-    dataset: DatasetArgument = None,
+    dataset: FittedArgument = None,
     model: ModelOption = None,
     lam: Annotated[str | None, typer.Option(help="Penalty weights, with commas.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Policies of each weight, seeds 0, 1, ...")] = None,
@@ -163,7 +170,9 @@ def sweep(
     settings: SettingsOption = None,
     workers: Annotated[int | None, typer.Option(help="Policies trained at the same time.")] = None,
     engine: Annotated[str | None, typer.Option(help="local (processes) or ray (a cluster).")] = None,
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; without one it is started here.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster; one is started here when left out.")
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Train a policy for every lambda and seed; finished ones are skipped, broken ones resumed."""
@@ -205,13 +214,12 @@ def import_policy(
     ],
     robot: Annotated[str | None, typer.Option(help="Robot name or folder it was trained on.")] = None,
     activation: Annotated[
-        str | None, typer.Option(help="Between its layers; params/agent.yaml beside the file, else elu, when left out.")
+        str | None,
+        typer.Option(help="elu, relu or tanh; when left out that of params/agent.yaml beside the file, else elu."),
     ] = None,
     layout: Annotated[
         str | None,
-        typer.Option(
-            help="isaaclab, or legged_gym: joints leg by leg, and observations scaled. isaaclab when left out."
-        ),
+        typer.Option(help="isaaclab, or legged_gym: joints leg by leg, and observations scaled."),
     ] = None,
 ) -> None:
     """Take in a policy that was trained elsewhere as a train run, which every --policy takes by its id."""
@@ -229,7 +237,7 @@ def export_policy(
         str | None, typer.Argument(help="Policy file or run; the newest policy run when left out.")
     ] = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder to write into.")] = Path("deploy"),
-    robot: Annotated[str | None, typer.Option(help="Robot name or folder; the policy's own.")] = None,
+    robot: Annotated[str | None, typer.Option(help="Robot name or folder; the policy's own when left out.")] = None,
 ) -> None:
     """Write a policy as ONNX, TorchScript and rsl_rl checkpoints, and a JSON of orders, scales, gains and rate."""
     from rwmrl.deploy import export_policy as export

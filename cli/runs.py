@@ -20,7 +20,7 @@ from rwmdata.text import quoted
 RESUMABLE = ("model", "policy", "train")
 
 app = typer.Typer(help="List, show, resume and hand over runs.", no_args_is_help=True)
-RunArgument = Annotated[str | None, typer.Argument(help="Run id, unique prefix or path.")]
+RunArgument = Annotated[str | None, typer.Argument(metavar="run", help="Run id, unique prefix or path.")]
 
 
 @command(app, "ls")
@@ -104,7 +104,7 @@ def resume(call: Call, run_id: RunArgument = None) -> None:
 @command(app, "rm")
 def rm(
     call: Call,
-    run_id: Annotated[str, typer.Argument(help="Run id, or its folder in the home.")],
+    run_id: Annotated[str, typer.Argument(metavar="run", help="Run id, or its folder in the home.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a run, also one whose record cannot be read."""
@@ -255,9 +255,9 @@ def newest_unfinished(runs: list[Run]) -> Run:
     """Return the newest run that can be resumed.
 
     Raises:
-        RwmError: Every run is finished.
+        RwmError: No run is unfinished.
     """
     for run in runs:
         if run.kind in RESUMABLE and run.meta.status != "finished":
             return run
-    raise RwmError("Every run is finished; there is nothing to resume.", "rwm runs ls")
+    raise RwmError("There is nothing to resume: no run is unfinished.", "rwm runs ls")

@@ -17,7 +17,9 @@ FORMATS = ("table", "csv", "json", "parquet")
 
 def sql(
     call: Call,
-    query: Annotated[str, typer.Argument(help="A query over datasets, episodes, transitions, runs, metrics, ...")],
+    query: Annotated[
+        str, typer.Argument(help="Query over the views datasets, episodes, transitions, runs, metrics and evaluations.")
+    ],
     form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
     out_file: Annotated[Path | None, typer.Option("--out", help="Write there instead of printing.")] = None,
 ) -> None:

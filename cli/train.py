@@ -15,12 +15,16 @@ def train(
     call: Call,
     task: Annotated[
         str | None,
-        typer.Option(help="Init-v0: plain PPO; Pretrain-v0: a model is fitted on the replay at the same time."),
+        typer.Option(
+            help="Init-v0: plain PPO; Pretrain-v0: a model is fitted on the replay at the same time; Finetune-v0: PPO "
+            "learns from simulated and imagined steps together."
+        ),
     ] = None,
     robot: RobotOption = None,
     backend: BackendOption = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="Of Pretrain-v0: smoke, laptop or reference (the authors').")
+        str | None,
+        typer.Option("--preset", help="Pretrain-v0, Finetune-v0: smoke, laptop or reference (the authors')."),
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="PPO iterations.")] = None,
     num_envs: Annotated[int | None, typer.Option(help="Robots simulated side by side.")] = None,
@@ -43,16 +47,14 @@ def train(
             "--warm-start", "--policy", help="Begin with the networks of this train run, policy file or shipped policy."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model run or file that Pretrain-v0 goes on from.")] = None,
-    members: Annotated[int | None, typer.Option(help="Members of the model (Pretrain-v0): 1, or 5 for RWM-U.")] = None,
-    export: Annotated[
-        str | None, typer.Option(help="Write the replay to a dataset of this name (Pretrain-v0).")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model run or file to go on from; Finetune-v0 needs one.")] = None,
+    members: Annotated[int | None, typer.Option(help="Pretrain-v0: members of the model, 1, or 5 for RWM-U.")] = None,
+    export: Annotated[str | None, typer.Option(help="Write the replay to a dataset of this name.")] = None,
     settings: SettingsOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Train a policy by PPO in the simulator, alone (Init-v0) or with a model fitted on its replay (Pretrain-v0)."""
+    """Train a policy by PPO in the simulator, alone or together with a model (online RWM)."""
     from rwmrl.online_config import configuration_of
     from rwmrl.simulator_training import train_in_simulator
     from rwmrl.train_config import TrainConfig

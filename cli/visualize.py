@@ -31,7 +31,7 @@ def visualize(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", help="Run or file of the model that imagines the twin; the newest, or the dataset's own."
+            "--model", help="Model run or file that imagines the twin; the newest, or the dataset's own, when left out."
         ),
     ] = None,
     no_twin: Annotated[bool | None, typer.Option("--no-twin", help="Show the real robots alone.")] = None,
@@ -41,12 +41,14 @@ def visualize(
     settle: Annotated[int | None, typer.Option(help="Control steps before the history begins.")] = None,
     steps: Annotated[int | None, typer.Option(help="Control steps imagined; a recorded episode to its end.")] = None,
     resync: Annotated[
-        int | None, typer.Option(help="Give the twin the real history again every so many steps; else only once.")
+        int | None, typer.Option(help="Give the twin the real history again every so many steps; once when left out.")
     ] = None,
     overlay: Annotated[bool | None, typer.Option("--overlay", help="Draw the twin in the real robot's place.")] = None,
     browser: Annotated[bool | None, typer.Option("--browser", help="Show it in the browser; writes no files.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port of the browser view; 8080 when left out.")] = None,
-    host: Annotated[str | None, typer.Option("--host", help="Address it listens on; this machine alone else.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address it listens on; this machine alone when left out.")
+    ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
 ) -> None:

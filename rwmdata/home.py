@@ -18,6 +18,8 @@ from rwmdata.runs import DIGEST, HOW_TO_MAKE, Checkpoint, Run
 
 POLICY_KINDS = ("policy", "train")
 """Kinds of runs that keep a policy."""
+CALLED = {"train": "training", "eval": "evaluation"}
+"""What people are told of kinds of runs that are named by a verb."""
 WITHOUT_EFFECT = {"wandb"}
 """Fields of a configuration that change nothing about what is made."""
 
@@ -133,11 +135,11 @@ class Home:
             if kind not in (None, opened.kind):
                 raise RwmError(f"{run_id} is a {opened.kind} run, not a {kind} run.", f"rwm runs ls --kind {kind}")
             return opened
-        label, runs = kind or "run", self.runs(kind) if runs is None else runs
+        label, runs = CALLED.get(kind or "", kind) or "run", self.runs(kind) if runs is None else runs
         if run_id is None:
             if finished := [r for r in runs if r.meta.status == "finished"]:
                 return finished[0]
-            raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(label, "rwm runs ls"))
+            raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(kind or "", "rwm runs ls"))
         if broken := _folders(self.runs_dir, f"{kind or '*'}/{escape(run_id)}/run.json"):
             Run.open(broken[0])  # Listed or not, it is the one that is meant: say what is wrong with it.
         matches = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]

@@ -25,4 +25,5 @@ def test_an_evaluation_without_numbers_prints_no_table(home, capsys):
     finish_evaluation(run, "go2", [], not_computed=["twin: shown without a model"])
     show_scalars(Call(home, False, {}, {}), run)
     said = capsys.readouterr()
-    assert said.out == f"wrote {run.path}\n" and said.err == "not computed: twin: shown without a model\n"
+    assert said.out == f"wrote {run.path}\n"
+    assert said.err == "not computed: twin: shown without a model\nnext: rwm report\n"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.common import Call
+from cli.main import PANELS, app
 from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.runs import Checkpoint, Run
 from rwmrl.policy_config import PolicyConfig
 from rwmrl.simulator_training import TrainConfig
 
@@ -127,3 +131,23 @@ def test_inferring_a_mapping_prints_one_json_object(home, tmp_path):
     log.write_text("time,base_lin_vel_x\n0,1\n")
     result = run("data", "convert", str(log), "--infer", "--json", home=Home(Path(home.root)))
     assert "mapping" in json.loads(result.stdout)
+
+
+def test_help_lists_every_command_under_one_heading_in_the_order_of_the_work(home):
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).output
+    commands_of_help = re.findall(r"^│ ([a-z][\w-]*) +\S", shown, re.MULTILINE)
+    assert commands_of_help == [name for names in PANELS.values() for name in names]
+    assert set(commands_of_help) == set(typer.main.get_command(app).commands)
+
+
+def test_a_command_says_when_it_takes_the_dataset_a_model_was_fitted_on(home, schema, make_dataset, capsys):
+    rows = np.zeros((30, schema.width), np.float32)
+    rows[:, 8] = -1  # gravity
+    for name in ("fitted_on", "newest"):
+        make_dataset([rows], name)
+    run = Run.create(home, "model", {}, {"dataset": "fitted_on"}, 0)
+    checkpoint, call = Checkpoint(run.model_file, run.id, run), Call(home, False, {}, {})
+    assert call.fitted(None, checkpoint).name == "fitted_on"
+    assert "dataset fitted_on (the model was fitted on it)" in capsys.readouterr().err
+    assert call.fitted("newest", checkpoint).name == "newest"
+    assert capsys.readouterr().err == ""
