@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import typer
 from rich.table import Table
@@ -19,13 +19,16 @@ from typer.core import TyperCommand
 
 from cli.progress import FIRST, PlainConsole, progress_bar, say
 from rwmdata import progress as rwm_progress
-from rwmdata.catalog import Dataset
-from rwmdata.config import LARGEST, Frozen, Model, build, default_of, label_of, option_paths, path_of, read_settings
 from rwmdata.errors import RwmError
-from rwmdata.home import Home
-from rwmdata.runs import Checkpoint, Run
+from rwmdata.limits import LARGEST
 from rwmdata.text import shown
 from rwmdata.wandb_log import wandb_package
+
+if TYPE_CHECKING:  # Help is shown without these.
+    from rwmdata.catalog import Dataset
+    from rwmdata.config import Frozen, Model
+    from rwmdata.home import Home
+    from rwmdata.runs import Checkpoint, Run
 
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows: ids and paths stay whole."""
@@ -94,6 +97,8 @@ class Call:
 
     def unread(self, model: type[Frozen], beside: Sequence[str]) -> list[str]:
         """Return the given options, as the user calls them, that are neither of a configuration nor in ``beside``."""
+        from rwmdata.config import option_paths, path_of
+
         known = {*beside, *option_paths(model), "settings", *(["preset"] if model.default_preset else [])}
         return [self.names[name] for name in self.given if name not in known and path_of(model, name) not in known]
 
@@ -109,6 +114,8 @@ class Call:
         Raises:
             RwmError: An option was given that the configuration does not have, or a value is not valid.
         """
+        from rwmdata.config import build, label_of, read_settings
+
         if unread := self.unread(model, beside):
             raise RwmError(f"A {label_of(model)} does not read {', '.join(unread)}.", "the command without it")
         options = {k: v for k, v in self.given.items() if k not in beside}
@@ -218,6 +225,8 @@ def imported(place: str) -> Any:
 
 def _default(target: object, name: str) -> object:
     """Return the default of an option of a configuration class or function; None where there is none to show."""
+    from rwmdata.config import Frozen, default_of
+
     if isinstance(target, type) and issubclass(target, Frozen):
         value = target.default_preset if name == "preset" else default_of(target, name)
     else:
@@ -246,6 +255,8 @@ def command(app: typer.Typer, name: str, *reads: str) -> Callable[[Body], Body]:
 
         @wraps(body)
         def entry(*, home: str, json_output: bool, **options: Any) -> None:
+            from rwmdata.home import Home
+
             given = {key: value for key, value in options.items() if value not in (None, [], ())}
             refuse_no_numbers(given, names)
             body(Call(Home.resolve(home), json_output, given, names), **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +22,10 @@ from cli.common import (
     say,
     write_out,
 )
-from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
+
+if TYPE_CHECKING:  # Help is shown without it.
+    from rwmdata.catalog import Dataset
 
 app = typer.Typer(help="Export, convert, validate and look at datasets.", no_args_is_help=True)
 

@@ -10,7 +10,6 @@ import typer
 from cli.common import Call, DatasetArgument, SeedOption, command, confirm, out, print_json, print_table, say
 from cli.data import app, show_result
 from rwmdata.atomic import commit_file
-from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 
 
@@ -125,6 +124,8 @@ def rm(
 
 def rows_in(folder: Path) -> str:
     """Return how much a dataset holds, as text."""
+    from rwmdata.catalog import Dataset
+
     try:
         return f"{Dataset.open(folder).rows:,} rows"
     except RwmError:

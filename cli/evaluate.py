@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +22,11 @@ from cli.common import (
     print_table,
     say,
 )
-from rwmdata.config import Frozen
-from rwmdata.evaluation_summary import EvaluationSummary, Scalar
-from rwmdata.runs import Run
+
+if TYPE_CHECKING:  # Help is shown without these.
+    from rwmdata.config import Frozen
+    from rwmdata.evaluation_summary import Scalar
+    from rwmdata.runs import Run
 
 IN_MODEL = "model"
 """Backend of rwm eval policy that is none: a model judges."""
@@ -256,6 +258,8 @@ def show_scalars(call: Call, run: Run) -> None:
     if call.json:
         print_json(run.meta.summary)
         return
+    from rwmdata.evaluation_summary import EvaluationSummary
+
     summary, key = EvaluationSummary.of_run(run), ("metric", "mode", "horizon")
     whole, parts = split_parts(summary.scalars)
     rows = [(*s.key, s.value, s.low, s.high) for s in whole]

@@ -21,7 +21,6 @@ from cli.common import (
     print_json,
     print_table,
 )
-from rwmdata.config import build, read_settings
 from rwmdata.errors import RwmError
 from rwmdata.text import quoted
 
@@ -141,6 +140,8 @@ def without_model(call: Call, dataset: str | None, algo: str) -> None:
     Raises:
         RwmError: An option is unknown or not valid, or a package is missing.
     """
+    from rwmdata.config import build, read_settings
+
     options = call.chosen("seed", "device", "wandb", updates="iterations")
     settings = read_settings(call.given.get("settings", ()))
     source = call.dataset(dataset)
@@ -223,6 +224,7 @@ def import_policy(
     ] = None,
 ) -> None:
     """Take in a policy that was trained elsewhere as a train run, which every --policy takes by its id."""
+    from rwmdata.config import build
     from rwmrl.foreign_policy import Reading
     from rwmrl.policy_import import keep_policy
 

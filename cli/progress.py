@@ -16,8 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from rwmdata import progress as rwm_progress
-from rwmdata import runs
 from rwmdata.text import shown
+
+RUNS = logging.getLogger("rwmdata.runs")
+"""Says which run begins, and in which folder."""
 
 
 class PlainConsole(Console):
@@ -130,15 +132,15 @@ def _in_words(numbers: dict[str, float], between: str = "  ") -> str:
 @contextmanager
 def _announced_runs() -> Iterator[None]:
     """Say where every run that begins within the block writes."""
-    handler, level = logging.Handler(), runs.LOG.level
+    handler, level = logging.Handler(), RUNS.level
     handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
-    runs.LOG.addHandler(handler)
-    runs.LOG.setLevel(logging.INFO)
+    RUNS.addHandler(handler)
+    RUNS.setLevel(logging.INFO)
     try:
         yield
     finally:
-        runs.LOG.removeHandler(handler)
-        runs.LOG.setLevel(level)
+        RUNS.removeHandler(handler)
+        RUNS.setLevel(level)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from cli.common import Call, command, out, print_json
-from rwmdata.robots import load_robot, robot_folders
 
 app = typer.Typer(help="Robots as other simulators read them.", no_args_is_help=True)
 
@@ -22,6 +21,7 @@ def usd(
     root: Annotated[Path, typer.Option("--out", help="Folder that becomes the asset root.")] = Path("isaac-assets"),
 ) -> None:
     """Write robots as USD where Isaac Lab's tasks look for them, to run those without an asset server."""
+    from rwmdata.robots import load_robot, robot_folders
     from rwmrl.envs.usd import write_assets
 
     chosen = [load_robot(name) for name in robots or robot_folders()]

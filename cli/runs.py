@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.common import Call, command, confirm, out, print_json, print_table, say
 from rwmdata.atomic import remove_folder
-from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
-from rwmdata.home import Home
 from rwmdata.locks import held
 from rwmdata.progress import Progress
-from rwmdata.runs import HOW_TO_MAKE, KINDS, LOCK_FILE, Run
 from rwmdata.text import quoted
+
+if TYPE_CHECKING:  # Help is shown without these.
+    from rwmdata.catalog import Dataset
+    from rwmdata.home import Home
+    from rwmdata.runs import Run
 
 RESUMABLE = ("model", "policy", "train")
 
@@ -29,6 +31,8 @@ def ls(
     kind: Annotated[str | None, typer.Option(help="model, policy, train, eval or report.")] = None,
 ) -> None:
     """List runs, newest first."""
+    from rwmdata.runs import KINDS
+
     if kind is not None and kind not in KINDS:
         raise RwmError(f"Unknown kind '{kind}'; kinds: {', '.join(KINDS)}.", "rwm runs ls")
     listed, broken = call.home.readable_runs(kind)
@@ -108,6 +112,8 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a run, also one whose record cannot be read."""
+    from rwmdata.runs import LOCK_FILE
+
     folder = call.home.own(run_folder(call.home, run_id))
     if held(folder / LOCK_FILE):
         raise RwmError(f"Run {folder.name} is running.", "rwm runs ls")
@@ -129,6 +135,8 @@ def run_folder(home: Home, run_id: str) -> Path:
     Raises:
         RwmError: There is none of that id.
     """
+    from rwmdata.runs import KINDS
+
     known = [folder for folder in home.runs_dir.glob("*/*") if folder.name == run_id and folder.parent.name in KINDS]
     return known[0] if known else home.run(None, run_id).path
 
@@ -161,6 +169,8 @@ def continue_run(home: Home, run: Run, progress: Progress) -> Run:
         from rwmrl.simulator_training import train_in_simulator
 
         return train_in_simulator(home, progress=progress, resume=run)
+    from rwmdata.runs import HOW_TO_MAKE
+
     what = "A report" if run.kind == "report" else "An evaluation"
     raise RwmError(f"{what} is not resumed but made again: {run.id}.", HOW_TO_MAKE[run.kind])
 
@@ -182,6 +192,7 @@ def pack(
 ) -> None:
     """Write a run or a dataset, with what it was made from, checksums and a card, to one archive to hand over."""
     from rwmdata.packing import pack as write
+    from rwmdata.runs import Run
 
     what = packable(call, name)
     out_file = out_file or Path(f"{what.id if isinstance(what, Run) else what.name}.zip")
@@ -222,6 +233,9 @@ def packable(call: Call, name: str | None) -> Run | Dataset:
 
 def home_of(home: Home, what: Run | Dataset) -> Home:
     """Return the home that a run lies in, which may be named by its path: its parents are there."""
+    from rwmdata.home import Home
+    from rwmdata.runs import Run
+
     return Home(what.path.resolve().parents[2]) if isinstance(what, Run) else home
 
 

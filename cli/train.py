@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from cli.common import BackendOption, Call, DeviceOption, RobotOption, SeedOption, SettingsOption
-from rwmdata.config import read_settings
 from rwmdata.text import quoted
 
 
@@ -55,6 +54,7 @@ def train(
     device: DeviceOption = None,
 ) -> None:
     """Train a policy by PPO in the simulator, alone or together with a model (online RWM)."""
+    from rwmdata.config import read_settings
     from rwmrl.online_config import configuration_of
     from rwmrl.simulator_training import train_in_simulator
     from rwmrl.train_config import TrainConfig

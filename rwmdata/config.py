@@ -12,9 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from rwmdata.errors import RwmError
-
-LARGEST = 2**63 - 1
-"""Whole number that libraries take."""
+from rwmdata.limits import LARGEST
 
 
 class Frozen(BaseModel):

@@ -37,6 +37,20 @@ def test_every_evaluation_is_a_public_function():
     assert found <= set(reports.__all__)
 
 
-def test_rwmdata_and_the_help_text_load_no_torch():
-    code = "import sys, cli.main, rwmdata; sys.exit('torch' in sys.modules or 'mujoco' in sys.modules)"
+SLOW = ("torch", "mujoco", "numpy", "polars", "pyarrow", "duckdb", "pydantic", "matplotlib")
+"""Packages that take longer to load than the help text to show."""
+
+
+def test_the_help_text_loads_no_large_package():
+    code = f"import sys, cli.main, rwmdata; sys.exit(', '.join(sys.modules.keys() & set({SLOW})))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr == "\n"
+
+
+def test_rwmdata_loads_no_torch():
+    code = "import sys; from rwmdata import *; sys.exit('torch' in sys.modules or 'mujoco' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_validate_stays_the_function_when_its_module_was_imported():
+    module = importlib.import_module("rwmdata.validate")
+    assert importlib.import_module("rwmdata").validate is module.validate
