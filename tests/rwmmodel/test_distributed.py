@@ -61,6 +61,7 @@ def test_two_processes_fit_what_one_fits(on_two_processes, tmp_path, home, datas
 def test_a_batch_too_small_to_share_is_refused(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(Ranks, "from_environment", classmethod(lambda cls: cls(0, 8)))
     monkeypatch.setattr(Ranks, "joined", lambda self, device: nullcontext())
+    monkeypatch.setattr(Ranks, "share", lambda self, value: value)
     with pytest.raises(RwmError, match="cannot be shared between 8 processes"):
         fit_model(Home(tmp_path), dataset, FitConfig(**{**SETTINGS, "batch": 7}))
 

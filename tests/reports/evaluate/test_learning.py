@@ -129,7 +129,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_scored(home, rwm,
         rwm("eval", "learning", mine.id, empty.id)
     with pytest.raises(RwmError, match="is a model run, not a train run"):
         rwm("eval", "learning", model.path)
-    with pytest.raises(RwmError, match=f"No train '{model.id}'"):
+    with pytest.raises(RwmError, match=f"No training '{model.id}'"):
         rwm("eval", "learning", model.id)
     with pytest.raises(RwmError, match=f"Named more than once: {mine.id}"):
         rwm("eval", "learning", mine.id, mine.id)
