@@ -353,6 +353,9 @@ class Runner(OnPolicyRunner):
         policy = load_policy(source.file, self.robot, strict=False)
         self._refuse_other(policy.info, source.id)
         state = state or self._state_of(policy)
+        if AVERAGED in state:  # The policy of that run is the averaged actor, not its newest one.
+            averaged = {f"mlp.{k}": v for k, v in policy.mlp.state_dict().items()}
+            state = {**state, "actor_state_dict": {**state["actor_state_dict"], **averaged}}
         try:
             for network, name in ((self.alg.actor, "actor_state_dict"), (self.alg.critic, "critic_state_dict")):
                 own = {k: v for k, v in network.state_dict().items() if k.startswith(EXPLORATION)}

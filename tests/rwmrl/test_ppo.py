@@ -131,6 +131,10 @@ def test_the_saved_policy_is_the_moving_average_of_the_actors_that_learnt(schema
         saved = linear_layers(load_policy(run.policy_file).mlp)[k].weight
         torch.testing.assert_close(saved, average, rtol=1e-5, atol=1e-6)
         assert not torch.allclose(saved, weights[-1][k])
+    later = Runner(Target(schema), SMALL, Run.create(home, "train", {}, {}, seed=0), robot, 1)
+    later.warm_start(Checkpoint(run.policy_file, run.id, run))
+    begun, kept = linear_layers(later.policy().mlp), linear_layers(load_policy(run.policy_file).mlp)
+    assert all(torch.equal(ours.weight, theirs.weight) for ours, theirs in zip(begun, kept, strict=True))
 
 
 def test_mixed_precision_learns_alike_and_rounds_no_outputs(schema, robot, home):
