@@ -21,11 +21,6 @@ BaseCarry = tuple[Tensor, ...]
 """What a base remembers of the pairs it has seen; every tensor is ``(E, ...)``."""
 
 
-def tile_carry(carry: BaseCarry, count: int) -> BaseCarry:
-    """Return ``count`` copies of all environments one after the other, ``E -> count * E``."""
-    return tuple(part.repeat(count, *(1,) * (part.dim() - 1)) for part in carry)
-
-
 class Base(nn.Module, ABC):
     """A feature extractor over pairs that reads a whole history at once, then one pair at a time.
 
@@ -63,6 +58,11 @@ class Base(nn.Module, ABC):
     @abstractmethod
     def step(self, inputs: Tensor, carry: BaseCarry) -> tuple[Tensor, BaseCarry]:
         """Read the next pair ``(E, I)`` after ``carry``; return the features ``(E, H)`` and the new carry."""
+
+    def spread(self, carry: BaseCarry, rows: Tensor) -> BaseCarry:
+        """Return the carry of environments ``rows (B, n)`` of E, one row for each member: what ``step`` takes next."""
+        index = rows.flatten()
+        return tuple(part[index] for part in carry)
 
 
 class SingleBase(Base):
@@ -115,6 +115,11 @@ class MemberBases(Base):
         steps = [base.step(own[k], carry[k * size : (k + 1) * size]) for k, base in enumerate(bases)]
         features, carries = zip(*steps, strict=True)
         return torch.stack(features), tuple(chain(*carries))
+
+    def spread(self, carry: BaseCarry, rows: Tensor) -> BaseCarry:
+        """Return the carry of other environments, see :meth:`Base.spread`."""
+        size = len(carry) // len(self.members)
+        return tuple(part[rows[k // size]] for k, part in enumerate(carry))
 
     def _bases(self) -> list[Base]:
         bases = cast(list[Base], list(self.members))

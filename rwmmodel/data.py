@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -43,6 +43,10 @@ class Windows:
         """Return views of the five parts of gathered rows ``(Bt, L, width)``."""
         parts = (schema.state, schema.action, schema.extension, schema.contact, schema.termination)
         return cls(*(rows[..., part] for part in parts))
+
+    def select(self, which: slice) -> Windows:
+        """Return views of some of the windows."""
+        return Windows(*(getattr(self, f.name)[which] for f in fields(self)))
 
 
 class RowStore:

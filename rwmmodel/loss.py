@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
-from rwmmodel.bases import tile_carry
 from rwmmodel.data import Windows
 from rwmmodel.ensemble import DynamicsEnsemble
 
@@ -31,6 +30,11 @@ class LossConfig(Frozen):
     """State term: squared error of a sample (its optimum is std = 0), or the Gaussian negative log-likelihood."""
     teacher_forcing: bool = False
     """Feed back recorded states instead of the member's own samples: the ablation of arXiv:2501.10100."""
+    followers: int | None = Field(None, ge=1)
+    """Members that go on in a window after its first forecast step, other ones in another window: on average the same
+    loss, for fewer steps of the base. None lets all of them."""
+    auxiliary_share: float = Field(1.0, gt=0, le=1)
+    """Share of a batch's windows that the auxiliary part learns from."""
     decay: float = Field(1.0, gt=0.0)
     """alpha: forecast step i has weight alpha^i."""
     state_weight: float = 1.0
@@ -101,7 +105,8 @@ def ensemble_loss(
 
     Row M + i is predicted for i = 0..N-1. Step 0 sees the recorded history (states of rows 0..M-1, actions of rows
     1..M); step i > 0 sees in addition the member's own samples of rows M..M+i-1, through which the gradient flows.
-    The auxiliary part sees recorded states only. Forecast step i is weighted alpha^i / N.
+    The auxiliary part sees recorded states only. Forecast step i is weighted alpha^i / N. With ``followers`` the steps
+    i > 0 of a window are made by that many members, and its bootstrap weights there are 1.
 
     Args:
         model: The ensemble.
@@ -121,7 +126,10 @@ def ensemble_loss(
     sequence_weight = config.sequence_weight_for(model.config.base)
     state_terms = _teacher_forced_terms if config.teacher_forcing else _state_terms
     state, sequence, kl = state_terms(model, windows, config, noise, weights, decay)
-    contact, termination, extension, auxiliary_kl = _auxiliary_terms(model, windows, weights, decay)
+    learned = slice(0, max(1, round(config.auxiliary_share * weights.shape[1])))
+    contact, termination, extension, auxiliary_kl = _auxiliary_terms(
+        model, windows.select(learned), weights[:, learned], decay
+    )
     kl = kl + auxiliary_kl
     bound = model.state_head.log_delta.exp().mean()
     total = (
@@ -140,29 +148,44 @@ def _state_terms(
     model: DynamicsEnsemble, windows: Windows, config: LossConfig, noise: Tensor, weights: Tensor, decay: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the state, sequence and KL terms; every step sees the member's own earlier samples."""
-    members, batch = weights.shape
     history, states, actions = model.config.history, windows.states, windows.actions
     wanted = history if config.sequence_weight_for(model.config.base) else 1
     pairs = torch.cat((states[:, :history], actions[:, 1 : history + 1]), dim=-1)
     features, carry, kl = model.state_base.encode_with_kl(pairs, last=wanted)
     sequence = _sequence_term(model, features, states[:, :history], config.kind, weights)
-    features, last = features[..., -1, :], states[:, history - 1]
-    total = noise.new_zeros(())
-    for i in range(len(decay)):
-        mean, std = model.state_head(features, last)
-        target = states[:, history + i]
-        total = total + decay[i] * (weights * _error(config.kind, mean, std, target, noise[i, 1])).mean()
-        if i + 1 == len(decay):
-            break
-        last = mean + std * noise[i, 0]
-        pairs = torch.cat((last, actions[:, history + i + 1].expand(members, batch, -1)), dim=-1)
+    mean, std = model.state_head(features[..., -1, :], states[:, history - 1])
+    total = decay[0] * (weights * _error(config.kind, mean, std, states[:, history], noise[0, 1])).mean()
+    if len(decay) == 1:
+        return total, sequence, (weights * kl).mean()
+    rows, later_weights = _followed(config.followers, weights)
+    every = torch.arange(len(rows), device=rows.device).unsqueeze(1)
+    last, carry = (mean + std * noise[0, 0])[every, rows], model.state_base.spread(carry, rows)
+    for i in range(1, len(decay)):
+        pairs = torch.cat((last, actions[:, history + i][rows]), dim=-1)
         if model.config.shared_base:
-            carry = tile_carry(carry, members) if i == 0 else carry
             features, carry = model.state_base.step(pairs.flatten(0, 1), carry)
-            features = features.view(members, batch, -1)
+            features = features.view(*rows.shape, -1)
         else:
             features, carry = model.state_base.step(pairs, carry)
+        mean, std = model.state_head(features, last)
+        error = _error(config.kind, mean, std, states[:, history + i][rows], noise[i, 1][every, rows])
+        total = total + decay[i] * (later_weights * error).mean()
+        last = mean + std * noise[i, 0][every, rows]
     return total, sequence, (weights * kl).mean()
+
+
+def _followed(followers: int | None, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the windows that each member goes on with, ``(B, n)``, and their weights, from the batch's ``(B, Bt)``.
+
+    Windows are drawn at random, so that any division of a batch is: the first go to the first member, and so on, round
+    the batch as often as each has ``followers``.
+    """
+    members, batch = weights.shape
+    if followers is None or followers >= members:
+        return torch.arange(batch, device=weights.device).expand(members, batch), weights
+    each = -(-followers * batch // members)
+    rows = torch.arange(members * each, device=weights.device).view(members, each) % batch
+    return rows, torch.ones_like(rows, dtype=weights.dtype)
 
 
 def _teacher_forced_terms(

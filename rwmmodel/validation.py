@@ -41,6 +41,7 @@ class Validator:
         seed: int,
     ) -> None:
         self.config, self.store, self.horizons, self.falls, self.seed = config, store, horizons, falls, seed
+        self.loss = config.loss.model_copy(update={"followers": None, "auxiliary_share": 1.0})
         self.window = config.history + config.last_forecast
         self.starts = self._sample(held_out(self.window))
         self.rollout_window = config.history + max(self.horizons)
@@ -84,7 +85,7 @@ class Validator:
         for starts in _chunks(self.starts, config.batch):
             noise = draw_noise(generator, config.last_forecast, config.members, len(starts), model.config.state_dim)
             weights = torch.ones(config.members, len(starts), device=noise.device)
-            terms = ensemble_loss(model, self.store.windows(starts, self.window), config.loss, noise, weights)
+            terms = ensemble_loss(model, self.store.windows(starts, self.window), self.loss, noise, weights)
             for name, value in terms.numbers("val/").items():
                 sums[name] = sums.get(name, 0.0) + value * len(starts) / len(self.starts)
         return sums

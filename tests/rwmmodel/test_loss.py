@@ -148,6 +148,57 @@ def test_vectorised_loss_and_gradients_equal_the_per_member_loop(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11, msg=name)
 
 
+def rolled(windows, by):
+    return type(windows)(*(getattr(windows, f).roll(by, dims=0) for f in windows.__dataclass_fields__))
+
+
+@pytest.mark.parametrize("followers", [1, 2])
+@pytest.mark.parametrize(("base", "shared"), [("gru", True), ("gru", False), ("mlp", True), ("transformer", True)])
+def test_over_all_rotations_of_a_batch_few_followers_have_the_loss_of_all(
+    make_model, make_windows, base, shared, followers
+):
+    """Each member then goes on in every window equally often, so the identity is exact, and so are the gradients."""
+    model, windows = make_model(base, shared_base=shared), make_windows(BATCH, HISTORY + FORECAST)
+    noise, _, weights = setting(model)
+    ones, few = torch.ones_like(weights), LossConfig(followers=followers, decay=0.8)
+    whole = ensemble_loss(model, windows, LossConfig(decay=0.8), noise, ones).state
+    parts = [ensemble_loss(model, rolled(windows, k), few, noise.roll(k, dims=3), ones).state for k in range(BATCH)]
+    mean = torch.stack(parts).mean()
+    assert mean.item() == pytest.approx(whole.item(), rel=1e-12)
+    assert max(p.item() for p in parts) > 1.001 * whole.item()
+    used = [p for name, p in model.named_parameters() if name.startswith("state_") and "min_log" not in name]
+    for a, b in zip(torch.autograd.grad(mean, used), torch.autograd.grad(whole, used), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_the_first_step_keeps_its_bootstrap_weights_with_few_followers(make_model, make_windows):
+    model, windows = make_model(), make_windows(BATCH, HISTORY + FORECAST)
+    noise, drawn, weights = setting(model)
+    only_first = {"decay": 1e-12}
+    few = ensemble_loss(model, windows, LossConfig(followers=1, **only_first), noise, weights)
+    slow, _ = slow_loss(model, windows, LossConfig(**only_first), noise, drawn)
+    assert few.total.item() == pytest.approx(slow.item(), rel=1e-9)
+
+
+def test_as_many_followers_as_members_are_all_of_them(make_model, make_windows):
+    model, windows = make_model(), make_windows(BATCH, HISTORY + FORECAST)
+    noise, _, weights = setting(model)
+    results = [ensemble_loss(model, windows, LossConfig(followers=n), noise, weights).total for n in (None, 3, 9)]
+    assert results[0] == results[1] == results[2]
+
+
+def test_the_auxiliary_part_learns_from_its_share_of_the_windows(make_model, make_windows):
+    model, windows = make_model(), make_windows(BATCH, HISTORY + FORECAST)
+    noise, _, weights = setting(model)
+    part = ensemble_loss(model, windows, LossConfig(auxiliary_share=0.4), noise, weights)
+    first = ensemble_loss(model, windows.select(slice(0, 3)), LossConfig(), noise[:, :, :, :3], weights[:, :3])
+    whole = ensemble_loss(model, windows, LossConfig(), noise, weights)
+    for name in ("contact", "termination", "extension"):
+        assert getattr(part, name).item() == pytest.approx(getattr(first, name).item(), rel=1e-12)
+        assert getattr(part, name).item() != getattr(whole, name).item()
+    assert part.state == whole.state
+
+
 def test_float32_loss_equals_the_per_member_loop(make_model, make_windows):
     model, windows = make_model().float(), make_windows(BATCH, HISTORY + FORECAST)
     windows = type(windows)(*(getattr(windows, f).float() for f in windows.__dataclass_fields__))
