@@ -148,6 +148,23 @@ def time_to_score(
     call.say(f"wrote {figure}")
 
 
+@command(app, "scale", "reports.bench.scale:BenchScaleConfig")
+def scale(
+    call: Call,
+    robot: RobotOption = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the datasets go meanwhile.")] = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Measure how time and memory grow with rows, members, horizon, batch, imagined robots and processes.
+
+    The values are set by --set, as in --set 'rows=[100000,1000000]'.
+    """
+    from reports.bench.scale import BenchScaleConfig, bench_scale
+
+    show(call, call.work("bench", bench_scale, call.config(BenchScaleConfig, "folder"), folder))
+
+
 def by_metric(rows: list[dict[str, Any]]) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Return a table for every metric: title, columns, and a row for every name with a column for every horizon."""
     tables = []

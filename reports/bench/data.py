@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from reports.bench.measure import BenchRow, content_of, timed
+from reports.bench.measure import BenchRow, child, content_of, in_child, timed
 from rwmdata.config import Frozen
 from rwmdata.episodes import Episode
-from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
@@ -58,7 +53,7 @@ def bench_data(
     with tempfile.TemporaryDirectory(dir=folder) as home:
         measured: dict[str, dict[str, float]] = {}
         for k, step in enumerate(STEPS):
-            measured[step] = _in_child(step, Path(home), config)
+            measured[step] = in_child(__name__, step, Path(home), config)
             progress(k + 1, len(STEPS), {})
     return content_of("data", rows_of(measured, config), transitions=config.rows)
 
@@ -82,14 +77,6 @@ def rows_of(measured: dict[str, dict[str, float]], config: BenchDataConfig) -> l
     ]
 
 
-def _in_child(step: str, home: Path, config: BenchDataConfig) -> dict[str, float]:
-    command = [sys.executable, "-m", __name__, step, str(home), config.model_dump_json()]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RwmError(f"The step '{step}' failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}.")
-    return dict(json.loads(done.stdout))
-
-
 def _synthetic(schema: Schema, count: int, rng: np.random.Generator) -> np.ndarray:
     """Return one episode of plausible, smooth rows."""
     rows = np.cumsum(rng.normal(0, 0.02, (count, schema.width)), axis=0).astype(np.float32)
@@ -100,26 +87,29 @@ def _synthetic(schema: Schema, count: int, rng: np.random.Generator) -> np.ndarr
     return rows
 
 
-def _write(home: Home, config: BenchDataConfig) -> dict[str, float]:
-    robot = load_robot(config.robot)
+def write_synthetic(home: Home, name: str, robot_name: str, rows: int) -> None:
+    """Write a dataset of plausible rows, whole episodes of ``EPISODE``."""
+    robot = load_robot(robot_name)
     schema, rng = Schema.from_robot(robot), np.random.default_rng(0)
     parts = [_synthetic(schema, EPISODE, rng) for _ in range(20)]
-    started = time.perf_counter()
-    with DatasetWriter(home.data_dir, NAME, robot.name, schema, 50.0, {"source": "bench"}) as writer:
-        for k in range(config.rows // EPISODE):
+    with DatasetWriter(home.data_dir, name, robot.name, schema, 50.0, {"source": "bench"}) as writer:
+        for k in range(rows // EPISODE):
             writer.append(Episode(parts[k % 20] + np.float32(0), truncated=True, behaviour="bench"))
         writer.commit()
-    return {"seconds": time.perf_counter() - started}
 
 
-def _validate(home: Home, _: BenchDataConfig) -> dict[str, float]:
+def _write(folder: Path, config: BenchDataConfig) -> dict[str, float]:
+    return {"seconds": timed(lambda: write_synthetic(Home(folder), NAME, config.robot, config.rows))}
+
+
+def _validate(folder: Path, _: BenchDataConfig) -> dict[str, float]:
     from rwmdata.validate import validate
 
-    dataset = home.dataset(NAME)
+    dataset = Home(folder).dataset(NAME)
     return {"seconds": timed(lambda: validate(dataset))}
 
 
-def _fit(home: Home, _: BenchDataConfig) -> dict[str, float]:
+def _fit(folder: Path, _: BenchDataConfig) -> dict[str, float]:
     """Do what a fit does before its first update, then draw windows for a while."""
     import torch
 
@@ -128,7 +118,7 @@ def _fit(home: Home, _: BenchDataConfig) -> dict[str, float]:
     from rwmmodel.normalizer import Normalizer
 
     started = time.perf_counter()
-    dataset = home.dataset(NAME)
+    dataset = Home(folder).dataset(NAME)
     dims = dataset.schema.dims
     starts = window_starts(*dataset.split_bounds("train"), HISTORY + FORECAST)
     sampler = WindowSampler(starts, 0)
@@ -141,9 +131,10 @@ def _fit(home: Home, _: BenchDataConfig) -> dict[str, float]:
     return {"first_batch_s": first, "windows_per_s": drawn / (time.perf_counter() - started)}
 
 
-def _sql(home: Home, _: BenchDataConfig) -> dict[str, float]:
+def _sql(folder: Path, _: BenchDataConfig) -> dict[str, float]:
     from rwmdata.views import run_sql
 
+    home = Home(folder)
     many = Home(home.root / "many")
     first = Run.create(many, "model", {"updates": 200}, {"dataset": NAME}, seed=0)
     first.finish({"val/total": 1.0})
@@ -162,9 +153,9 @@ def _warm(call: Callable[[], object]) -> float:
     return timed(call)
 
 
-def _csv(home: Home, config: BenchDataConfig) -> Path:
+def _csv(folder: Path, config: BenchDataConfig) -> Path:
     """Return the CSV to convert, written where it is not there yet."""
-    file = home.root / "big.csv"
+    file = folder / "big.csv"
     if not file.exists():
         import polars as pl
 
@@ -175,23 +166,23 @@ def _csv(home: Home, config: BenchDataConfig) -> Path:
     return file
 
 
-def _convert(home: Home, config: BenchDataConfig) -> dict[str, float]:
+def _convert(folder: Path, config: BenchDataConfig) -> dict[str, float]:
     from rwmdata.formats.convert import convert
 
-    file = _csv(home, config)
-    seconds = timed(lambda: convert(home, [file], "converted", config.robot))
+    file = _csv(folder, config)
+    seconds = timed(lambda: convert(Home(folder), [file], "converted", config.robot))
     return {"mb_per_s": file.stat().st_size / 1e6 / seconds}
 
 
-def _pandas(home: Home, config: BenchDataConfig) -> dict[str, float]:
+def _pandas(folder: Path, config: BenchDataConfig) -> dict[str, float]:
     import pandas as pd
 
-    file = _csv(home, config)
+    file = _csv(folder, config)
 
     def convert() -> None:
         frame = pd.read_csv(file, header=None, dtype=np.float32)
         frame.columns = frame.columns.astype(str)
-        frame.to_parquet(home.root / "pandas.parquet")
+        frame.to_parquet(folder / "pandas.parquet")
 
     return {"mb_per_s": file.stat().st_size / 1e6 / timed(convert)}
 
@@ -199,11 +190,5 @@ def _pandas(home: Home, config: BenchDataConfig) -> dict[str, float]:
 STEPS = {"write": _write, "validate": _validate, "fit": _fit, "sql": _sql, "convert": _convert, "pandas": _pandas}
 
 
-def _child(step: str, home: str, config: str) -> None:
-    measured = STEPS[step](Home.resolve(home), BenchDataConfig.model_validate_json(config))
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sys.stdout.write(json.dumps({**measured, "peak_mib": peak_mib}))
-
-
 if __name__ == "__main__":
-    _child(*sys.argv[1:])
+    child(STEPS, BenchDataConfig)

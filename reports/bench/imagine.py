@@ -154,6 +154,18 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress =
     return content_of("imagine", rows, device=str(device), threads=torch.get_num_threads())
 
 
+def imagined_speeds(config: BenchImagineConfig, envs: int) -> tuple[float, float]:
+    """Return environment steps a second of our collection and of whole iterations, in float32."""
+    device, robot, way = resolve_device(config.device), load_robot(config.robot), Way("", DynamicsEnsemble, "float32")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder))
+        dataset = _random_rows(home, robot, config.seed)
+        runner, run = _training(_model(way, config, dataset, device), dataset, robot, config, envs, home)
+        for repeat in range(config.repeats + 1):
+            runner.train(repeat + 1)
+        return _speeds(run, config, envs)
+
+
 def step_flops(size: EnsembleConfig) -> float:
     """Return the floating point operations of one step's products: bases, all means, one member's auxiliary heads."""
     means = 2 * size.members * size.head_hidden * (size.hidden + size.state_dim)
