@@ -148,6 +148,22 @@ def time_to_score(
     call.say(f"wrote {figure}")
 
 
+@command(app, "gpu", "reports.bench.gpu:BenchGpuConfig")
+def gpu(
+    call: Call,
+    robot: RobotOption = None,
+    batch: Annotated[int | None, typer.Option(help="Windows per update.")] = None,
+    robots: Annotated[int | None, typer.Option(help="Imagined robots side by side.")] = None,
+    repeats: RepeatsOption = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Measure a device at the paper's sizes, and what its whole trainings would take there."""
+    from reports.bench.gpu import BenchGpuConfig, bench_gpu
+
+    show(call, call.work("bench", bench_gpu, call.config(BenchGpuConfig)))
+
+
 @command(app, "scale", "reports.bench.scale:BenchScaleConfig")
 def scale(
     call: Call,
