@@ -153,7 +153,9 @@ def facts_of(path: Path) -> dict[str, Any]:
 
     model = load_model(path)
     c, n, k = model.config, model.normalizer, model.calibration
-    size = list(c.mlp_hidden) if c.base == "mlp" else c.hidden
+    size: object = list(c.mlp_hidden) if c.base == "mlp" else c.hidden
+    if c.base != "mlp" and c.auxiliary_hidden not in (None, c.hidden):
+        size = f"{size} and {c.auxiliary_hidden}"
     layers = f" x {c.layers}" if c.base in ("gru", "lstm", "transformer") else ""
     layers += f" + {c.latent}" if c.base == "rssm" else ""
     identity = bool((n.state_std == 1).all()) and bool((n.state_mean == 0).all())

@@ -30,6 +30,8 @@ class Architecture(Frozen):
     base: Literal["gru", "lstm", "mlp", "transformer", "rssm"] = "gru"
     hidden: int = Field(256, ge=1, le=WIDEST)
     """Size of the features of every base but mlp."""
+    auxiliary_hidden: int | None = Field(None, ge=1, le=WIDEST)
+    """The same for the auxiliary base, which predicts contact, termination and extension; None is ``hidden``."""
     layers: int = Field(2, ge=1, le=MOST_LAYERS)
     """Layers of gru and lstm, blocks of the transformer."""
     attention_heads: int = Field(4, ge=1)
@@ -54,8 +56,10 @@ class Architecture(Frozen):
 
     @model_validator(mode="after")
     def _heads_share_features(self) -> Architecture:
-        if self.base == "transformer" and self.hidden % self.attention_heads:
-            raise ValueError(f"hidden ({self.hidden}) is not a multiple of attention_heads ({self.attention_heads})")
+        for name in ("hidden", "auxiliary_hidden"):
+            size = getattr(self, name) or self.hidden
+            if self.base == "transformer" and size % self.attention_heads:
+                raise ValueError(f"{name} ({size}) is not a multiple of attention_heads ({self.attention_heads})")
         return self
 
 
@@ -163,10 +167,12 @@ class DynamicsEnsemble(nn.Module):
         if config.bounded:
             self.register_buffer("state_low", torch.full((config.state_dim,), -torch.inf))
             self.register_buffer("state_high", torch.full((config.state_dim,), torch.inf))
-        self.state_base, self.auxiliary_base = build_base(config), build_base(config)
-        sizes = (config.members, self.state_base.width, config.head_hidden)
-        self.state_head = StateHead(*sizes, config.state_dim, config.prior_scale)
-        self.auxiliary_head = AuxiliaryHead(*sizes, config.contact_dim, config.extension_dim)
+        auxiliary = config.model_copy(update={"hidden": config.auxiliary_hidden or config.hidden})
+        self.state_base, self.auxiliary_base = build_base(config), build_base(auxiliary)
+        members, width, auxiliary_width = config.members, self.state_base.width, self.auxiliary_base.width
+        self.state_head = StateHead(members, width, config.head_hidden, config.state_dim, config.prior_scale)
+        ends = (config.contact_dim, config.extension_dim)
+        self.auxiliary_head = AuxiliaryHead(members, auxiliary_width, config.head_hidden, *ends)
 
     @property
     def parameter_count(self) -> int:

@@ -67,8 +67,10 @@ def predict_by_hand(model, states, actions):
     return means, stds, [[mlp_of(p, b, aux) for b in range(model.config.members)] for p in parts]
 
 
-def test_mean_mode_follows_the_formulas(make_model):
-    model, (states, actions) = make_model(), history()
+@pytest.mark.parametrize("auxiliary_hidden", [None, 5])
+def test_mean_mode_follows_the_formulas(make_model, auxiliary_hidden):
+    model, (states, actions) = make_model(auxiliary_hidden=auxiliary_hidden), history()
+    assert model.auxiliary_base.width == (auxiliary_hidden or model.config.hidden)
     means, stds, (contact, termination, extension) = predict_by_hand(model, states, actions)
     got = model(states, actions)
     close(got.state, sum(means) / 3)
@@ -96,6 +98,12 @@ def test_member_mode_gives_each_environment_its_own_member(make_model):
         close(got.extension[e], extension[b][e])
     close(got.epistemic, mean_mode.epistemic, 0)
     close(got.aleatoric, mean_mode.aleatoric, 0)
+
+
+@pytest.mark.parametrize("hidden", [{"hidden": 6}, {"hidden": 8, "auxiliary_hidden": 6}])
+def test_attention_heads_share_the_features_of_both_bases(make_model, hidden):
+    with pytest.raises(ValueError, match=r"hidden \(6\) is not a multiple of attention_heads \(4\)"):
+        make_model("transformer", **hidden)
 
 
 def test_std_starts_inside_its_bounds():
