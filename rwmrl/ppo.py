@@ -1,4 +1,4 @@
-"""PPO by rsl_rl: our configuration mapped to its own, and its runner with safe checkpoints and metrics."""
+"""PPO by rsl_rl: its runner with safe checkpoints and metrics."""
 
 from __future__ import annotations
 
@@ -6,96 +6,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rwmdata.config import one_line
 from rwmdata.errors import RwmError
 from rwmdata.processes import HeldBack, held_back
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import RobotSpec
 from rwmdata.runs import Checkpoint, Run, state_before
-from rwmdata.text import quoted
-from rwmmodel.checkpoint import load_resumable, load_state, save_resumable, unreadable
+from rwmmodel.checkpoint import load_resumable, save_resumable, unreadable
 from rwmmodel.devices import Precision
 from rwmmodel.distributed import Ranks
 from rwmrl.envs.base import VecEnv
-from rwmrl.obs_normalizer import normalizer_state, with_normalizer
-from rwmrl.policy_file import load_policy, save_policy
+from rwmrl.policy_file import save_policy
 from rwmrl.policy_network import MlpPolicy, PolicyInfo, linear_layers
 from rwmrl.ppo_config import PPOConfig
+from rwmrl.rsl_config import keep_outputs, to_rsl_rl
 from rwmrl.rsl_env import RslVecEnv, needing_rsl_rl
 from rwmrl.run_logger import RunLogger, diverged
 from rwmrl.snapshots import Snapshot
 from rwmrl.symmetry import Mirror
+from rwmrl.warm_start import AVERAGED, begin_with
 
 with needing_rsl_rl():
     from rsl_rl.runners import OnPolicyRunner
     from rsl_rl.storage import RolloutStorage
-    from tensordict import TensorDict
-
-AVERAGED = "averaged"
-"""Key of the averaged actor's weights in a saved state."""
-EXPLORATION = "distribution."
-"""Prefix of the actor's tensors of exploration."""
-
-
-def to_rsl_rl(config: PPOConfig, mirror: Mirror | None = None, precision: Precision = "float32") -> dict[str, Any]:
-    """Return rsl_rl's configuration; a new dict each time, because rsl_rl changes the one it is given.
-
-    ``mirror`` mirrors the robot; it is needed where ``config.symmetry`` is on. With ``bfloat16`` the networks' products
-    are mixed in an update; for the last layer see :func:`keep_outputs`.
-    """
-    symmetry: dict[str, object] = {}
-    if config.symmetry and mirror:
-        function = partial(with_mirror_image, mirror)
-        symmetry = {"symmetry_cfg": {"use_data_augmentation": True, "data_augmentation_func": function}}
-    network: dict[str, object] = {"class_name": "MLPModel", "obs_normalization": config.obs_normalization}
-    network |= {"hidden_dims": list(config.hidden_dims), "activation": config.activation}
-    exploration = {"class_name": "GaussianDistribution", "init_std": config.init_std}
-    return {
-        "num_steps_per_env": config.num_steps, "save_interval": config.checkpoint_interval,
-        "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
-        "actor": {**network, "distribution_cfg": exploration}, "critic": {**network},
-        "algorithm": {
-            "class_name": "PPO", "num_learning_epochs": config.epochs, "num_mini_batches": config.mini_batches,
-            "clip_param": config.clip, "gamma": config.gamma, "lam": config.gae_lambda,
-            "value_loss_coef": config.value_coef, "use_clipped_value_loss": True, "entropy_coef": config.entropy_coef,
-            "learning_rate": config.lr, "schedule": config.schedule, "desired_kl": config.desired_kl,
-            "max_grad_norm": config.max_grad_norm, "use_mixed_precision": precision == "bfloat16", **symmetry,
-        },
-    }  # fmt: skip
-
-
-def keep_outputs(network: nn.Module) -> None:
-    """Let a network's last layer compute in float32 within mixed precision.
-
-    Its output is a mean whose distance from an action is told in standard deviations, or a value: too coarse in
-    bfloat16, which has 8 bits of mantissa.
-    """
-    last = linear_layers(network)[-1]
-
-    def forward(input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return F.linear(input.float(), last.weight, last.bias)
-
-    last.forward = forward  # type: ignore[method-assign]
-
-
-def with_mirror_image(
-    mirror: Mirror, env: object, obs: TensorDict | None, actions: Tensor | None
-) -> tuple[TensorDict | None, Tensor | None]:
-    """Return observations and actions, each followed by its mirror image, as rsl_rl's augmentation expects."""
-    if obs is not None:
-        both: Any = (obs, obs.apply(mirror.observations))
-        obs = torch.cat(both)  # type: ignore[assignment]
-    if actions is not None:
-        actions = torch.cat([actions, mirror.actions(actions)])
-    return obs, actions
 
 
 class Companion(Protocol):
@@ -340,50 +277,11 @@ class Runner(OnPolicyRunner):
         return policy
 
     def warm_start(self, source: Checkpoint) -> None:
-        """Begin with the networks and normalisers of another run, with our own exploration and a new optimiser.
+        """Begin with another run or policy, see :func:`~rwmrl.warm_start.begin_with`.
 
-        A file, or a run that keeps only a policy (behaviour cloning), gives the actor and the normalisers; the critic
-        starts anew. A run with a checkpoint of its own continues from that instead.
-
-        Raises:
-            RwmError: There is no policy to begin with, or its networks, observations or actions are others than ours.
+        A run with a checkpoint of its own continues from that instead.
         """
-        kept = source.run.state_file if source.run and source.run.state_file.exists() else None
-        state = load_state(kept, torch.device(self.device)) if kept else None
-        policy = load_policy(source.file, self.robot, strict=False)
-        self._refuse_other(policy.info, source.id)
-        state = state or self._state_of(policy)
-        if AVERAGED in state:  # The policy of that run is the averaged actor, not its newest one.
-            averaged = {f"mlp.{k}": v for k, v in policy.mlp.state_dict().items()}
-            state = {**state, "actor_state_dict": {**state["actor_state_dict"], **averaged}}
-        try:
-            for network, name in ((self.alg.actor, "actor_state_dict"), (self.alg.critic, "critic_state_dict")):
-                own = {k: v for k, v in network.state_dict().items() if k.startswith(EXPLORATION)}
-                given = {k: v for k, v in state[name].items() if not k.startswith(EXPLORATION)}
-                network.load_state_dict(with_normalizer(given, self.ppo.obs_normalization) | own)
-        except (RuntimeError, KeyError) as exc:
-            raise RwmError(f"The networks of {source.id} do not fit ours: {one_line(exc)}.", "rwm runs ls") from exc
-
-    def _refuse_other(self, info: PolicyInfo, name: str) -> None:
-        own, misfit = PolicyInfo.of(self.robot, self.ppo.hidden_dims), f"The networks of {name} do not fit ours"
-        for what in ("observations", "joints"):
-            if getattr(info, what) != getattr(own, what):
-                fault = f"it is a policy of '{info.robot}', with other {what} than '{self.robot.name}' has"
-                raise RwmError(f"{misfit}: {fault}.", f"--robot {quoted(info.robot)}")
-        if info.hidden_dims != own.hidden_dims:
-            sizes = [str(size) for size in info.hidden_dims]
-            hint = f"--set ppo.hidden_dims=[{','.join(sizes)}]"
-            raise RwmError(f"{misfit}: its hidden layers are {' x '.join(sizes)}.", hint)
-        if {info.activation, info.last_activation} - {self.ppo.activation, None}:
-            hint = "" if info.last_activation else f"--set ppo.activation={info.activation}"
-            raise RwmError(f"{misfit}: it has other activations.", hint)
-
-    def _state_of(self, policy: MlpPolicy) -> dict[str, dict[str, Tensor]]:
-        """Return a policy's actor, and our critic behind its normaliser, as a checkpoint holds them."""
-        normalizer = normalizer_state(policy.mean, policy.scale)
-        actor = {f"mlp.{k}": v for k, v in policy.mlp.state_dict().items()}
-        critic = {k: v for k, v in self.alg.critic.state_dict().items() if k.startswith("mlp.")}
-        return {"actor_state_dict": normalizer | actor, "critic_state_dict": normalizer | critic}
+        begin_with(source, self.alg.actor, self.alg.critic, self.robot, self.ppo)
 
     def _restore(self) -> None:
         path = self.run.state_file

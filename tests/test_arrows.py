@@ -12,7 +12,7 @@ ORDER = ("cli", "reports", "rwmrl", "rwmmodel", "rwmdata")
 ONLY_IN = {
     "torch": ("rwmmodel", "rwmrl", "reports", "cli"),
     "rsl_rl": ("rwmrl/ppo.py", "rwmrl/run_logger.py"),
-    "tensordict": ("rwmrl/ppo.py", "rwmrl/rsl_env.py"),
+    "tensordict": ("rwmrl/rsl_config.py", "rwmrl/rsl_env.py"),
     "mujoco": ("rwmrl/envs", "rwmrl/backends.py"),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from cli.common import Call
 from rwmdata.errors import RwmError
@@ -19,8 +20,9 @@ from rwmrl.behaviour_base import BehaviourContext
 from rwmrl.behaviours import make_behaviour
 from rwmrl.deploy import export_policy
 from rwmrl.policy_file import load_policy
-from rwmrl.ppo import Runner
+from rwmrl.ppo_config import PPOConfig
 from rwmrl.reference_training import import_training
+from rwmrl.warm_start import begin_with
 
 CPU = torch.device("cpu")
 
@@ -51,7 +53,7 @@ def warm_start(path):
     """As ``rwm policy --warm-start`` does, from a run whose checkpoint of that name is the file."""
     run = Run.create(Home(path.parent), "policy", {}, {}, seed=0)
     path.rename(run.checkpoints / path.name)
-    Runner.warm_start(Runner.__new__(Runner), run.checkpoint)
+    begin_with(run.checkpoint, nn.Linear(1, 1), nn.Linear(1, 1), load_robot("anymal_d"), PPOConfig())
 
 
 def behaviour(path):
@@ -75,9 +77,7 @@ READERS = {
 
 @pytest.mark.parametrize("write", [plain, zipped, old_style])
 @pytest.mark.parametrize("reader", READERS)
-def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch, write, reader):
-    monkeypatch.setattr(Runner, "device", "cpu", raising=False)
-    monkeypatch.setattr(Runner, "robot", load_robot("anymal_d"), raising=False)
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, write, reader):
     name, read = READERS[reader]
     write(tmp_path / name, Trap(tmp_path / "ran"))
     with pytest.raises(RwmError) as error:

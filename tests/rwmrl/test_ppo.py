@@ -16,8 +16,9 @@ from rwmdata.runs import Checkpoint, Run
 from rwmrl.envs.base import Step, VecEnv
 from rwmrl.policy_file import load_policy
 from rwmrl.policy_network import linear_layers
-from rwmrl.ppo import Runner, to_rsl_rl
+from rwmrl.ppo import Runner
 from rwmrl.ppo_config import PPOConfig
+from rwmrl.rsl_config import to_rsl_rl
 from rwmrl.rsl_env import RslVecEnv
 from rwmrl.run_logger import _reduce
 
