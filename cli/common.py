@@ -180,6 +180,16 @@ class Call:
             self.say_assumptions(checkpoint)
         return str(checkpoint.file) if checkpoint else str(name)
 
+    def robot_of(self, policy: str) -> dict[str, object]:
+        """Return the robot of a policy file as an option; none where it does not say, or is a behaviour's name."""
+        from pathlib import Path
+
+        from rwmrl.policy_file import robot_of
+
+        file = Path(policy)
+        robot = robot_of(file) if file.is_file() else None
+        return {"robot": robot} if robot else {}
+
     def say_assumptions(self, checkpoint: Checkpoint) -> None:
         """Say what is taken for granted about a policy that was trained elsewhere."""
         from rwmrl.foreign_policy import assumptions

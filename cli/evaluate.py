@@ -124,7 +124,7 @@ def policy(
         judging = call.config(JudgementConfig, "backend", "model", over=named)
         show_scalars(call, call.work("policy", evaluate_judgement, call.home, call.fitted(None, judge), judge, judging))
         return
-    config = call.config(PolicyScoreConfig, over=named)
+    config = call.config(PolicyScoreConfig, under=call.robot_of(named["policy"]), over=named)
     show_scalars(call, call.work("policy", evaluate_policy, call.home, config))
 
 

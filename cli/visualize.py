@@ -81,7 +81,8 @@ def visualize(
             return
         show_scalars(call, call.work("visualize", visualize_episode, call.home, source, checkpoint, recorded))
         return
-    simulated = call.config(SimulatedViewConfig, *BESIDE, over={"policy": call.policy(policy)})
+    walking = call.policy(policy)
+    simulated = call.config(SimulatedViewConfig, *BESIDE, under=call.robot_of(walking), over={"policy": walking})
     checkpoint = None if no_twin else _model_for(call, model, None)
     if browser:
         scene, twin_model = call.work("visualize", simulated_scene, checkpoint, simulated)

@@ -56,6 +56,16 @@ def load_policy(path: str | Path, robot: str | RobotSpec | None = None, strict: 
     return policy.eval()
 
 
+def robot_of(path: Path) -> str | None:
+    """Return the robot that a policy file of ours names; None for one from elsewhere, which names none.
+
+    Raises:
+        RwmError: See :func:`load_policy`.
+    """
+    content = read_described(path, "policy", "rwm runs ls --kind policy")
+    return load_policy(path, strict=False).info.robot if content and METADATA_KEY in content[0] else None
+
+
 def _refuse_other_robot(path: Path, info: PolicyInfo, robot: RobotSpec) -> None:
     if info.robot != robot.name:
         raise RwmError(f"{path} is a policy of '{info.robot}', not of '{robot.name}'.", f"--robot {quoted(info.robot)}")

@@ -16,8 +16,11 @@ from cli.main import PANELS, app
 from rwmdata.config import build
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.robots import load_robot
 from rwmdata.runs import Checkpoint, Run
 from rwmrl.policy_config import PolicyConfig
+from rwmrl.policy_file import save_policy
+from rwmrl.policy_network import MlpPolicy, PolicyInfo
 from rwmrl.simulator_training import TrainConfig
 
 OWN_DEFAULTS = {"--home", "--json", "--help", "--out", "--format", "--algo"}
@@ -95,6 +98,22 @@ def test_other_options_of_one_way_only_are_refused_without_it(home, tmp_path):
 
 class Arrived(BaseException):
     """Carries what a command handed on."""
+
+
+@pytest.mark.parametrize(("words", "robot"), [((), "go2"), (("--robot", "anymal_d"), "anymal_d")])
+def test_a_policy_file_names_the_robot_that_walks_unless_another_is_asked_for(
+    home, tmp_path, monkeypatch, words, robot
+):
+    def arrive(home, config, progress):
+        raise Arrived(config)
+
+    monkeypatch.setattr("reports.evaluate.policy_score.evaluate_policy", arrive)
+    file = tmp_path / "policy.safetensors"
+    save_policy(MlpPolicy(PolicyInfo.of(load_robot("go2"), (8,))), file)
+    command = ["eval", "policy", "--policy", str(file), *words, "--home", str(home.root)]
+    with pytest.raises(Arrived) as caught:
+        typer.main.get_command(app).main(command, standalone_mode=False)
+    assert caught.value.args[0].robot == robot
 
 
 def test_dotted_settings_reach_a_training_and_leave_its_other_defaults(home, monkeypatch):
