@@ -17,6 +17,7 @@ from reports.page.html import Picture, Table, cell, interval, number, picture, r
 from reports.page.lineage import Lineage, Notice, choose, lineage_of
 from reports.page.published import SOURCES, key_numbers
 from reports.page.reproduce import dataset_command, recorded_command, run_command
+from reports.page.trust import answers_of
 from rwmdata.atomic import write_text
 from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
@@ -136,6 +137,7 @@ def single_page(chosen: list[Run], lineage: Lineage) -> str:
         **about_page(),
         notices=lineage.notices,
         chain=chain_of(lineage),
+        answers=answers_of(lineage),
         tiles=tiles_of(lineage),
         keys=[(f"{run.kind} {run.id}", keys) for run in reversed(makers) if (keys := key_table(lineage, run))],
         sections=sections,

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
 from cli.main import app
+from reports.evaluate.statistics import Interval
 from reports.evaluate.summary import finish_evaluation
 from reports.page.compare import build_comparison
 from reports.page.curves import PARTS, draw_curves, thinned
@@ -287,3 +288,29 @@ def test_a_long_curve_is_thinned_to_its_extremes_and_gaps():
 def test_a_short_curve_is_drawn_as_it_is():
     x = np.arange(5 * PARTS, dtype=float)
     assert np.array_equal(thinned(x, -x), (x, -x))
+
+
+def test_the_page_of_a_policy_begins_with_whether_it_can_be_trusted(copy):
+    home, runs = copy
+    of = {"dataset": "walks", "model": runs["model"], "policy": runs["policy"]}
+
+    def measure(name, *numbers):
+        run = Run.create(home, "eval", {"evaluation": name, "seed": 0}, of, seed=0)
+        scalars = [Interval(value, value - 0.011, value + 0.011).scalar(*key) for *key, value in numbers]
+        finish_evaluation(run, "anymal_d", scalars, "")
+
+    def page():
+        return read(build_report(home, [runs["policy"]])).text
+
+    own = ("foreseen/termination", "recorded_actions")
+    measure("falls", (*own, 10, 0.9), (*own, 25, 0.854))
+    measure("closed-loop", ("rel_l1", "imagined", 25, 0.2661))
+    asked = page().partition("Can it be trusted?")[2]
+    assert "Does it stay on its feet? ? Not measured yet." in asked
+    assert f"rwm eval policy --policy {runs['policy']}" in asked
+    assert "Would the model have seen it fall? 85 % of its falls" in asked
+    assert "95 % interval 84 % to 86 %" in asked or "95 % interval 84 % to 87 %" in asked
+    assert "Does it walk as imagined? 0.266 relative error" in asked
+    measure("policy", ("share_without_fall", "disturbed", None, 0.974))
+    assert "Does it stay on its feet? 97 % of its episodes in the simulator" in page()
+    assert "Can it be trusted?" not in read(build_report(home, [runs["model"]])).text
