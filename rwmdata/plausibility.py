@@ -33,14 +33,14 @@ def implausible(dataset: Dataset, matrix: np.ndarray) -> Iterator[tuple[str, str
     """Yield (check, where, message) for everything implausible in a dataset's rows ``(R, width)``."""
     if missing := dataset.manifest.provenance.get("missing_groups", []):
         yield "missing", "dataset.json", f"{', '.join(missing)} not recorded, written as zeros"
-    effort_limit = math.inf
+    effort_limits = np.array(math.inf)
     try:
         robot = load_robot(dataset.robot)
-        effort_limit = robot.drive.effort_limit
+        effort_limits = np.array(robot.drive.effort_limit)
         yield from _beyond_limits(dataset, matrix, robot, missing)
     except RwmError:
         yield "robot", "dataset.json", f"robot '{dataset.robot}' is not known here, so its limits were not checked"
-    yield from _stuck(dataset, matrix, missing, effort_limit)
+    yield from _stuck(dataset, matrix, missing, effort_limits)
     yield from _repeated(dataset, matrix)
     yield from _shifted(dataset, matrix)
 
@@ -49,7 +49,8 @@ def _beyond_limits(
     dataset: Dataset, matrix: np.ndarray, robot: RobotSpec, missing: list[str]
 ) -> Iterator[tuple[str, str, str]]:
     limits = np.array(robot.joint_pos_limits) - np.array(robot.default_joint_pos)[:, None]
-    velocity, torque = VELOCITY_FACTOR * robot.drive.velocity_limit, TORQUE_FACTOR * robot.drive.effort_limit
+    velocity = VELOCITY_FACTOR * np.array(robot.drive.velocity_limit)
+    torque = TORQUE_FACTOR * np.array(robot.drive.effort_limit)
     ranges = {
         "joint_pos": (limits[:, 0] - JOINT_MARGIN_RAD, limits[:, 1] + JOINT_MARGIN_RAD),
         "joint_vel": (-velocity, velocity),
@@ -69,19 +70,22 @@ def _beyond_limits(
 
 
 def _stuck(
-    dataset: Dataset, matrix: np.ndarray, missing: list[str], effort_limit: float
+    dataset: Dataset, matrix: np.ndarray, missing: list[str], effort_limits: np.ndarray
 ) -> Iterator[tuple[str, str, str]]:
     """Find continuous state columns that repeat one value while the robot moves.
 
-    A torque may stay at its drive's limit: so it does where a leg is jammed under a robot that fell.
+    A torque may stay at its drive's limit, of which there are one or one a joint: so it does where a leg is jammed
+    under a robot that fell.
     """
     schema, rows = dataset.schema, round(FROZEN_S * dataset.control_hz)
+    torques = schema.group("joint_torque")
+    at_limit = AT_LIMIT * np.broadcast_to(effort_limits, len(schema.joints))
     recorded = [j for j in range(schema.state.stop) if schema.columns[j].group not in missing]
     for j in recorded:
         same = np.concatenate(([False], matrix[1:, j] == matrix[:-1, j]))
         same[dataset.episodes.start] = False
         if schema.columns[j].group == "joint_torque":
-            same &= np.abs(matrix[:, j]) < AT_LIMIT * effort_limit
+            same &= np.abs(matrix[:, j]) < at_limit[j - torques.start]
         begins, ends = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])))).reshape(-1, 2).T
         long = ends - begins >= rows
         if not long.any():

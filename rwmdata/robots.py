@@ -6,27 +6,47 @@ import os
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
 from rwmdata.yaml_file import read_yaml
 
+PerJoint = float | list[float]
+"""One number for all joints, or one for each."""
 
-class DriveSpec(Frozen):
-    """Joint drive: PD position control with a DC-motor torque-speed limit."""
+
+class JointDrive(NamedTuple):
+    """The drive of one joint; units as in :class:`DriveSpec`."""
 
     stiffness: float
-    """Proportional gain, N m / rad."""
     damping: float
-    """Derivative gain, N m s / rad."""
     effort_limit: float
-    """Continuous torque limit, N m."""
     saturation_effort: float
-    """Stall torque of the torque-speed line, N m."""
     velocity_limit: float
+
+
+class DriveSpec(Frozen):
+    """Joint drives: PD position control with a DC-motor torque-speed limit."""
+
+    stiffness: PerJoint
+    """Proportional gain, N m / rad."""
+    damping: PerJoint
+    """Derivative gain, N m s / rad."""
+    effort_limit: PerJoint
+    """Continuous torque limit, N m."""
+    saturation_effort: PerJoint
+    """Stall torque of the torque-speed line, N m."""
+    velocity_limit: PerJoint
     """No-load joint speed, rad/s."""
+
+    def of_joints(self, count: int) -> list[JointDrive]:
+        """Return the drives of ``count`` joints."""
+        columns = [np.broadcast_to(getattr(self, name), count).tolist() for name in JointDrive._fields]
+        return [JointDrive(*values) for values in zip(*columns, strict=True)]
 
 
 class NormalizerSpec(Frozen):
@@ -115,6 +135,9 @@ class RobotSpec(Frozen):
         of_legs = ("foot_positions_m", "thigh_bodies", "foot_bodies")
         expected = dict.fromkeys(of_joints, len(self.joints)) | dict.fromkeys(of_legs, len(self.legs))
         counts = {key: len(getattr(self, key)) for key in expected}
+        listed = {f"drive.{key}": value for key, value in self.drive if isinstance(value, list)}
+        counts |= {key: len(value) for key, value in listed.items()}
+        expected |= dict.fromkeys(listed, len(self.joints))
         faults = [f"{key} has {counts[key]} entries, expected {n}" for key, n in expected.items() if counts[key] != n]
         if faults:
             raise ValueError("; ".join(faults))

@@ -17,7 +17,7 @@ import torch
 from rwmdata.atomic import commit_file, write_json
 from rwmdata.errors import RwmError
 from rwmdata.optional import optional_import
-from rwmdata.robots import RobotSpec, load_robot
+from rwmdata.robots import PerJoint, RobotSpec, load_robot
 from rwmmodel.checkpoint import save_state
 from rwmrl.obs_normalizer import folded
 from rwmrl.policy_file import load_policy
@@ -133,10 +133,15 @@ def description(policy: MlpPolicy, robot: RobotSpec) -> dict[str, Any]:
         "joint_target_rad": "default_joint_pos_rad + action_scale * action", "action_scale": info.action_scale,
         "default_joint_pos_rad": dict(zip(robot.joints, robot.default_joint_pos, strict=True)),
         "joint_pos_limits_rad": dict(zip(robot.joints, robot.joint_pos_limits, strict=True)),
-        "stiffness_nm_per_rad": drive.stiffness, "damping_nm_s_per_rad": drive.damping,
-        "effort_limit_nm": drive.effort_limit,
+        "stiffness_nm_per_rad": _by_joint(drive.stiffness, robot),
+        "damping_nm_s_per_rad": _by_joint(drive.damping, robot),
+        "effort_limit_nm": _by_joint(drive.effort_limit, robot),
         "notes": "joint_pos observations are relative to the default pose; the last action is the network's own output",
     }  # fmt: skip
+
+
+def _by_joint(value: PerJoint, robot: RobotSpec) -> float | dict[str, float]:
+    return dict(zip(robot.joints, value, strict=True)) if isinstance(value, list) else value
 
 
 def _torchscript(policy: MlpPolicy, path: Path, observation: torch.Tensor, expected: np.ndarray) -> float:

@@ -32,7 +32,8 @@ TERMS = (
     "gait",
 )  # fmt: skip
 """The terms of the reward table, and ``gait``, which only shapes training in a simulator: 1 while diagonal feet share
-their contact and neighbours do not (a trot), -1 the other way round (a bound), 0 when all feet agree."""
+their contact and neighbours do not (a trot), -1 the other way round (a bound), 0 when all feet agree. Of two feet each
+is its own diagonal: 1 while one carries and the other swings."""
 
 
 class FeetAirTime:
@@ -102,7 +103,8 @@ class RewardModel:
         feet = torch.tensor(robot.foot_positions_m, device=device)
         feet = feet - feet.mean(dim=0)
         self.across = torch.cdist(feet * feet.new_tensor([1.0, -1.0]), feet).argmin(dim=1)
-        self.diagonal = torch.cdist(-feet, feet).argmin(dim=1)
+        diagonal = torch.cdist(-feet, feet).argmin(dim=1)
+        self.diagonal = torch.where(diagonal == self.across, torch.arange(len(feet), device=device), diagonal)
 
     def reset(
         self, env_ids: Tensor, state: Tensor, action: Tensor | None = None, contacts: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Behaviours that need no training: a trot out of sines, wandering actions, and the mixture of both."""
+"""Behaviours that need no training: a trot out of sines, wandering actions, and mixtures of these."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rwmdata.errors import RwmError
+from rwmdata.robots import RobotSpec
 from rwmrl.behaviour_base import Behaviour, BehaviourContext, Mixture, Noisy
 from rwmrl.envs.base import Observations
 
@@ -61,9 +62,11 @@ class ScriptedTrot(Behaviour):
     """Stretch of a stance leg, rad: two legs carry what four did, and the drives give way."""
 
     def __init__(self, context: BehaviourContext) -> None:
-        robot, legs = context.robot, context.robot.legs
-        if len(robot.joints) != 3 * len(legs):
-            raise RwmError(f"The scripted trot needs three joints per leg; {robot.name} has {len(robot.joints)}.")
+        robot = context.robot
+        if not can_trot(robot):
+            legs, joints = len(robot.legs), len(robot.joints)
+            fault = f"The scripted trot needs four legs of three joints; {robot.name} has {legs} legs, {joints} joints"
+            raise RwmError(f"{fault}.", "--policy wander")
         self._context, self.num_envs = context, context.num_envs
         self._foot_x, self._foot_y = torch.tensor(robot.foot_positions_m).unbind(dim=1)
         front, left = self._foot_x > 0, self._foot_y > 0
@@ -98,8 +101,19 @@ class ScriptedTrot(Behaviour):
         return torch.cat((roll, pitch, knee), dim=1) / robot.action_scale
 
 
+def can_trot(robot: RobotSpec) -> bool:
+    """Return whether a robot has what :class:`ScriptedTrot` moves."""
+    return len(robot.legs) == 4 and len(robot.joints) == 12
+
+
 def scripted(context: BehaviourContext) -> Behaviour:
-    """Return the mixture that steps, stumbles and falls: trots with little and with much noise, and noise alone."""
+    """Return the mixture that steps, stumbles and falls: trots with little and with much noise, and noise alone.
+
+    A robot that cannot trot sways about its default pose instead.
+    """
+    if not can_trot(context.robot):
+        parts = SmoothedRandom(context, (0.0, 0.3), "sway"), SmoothedRandom(context, (0.1, 1.0))
+        return Mixture(parts, (0.6, 0.4), context)
     parts = (
         Noisy(ScriptedTrot(context), SmoothedRandom(context, (0.0, 0.3)), "trot"),
         Noisy(ScriptedTrot(context), SmoothedRandom(context, (0.25, 0.75)), "stumble"),

@@ -303,8 +303,9 @@ class Assembler:
 def drive_torque(robot: RobotSpec, action: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
     """Return kp (scale * action - q) - kd qd within the effort limit, N m; positions relative to the default pose."""
     drive = robot.drive
-    torque = drive.stiffness * (robot.action_scale * action - position) - drive.damping * velocity
-    return torque.clip(-drive.effort_limit, drive.effort_limit)
+    stiffness, damping, limit = map(np.array, (drive.stiffness, drive.damping, drive.effort_limit))
+    torque = stiffness * (robot.action_scale * action - position) - damping * velocity
+    return np.asarray(torque.clip(-limit, limit))
 
 
 def _order(recorded: list[str] | None, ours: list[str], what: str) -> list[int]:

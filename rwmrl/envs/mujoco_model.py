@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from rwmdata.errors import RwmError
-from rwmdata.robots import DriveSpec, RobotSpec
+from rwmdata.robots import JointDrive, RobotSpec
 
 GROUND = "ground"
 CONTACT_SOFTNESS = (0.02, 1.0)
@@ -20,6 +20,8 @@ IMPRATIO = 100.0
 """Stiffness of friction relative to the normal direction. At MuJoCo's default of 1 a standing robot's feet creep
 apart by centimetres a second; at 100 they stay, as they do in PhysX."""
 PGS_ITERATIONS = 50
+SOLE = "sole_"
+"""What the names of sensors begin with that tell where a foot's shapes are."""
 POSITION_INPUT = 1
 """A DC motor's input is a target position."""
 
@@ -46,9 +48,10 @@ class ModelLayout:
     """Applied drive torques, N m."""
     contact: slice
     """Ground contact forces as xyz triples: thighs, feet, base; N."""
-    foot_pos: slice
-    """Positions of the feet as xyz triples, world frame, m."""
-    foot_radius: float
+    sole_pos: slice
+    """Positions of the shapes with which feet touch the ground as xyz triples, world frame, m."""
+    sole_radius: np.ndarray
+    """Radii of these shapes, or of the spheres around them, m."""
 
 
 def load_model(robot: RobotSpec, visual: bool = False) -> mujoco.MjModel:
@@ -122,13 +125,14 @@ def _light(spec: mujoco.MjSpec) -> None:
 
 
 def _add_drives(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
-    for name, limits in zip(robot.joints, robot.joint_pos_limits, strict=True):
+    drives = robot.drive.of_joints(len(robot.joints))
+    for name, limits, drive in zip(robot.joints, robot.joint_pos_limits, drives, strict=True):
         spec.joint(name).range = limits
         spec.joint(name).limited = mujoco.mjtLimited.mjLIMITED_TRUE
-        _add_drive(spec, name, robot.drive)
+        _add_drive(spec, name, drive)
 
 
-def _add_drive(spec: mujoco.MjSpec, joint: str, drive: DriveSpec) -> None:
+def _add_drive(spec: mujoco.MjSpec, joint: str, drive: JointDrive) -> None:
     """Add one PD position drive behind a DC motor's torque-speed line.
 
     torque = clip(kp (target - q) - kd qd, +-effort_limit, saturation (+-1 - qd / velocity_limit)), exactly: a motor
@@ -160,7 +164,10 @@ def _add_sensors(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
         about = {"name": f"contact_{body}", "objtype": obj.mjOBJ_BODY, "objname": body}
         spec.add_sensor(type=kind.mjSENS_CONTACT, **about, **from_ground)
     for body in robot.foot_bodies:
-        spec.add_sensor(name=f"position_{body}", type=kind.mjSENS_FRAMEPOS, objtype=obj.mjOBJ_XBODY, objname=body)
+        for number, geom in enumerate(g for g in spec.body(body).geoms if g.contype or g.conaffinity):
+            geom.name = geom.name or f"{body}_{number}"
+            name = f"{SOLE}{geom.name}"
+            spec.add_sensor(name=name, type=kind.mjSENS_FRAMEPOS, objtype=obj.mjOBJ_GEOM, objname=geom.name)
 
 
 def layout_of(robot: RobotSpec, model: mujoco.MjModel) -> ModelLayout:
@@ -173,8 +180,9 @@ def layout_of(robot: RobotSpec, model: mujoco.MjModel) -> ModelLayout:
     if model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE or width != 1 + model.nq + model.nv:
         raise RwmError(f"{robot.mjcf_path} must have a free base and joints without hidden state.")
     joints, legs = [model.joint(j) for j in robot.joints], len(robot.legs)
-    velocity, forces, feet = 1 + model.nq, len(joints), len(joints) + 3 * (2 * legs + 1)
-    foot_bodies = [model.body(b).id for b in robot.foot_bodies]
+    velocity, forces, soles = 1 + model.nq, len(joints), len(joints) + 3 * (2 * legs + 1)
+    sensors = [model.sensor(k) for k in range(model.nsensor)]
+    shapes = [int(sensor.objid[0]) for sensor in sensors if sensor.name.startswith(SOLE)]
     return ModelLayout(
         position=slice(1, 4),
         quaternion=slice(4, 8),
@@ -184,9 +192,9 @@ def layout_of(robot: RobotSpec, model: mujoco.MjModel) -> ModelLayout:
         joint_vel=np.array([velocity + j.dofadr[0] for j in joints]),
         width=width,
         torque=slice(0, forces),
-        contact=slice(forces, feet),
-        foot_pos=slice(feet, feet + 3 * legs),
-        foot_radius=float(model.geom_rbound[np.isin(model.geom_bodyid, foot_bodies)].max()),
+        contact=slice(forces, soles),
+        sole_pos=slice(soles, soles + 3 * len(shapes)),
+        sole_radius=model.geom_rbound[shapes],
     )
 
 

@@ -100,9 +100,9 @@ class BatchPhysics:
         A robot whose feet would be in the ground is lifted on to it. ``target (n, J)`` are the joint targets the
         drives see at that moment, rad.
         """
-        feet = self._measure(env_ids, states, target)[:, self.layout.foot_pos][:, 2::3]
+        soles = self._measure(env_ids, states, target)[:, self.layout.sole_pos][:, 2::3] - self.layout.sole_radius
         height = self.layout.position.stop - 1
-        states[:, height] += np.maximum(0.0, self.layout.foot_radius + GROUND_CLEARANCE_M - feet.min(axis=1))
+        states[:, height] += np.maximum(0.0, GROUND_CLEARANCE_M - soles.min(axis=1))
         self.sensors[env_ids] = self._measure(env_ids, states, target)
         self.state[env_ids] = states
 

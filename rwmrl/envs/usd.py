@@ -17,7 +17,7 @@ from torch import Tensor
 from rwmdata.atomic import commit_file
 from rwmdata.errors import RwmError
 from rwmdata.optional import optional_import
-from rwmdata.robots import AssetSpec, DriveSpec, RobotSpec
+from rwmdata.robots import AssetSpec, JointDrive, RobotSpec
 from rwmrl.envs.mujoco_model import layout_of, load_model
 
 with optional_import("USD files need the package pxr", extra="usd", advice="; Isaac Lab 3.0 brings it"):
@@ -41,14 +41,15 @@ def write_assets(robots: Sequence[RobotSpec], root: Path) -> list[Path]:
         The files written.
 
     Raises:
-        RwmError: pxr is missing, a robot has no MJCF, or a collision shape that is not written.
+        RwmError: pxr is missing, a robot has no MJCF, a collision shape that is not written, or a network for drives
+            that differ.
     """
     below, files = root / BELOW_ROOT, []
     for robot in robots:
         assets = robot.isaaclab_assets or AssetSpec(usd=f"Robots/{robot.name}/{robot.name}.usd")
         files.append(_write_stage(robot_stage(robot, assets.joint_suffix), below / assets.usd))
         if assets.actuator_net:
-            files.append(_write_drive(robot.drive, below / assets.actuator_net))
+            files.append(_write_drive(_only_drive(robot), below / assets.actuator_net))
     return [*files, _write_stage(ground_stage(), below / GROUND_PLANE)]
 
 
@@ -84,7 +85,7 @@ def ground_stage() -> Usd.Stage:
 class DriveNet(torch.nn.Module):
     """A PD drive in the form of a recurrent network of drives, which Isaac Lab reads the size of its memory from."""
 
-    def __init__(self, drive: DriveSpec) -> None:
+    def __init__(self, drive: JointDrive) -> None:
         super().__init__()
         self.stiffness, self.damping = drive.stiffness, drive.damping
         self.lstm = torch.nn.LSTM(2, 1, batch_first=True)
@@ -195,7 +196,14 @@ def _write_stage(stage: Usd.Stage, path: Path) -> Path:
     return _write(path, stage.GetRootLayer().ExportToString().encode())
 
 
-def _write_drive(drive: DriveSpec, path: Path) -> Path:
+def _only_drive(robot: RobotSpec) -> JointDrive:
+    drives = set(robot.drive.of_joints(len(robot.joints)))
+    if len(drives) > 1:
+        raise RwmError(f"The drives of {robot.name} differ from joint to joint; one network cannot stand in for them.")
+    return drives.pop()
+
+
+def _write_drive(drive: JointDrive, path: Path) -> Path:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
         packed = io.BytesIO()

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from rwmdata.errors import RwmError
-from rwmdata.robots import load_robot
+from rwmdata.robots import JointDrive, load_robot
 
 
 def write_robot(folder, **changes):
@@ -36,6 +36,17 @@ def test_every_fault_of_a_robot_file_is_named(tmp_path):
         load_robot(str(tmp_path / "odd"))
     assert "default_joint_pos has 1 entries, expected 12" in caught.value.message
     assert "thigh_bodies has 1 entries, expected 2" in caught.value.message
+
+
+def test_drives_may_differ_from_joint_to_joint(tmp_path):
+    drive = {"stiffness": list(range(12)), "damping": 2, "effort_limit": 80, "saturation_effort": 120}
+    write_robot(tmp_path / "mixed", drive=drive | {"velocity_limit": 7.5})
+    drives = load_robot(str(tmp_path / "mixed")).drive.of_joints(12)
+    assert [joint.stiffness for joint in drives] == list(range(12))
+    assert drives[3] == JointDrive(3.0, 2.0, 80.0, 120.0, 7.5)
+    write_robot(tmp_path / "short", drive=drive | {"velocity_limit": [7.5]})
+    with pytest.raises(RwmError, match=r"drive.velocity_limit has 1 entries, expected 12"):
+        load_robot(str(tmp_path / "short"))
 
 
 def test_unknown_keys_are_refused(tmp_path):

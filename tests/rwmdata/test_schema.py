@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rwmdata.robots import load_robot
 from rwmdata.schema import Schema
 
 
@@ -16,6 +17,14 @@ def test_anymal_has_the_66_columns_in_csv_order(schema):
         "foot_contact_RH": 65, "terminated": 66,
     }  # fmt: skip
     assert {k: one_based[k] for k in expected} == expected
+
+
+def test_a_biped_with_twelve_joints_has_62_columns():
+    schema = Schema.from_robot(load_robot("g1"))
+    assert schema.width == 62 and schema.dims["contact"] == 4
+    assert schema.names[schema.contact] == (
+        "thigh_contact_left", "thigh_contact_right", "foot_contact_left", "foot_contact_right",
+    )  # fmt: skip
 
 
 def test_extension_columns_stand_between_action_and_contact(robot):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
+from rwmdata.robots import load_robot
 from rwmrl.behaviour_base import BehaviourContext, Mixture
 from rwmrl.behaviours import BEHAVIOURS, make_behaviour, untrained_policy
 from rwmrl.envs.mujoco import MujocoEnv, MujocoEnvConfig
@@ -68,6 +69,17 @@ def test_the_trot_reads_leg_places_from_either_naming(robot):
     renamed = robot.model_copy(update={"legs": ["FL", "RL", "FR", "RR"]})
     actions = [ScriptedTrot(setting_of(r)).act(observe(ENVS, (0.5, 0.2, 0.3))) for r in (robot, renamed)]
     assert torch.equal(*actions)
+
+
+def test_a_robot_that_cannot_trot_sways_and_wanders():
+    biped = load_robot("g1")
+    with pytest.raises(RwmError, match="needs four legs of three joints; g1 has 2 legs, 12 joints"):
+        ScriptedTrot(setting_of(biped))
+    behaviour = make_behaviour("scripted", setting_of(biped, 64))
+    trace = torch.stack([behaviour.act(observe(64)) for _ in range(100)]).std(dim=(0, 2))
+    swaying = torch.tensor([name == "sway" for name in behaviour.names()])
+    assert 0 < swaying.sum() < 64
+    assert trace[swaying].max() < 0.5 < trace[~swaying].max()
 
 
 def test_standing_command_makes_the_trot_step_on_the_spot(robot):
@@ -152,5 +164,5 @@ def test_action_noise_is_added_and_named(robot, tmp_path):
 def test_unknown_behaviours_and_unfit_robots_are_named(robot):
     with pytest.raises(RwmError, match="Unknown policy 'dance'; policies for anymal_d: scripted, wander, random"):
         make_behaviour("dance", setting_of(robot))
-    with pytest.raises(RwmError, match="needs three joints per leg"):
+    with pytest.raises(RwmError, match="needs four legs of three joints; anymal_d has 4 legs, 8"):
         ScriptedTrot(setting_of(robot.model_copy(update={"joints": robot.joints[:8]})))

@@ -63,6 +63,15 @@ def test_the_description_states_orders_scales_gains_and_rate(policy_file, tmp_pa
     assert (said["stiffness_nm_per_rad"], said["damping_nm_s_per_rad"]) == (robot.drive.stiffness, robot.drive.damping)
 
 
+def test_gains_that_differ_are_named_by_joint(tmp_path):
+    robot = load_robot("g1")
+    save_policy(MlpPolicy(PolicyInfo.of(robot, (16, 12))), tmp_path / "p")
+    export_policy(tmp_path / "p", tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "policy.json").read_text())
+    assert said["stiffness_nm_per_rad"] == dict(zip(robot.joints, robot.drive.stiffness, strict=True))
+    assert said["effort_limit_nm"]["left_knee"] == 139 and said["damping_nm_s_per_rad"]["right_ankle_roll"] == 2
+
+
 class Attack:
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from rwmdata.errors import RwmError
+from rwmdata.robots import load_robot
+from rwmdata.schema import Schema
 from rwmrl.rewards import TERMS, FeetAirTime, RewardModel
 
 DT = 0.02
@@ -68,6 +70,24 @@ def test_motion_terms(model, schema):
 def test_gait_tells_a_trot_from_a_bound(model, schema, robot, feet, command, expected):
     contact = [0.0] * 4 + [float(leg in feet.split()) for leg in robot.legs]
     assert evaluate(model, schema, command=command, contact=contact)["gait"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("feet", "command", "expected"),
+    [
+        ((1.0, 0.0), (0.5, 0.0, 0.0), 1.0),
+        ((0.0, 1.0), (0.5, 0.0, 0.0), 1.0),
+        ((1.0, 1.0), (0.5, 0.0, 0.0), 0.0),
+        ((0.0, 0.0), (0.5, 0.0, 0.0), 0.0),
+        ((1.0, 0.0), (0.0, 0.0, 1.0), 0.0),
+    ],
+)
+def test_gait_of_two_feet_is_one_that_carries(feet, command, expected):
+    biped = load_robot("g1")
+    model = RewardModel(biped, Schema.from_robot(biped), 1, CPU, {"gait": 1.0})
+    contact = torch.tensor([[0.0, 0.0, *feet]])
+    _, terms = model.compute(torch.zeros(1, 45), contact, torch.zeros(1, 12), torch.tensor([command]))
+    assert float(terms["gait"]) / DT == pytest.approx(expected)
 
 
 def test_joint_acceleration_is_the_finite_difference(model, schema):

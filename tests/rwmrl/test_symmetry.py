@@ -17,7 +17,7 @@ from rwmrl.train_config import TrainConfig
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["anymal_d", "go2", "go1"])
+@pytest.mark.parametrize("name", ["anymal_d", "go2", "go1", "g1"])
 def test_twice_mirrored_is_the_same(name):
     mirror = Mirror(load_robot(name), CPU)
     observations, actions = torch.randn(5, 48), torch.randn(5, 12)
@@ -44,12 +44,24 @@ def test_by_hand(robot, schema):
     assert at("last_action_LH_HFE") == value("last_action_RH_HFE")
 
 
-def test_a_mirrored_robot_under_mirrored_actions_is_seen_mirrored(robot):
+def test_a_biped_by_hand():
+    """Yaw and roll change sign with the side, pitch and knee do not."""
+    robot = load_robot("g1")
+    actions = dict(zip(robot.joints, torch.arange(12.0), strict=True))
+    image = dict(zip(robot.joints, Mirror(robot, CPU).actions(torch.arange(12.0)).tolist(), strict=True))
+    for part, sign in (("hip_pitch", 1), ("hip_roll", -1), ("hip_yaw", -1), ("knee", 1), ("ankle_roll", -1)):
+        assert image[f"left_{part}"] == sign * actions[f"right_{part}"]
+        assert image[f"right_{part}"] == sign * actions[f"left_{part}"]
+
+
+@pytest.mark.parametrize("name", ["anymal_d", "go2", "g1"])
+def test_a_mirrored_robot_under_mirrored_actions_is_seen_mirrored(name):
+    robot = load_robot(name)
     mirror = Mirror(robot, CPU)
     config = MujocoEnvConfig(num_envs=2, noise=False, pushes=False, randomize=False, threads=0)
     env = MujocoEnv(robot, config)
     layout, state = env.physics.layout, env.physics.state
-    state[:, layout.position], state[:, layout.quaternion] = (0, 0, 0.58), (1, 0, 0, 0)
+    state[:, layout.position], state[:, layout.quaternion] = (0, 0, 0.97 * robot.base_height_m), (1, 0, 0, 0)
     state[1, layout.lin_vel_w] = state[0, layout.lin_vel_w] * (1, -1, 1)
     state[1, layout.ang_vel_b] = state[0, layout.ang_vel_b] * (-1, 1, -1)
     for part, offset in ((layout.joint_pos, robot.default_joint_pos), (layout.joint_vel, 0.0)):
