@@ -112,8 +112,8 @@ def scripted(context: BehaviourContext) -> Behaviour:
     A robot that cannot trot sways about its default pose instead.
     """
     if not can_trot(context.robot):
-        parts = SmoothedRandom(context, (0.0, 0.3), "sway"), SmoothedRandom(context, (0.1, 1.0))
-        return Mixture(parts, (0.6, 0.4), context)
+        sway, wander = SmoothedRandom(context, (0.0, 0.3), "sway"), SmoothedRandom(context, (0.1, 1.0))
+        return Mixture((sway, wander), (0.6, 0.4), context)
     parts = (
         Noisy(ScriptedTrot(context), SmoothedRandom(context, (0.0, 0.3)), "trot"),
         Noisy(ScriptedTrot(context), SmoothedRandom(context, (0.25, 0.75)), "stumble"),

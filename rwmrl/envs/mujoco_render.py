@@ -19,6 +19,8 @@ from rwmdata.robots import RobotSpec, load_robot
 HEADLESS = ("egl", "osmesa")
 """MuJoCo's ways to draw without a screen, in the order tried; ``MUJOCO_GL`` overrides them."""
 TIMEOUT_S = 300
+TALL = 0.8
+"""Pictures of one robot are scaled by the height of its base, or by this share of that of its highest shape."""
 TWIN_RGB, TWIN_OPACITY = (0.05, 0.5, 0.85), 0.6
 """Colour of a second robot."""
 
@@ -120,15 +122,24 @@ def _single_frames(robot: RobotSpec, model: Any, renderer: Any, given: dict[str,
     import mujoco
 
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
-    camera.distance, camera.elevation = 2.5 * robot.base_height_m, -10.0
+    size = max(robot.base_height_m, TALL * _top(model, data))
+    camera.distance, camera.elevation = 2.5 * size, -10.0
     for state in given["states"]:
         mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
         mujoco.mj_forward(model, data)
-        camera.lookat[:] = (*data.body(robot.base_body).xpos[:2], 0.5 * robot.base_height_m)
+        camera.lookat[:] = (*data.body(robot.base_body).xpos[:2], 0.5 * size)
         forward = data.body(robot.base_body).xmat.reshape(3, 3)[:2, 0]
         camera.azimuth = 90.0 + np.degrees(np.arctan2(forward[1], forward[0]))
         renderer.update_scene(data, camera)
         yield renderer.render()
+
+
+def _top(model: Any, data: Any) -> float:
+    """Return the height of the middle of the highest shape, in the pose the MJCF is written in, m."""
+    import mujoco
+
+    mujoco.mj_kinematics(model, data)
+    return float(data.geom_xpos[:, 2].max())
 
 
 def _pair_frames(robot: RobotSpec, model: Any, renderer: Any, given: dict[str, np.ndarray]) -> Iterator[np.ndarray]:

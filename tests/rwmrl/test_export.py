@@ -9,6 +9,7 @@ import torch
 
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
+from rwmdata.validate import validate
 from rwmrl import export
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import BehaviourContext
@@ -44,6 +45,13 @@ def test_rows_are_finite_and_physical(exported):
     assert np.isfinite(rows).all()
     assert np.abs(np.linalg.norm(rows[:, schema.group("projected_gravity")], axis=1) - 1).max() <= 1e-5
     assert set(np.unique(rows[:, schema.contact.start :])) == {0.0, 1.0}
+
+
+def test_a_biped_is_exported_without_a_fault(home):
+    dataset = make(home, robot="g1", policy="scripted", transitions=400, num_envs=4)
+    assert (dataset.rows, dataset.schema.width) == (400, 62)
+    assert [finding for finding in validate(dataset) if finding.severity == "error"] == []
+    assert set(dataset.episodes.behaviour) <= {"sway", "wander"}
 
 
 def test_an_episode_begins_with_a_zero_action_and_only_there(exported):
