@@ -33,8 +33,8 @@ QUESTIONS = (
         "of its episodes in the simulator, with pushes and noise, end without a fall", of_imagination=False,
     ),
     Question(
-        "Would the model have seen it fall?", "falls", "foreseen/termination", "recorded_actions", 25,
-        "of its falls are foreseen by the model 25 steps before, given its actions",
+        "Are its falls foreseen?", "falls", "foreseen/termination", "recorded_actions", 25,
+        "of its falls the model foresees 25 steps before, given its actions",
     ),
     Question(
         "Does it walk as imagined?", "closed-loop", "rel_l1", "imagined", 25,

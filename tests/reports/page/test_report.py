@@ -308,7 +308,7 @@ def test_the_page_of_a_policy_begins_with_whether_it_can_be_trusted(copy):
     asked = page().partition("Can it be trusted?")[2]
     assert "Does it stay on its feet? ? Not measured yet." in asked
     assert f"rwm eval policy --policy {runs['policy']}" in asked
-    assert "Would the model have seen it fall? 85 % of its falls" in asked
+    assert "Are its falls foreseen? 85 % of its falls" in asked
     assert "95 % interval 84 % to 86 %" in asked or "95 % interval 84 % to 87 %" in asked
     assert "Does it walk as imagined? 0.266 relative error" in asked
     measure("policy", ("share_without_fall", "disturbed", None, 0.974))
