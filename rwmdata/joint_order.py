@@ -83,7 +83,11 @@ def nearest_order(pose: np.ndarray, robot: RobotSpec) -> float:
 
 
 def robots_like(pose: np.ndarray) -> list[RobotSpec]:
-    """Return the known robots whose default pose a median pose ``(J,)`` is near in some order, the nearest first."""
+    """Return the known robots whose default pose a median pose ``(J,)`` is near in some order, the nearest first.
+
+    A robot whose default pose is near zero is none of them: so are positions of any robot that are relative to its own.
+    """
     robots = [robot for name in robot_folders() if len((robot := load_robot(name)).joints) == len(pose)]
+    robots = [robot for robot in robots if nearest_order(np.zeros(len(pose)), robot) > REST_RAD]
     near = [(distance, robot) for robot in robots if (distance := nearest_order(pose, robot)) < REST_RAD]
     return [robot for _, robot in sorted(near, key=lambda pair: pair[0])]
