@@ -34,7 +34,7 @@ from cli import (
 from cli.common import command
 from cli.progress import err
 from rwmdata.errors import RwmError
-from rwmdata.processes import ended_by_signals, signal_received
+from rwmdata.processes import Ended, ended_by_signals, signal_received
 
 INTERRUPTED = 130
 """What typer exits with on Ctrl-C."""
@@ -122,7 +122,7 @@ def _run() -> None:
     try:
         with ended_by_signals():
             _work()
-    except (Exception, SystemExit) as exc:
+    except (Exception, SystemExit, Ended) as exc:  # Ended where a signal came once all was done.
         number = signal_received()
         code = exc.code if isinstance(exc, SystemExit) else 1
         if code in (0, None) or (number is None and code != INTERRUPTED):
