@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rwmdata.config import Frozen
@@ -47,6 +47,12 @@ class LossConfig(Frozen):
     extension_weight: float = 1.0
     contact_weight: float = 1.0
     termination_weight: float = 1.0
+
+    @model_validator(mode="after")
+    def _followers_follow(self) -> LossConfig:
+        if self.followers and self.teacher_forcing:
+            raise ValueError("followers are of forecasts that members feed back; with teacher_forcing nobody does")
+        return self
 
     def sequence_weight_for(self, base: str) -> float:
         """Return the weight of the sequence term with a base; mlp, which reads no sequences, refuses one."""

@@ -38,7 +38,7 @@ QUESTIONS = (
     ),
     Question(
         "Does it walk as imagined?", "closed-loop", "rel_l1", "imagined", 25,
-        "relative error, after 25 steps, of its imagined walk against the simulated one", share=False,
+        "relative error, up to 25 steps, of its imagined walk against the simulated one", share=False,
     ),
 )  # fmt: skip
 
