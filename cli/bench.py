@@ -167,6 +167,13 @@ def gpu(
 @command(app, "scale", "reports.bench.scale:BenchScaleConfig")
 def scale(
     call: Call,
+    rows: Annotated[list[int] | None, typer.Option(help="Rows of a dataset that a fit opens.")] = None,
+    members: Annotated[list[int] | None, typer.Option(help="Ensemble sizes.")] = None,
+    forecast: Annotated[list[int] | None, typer.Option(help="Forecast horizons of an update.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Windows of an update.")] = None,
+    robots: Annotated[list[int] | None, typer.Option(help="Imagined robots side by side.")] = None,
+    processes: Annotated[list[int] | None, typer.Option(help="Processes of a fit under torchrun.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Size of the base.")] = None,
     robot: RobotOption = None,
     folder: Annotated[Path | None, typer.Option(help="Where the datasets go meanwhile.")] = None,
     device: DeviceOption = None,
@@ -174,7 +181,7 @@ def scale(
 ) -> None:
     """Measure how time and memory grow with rows, members, horizon, batch, imagined robots and processes.
 
-    The values are set by --set, as in --set 'rows=[100000,1000000]'.
+    Values of an axis are given one after the other, as in --rows 100000 --rows 1000000.
     """
     from reports.bench.scale import BenchScaleConfig, bench_scale
 

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reports.bench.data import NAME, write_synthetic
+from reports.bench.data import EPISODE, NAME, write_synthetic
 from reports.bench.fit import BenchFitConfig, fastest_update, random_problem
 from reports.bench.imagine import BenchImagineConfig, imagined_speeds
 from reports.bench.measure import BenchRow, child, content_of, in_child, timed
@@ -45,7 +45,9 @@ Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 class BenchScaleConfig(Frozen):
     """Options of :func:`bench_scale`; the first of each list is what the others are compared with."""
 
-    rows: Counts = (100_000, 1_000_000, 10_000_000)
+    rows: Annotated[tuple[Annotated[int, Field(ge=2 * EPISODE)], ...], Field(min_length=1)] = (
+        100_000, 1_000_000, 10_000_000,
+    )  # fmt: skip
     """Rows of a dataset that a fit opens."""
     members: Counts = (1, 2, 5, 10)
     forecast: Counts = (1, 8, 16, 32)
@@ -92,7 +94,7 @@ def bench_scale(
     Returns:
         ``{"rows": [{name, value, unit, baseline, ratio}, ...]}``: seconds and MiB at every value beside those at the
         first, and the power with which each grew from the first value to the last. Of the rows also what ``AHEAD`` of
-        them would take at this power.
+        them would take on a straight line through the last two, as a process has its size without any.
 
     Raises:
         RwmError: A measurement failed.
@@ -128,8 +130,9 @@ def rows_of(axis: Axis, values: Sequence[int], found: list[dict[str, float]]) ->
             power = math.log(found[-1][key] / first) / math.log(values[-1] / values[0])
             rows.append(BenchRow(f"{what}: grows with the power", power, "1"))
             if axis.of == "rows":
-                ahead = found[-1][key] * (AHEAD / values[-1]) ** power
-                rows.append(BenchRow(f"{what}, {AHEAD:,} rows at this power", ahead, unit))
+                slope = max(0.0, found[-1][key] - found[-2][key]) / (values[-1] - values[-2])
+                ahead = found[-1][key] + slope * (AHEAD - values[-1])
+                rows.append(BenchRow(f"{what}, {AHEAD:,} rows at the last two's slope", ahead, unit))
     return rows
 
 

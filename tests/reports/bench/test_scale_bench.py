@@ -14,8 +14,8 @@ def test_growth_by_hand():
     assert rows["open to first batch, 4,000 rows"].ratio == 8.0
     assert rows["open to first batch: grows with the power"].value == pytest.approx(1.5)
     assert rows["open to first batch, peak memory: grows with the power"].value == pytest.approx(0.5)
-    ahead = rows["open to first batch, peak memory, 1,000,000,000 rows at this power"].value
-    assert ahead == pytest.approx(200.0 * 500)
+    ahead = rows["open to first batch, peak memory, 1,000,000,000 rows at the last two's slope"].value
+    assert ahead == pytest.approx(200.0 + 100.0 / 3000 * (1e9 - 4000))
 
 
 def test_every_axis_is_measured(tmp_path, monkeypatch):
