@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -15,7 +16,10 @@ SHOWN_EPISODES = 10
 def fit(
     call: Call,
     dataset: DatasetArgument = None,
-    preset: Annotated[str | None, typer.Option(help="smoke, demo, laptop, reference or paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="smoke, demo, laptop, finetune, reference or paper.")] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(help="Begin with this model's weights, by run or file; the preset is then finetune.")
+    ] = None,
     updates: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Windows per update.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
@@ -51,6 +55,8 @@ def fit(
     from rwmmodel.fit import fit_model
     from rwmmodel.fit_config import FitConfig
 
+    if warm_start and preset is None:
+        call = replace(call, given={**call.given, "preset": "finetune"})
     config = call.config(FitConfig, "dataset")
     source = call.dataset(dataset)
     window = config.history + min(config.forecast, config.last_forecast)

@@ -15,6 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.errors import RwmError
 from rwmdata.manifest import MANIFEST_FILE
 from rwmdata.runs import DIGEST, HOW_TO_MAKE, Checkpoint, Run
+from rwmdata.shipped import SAMPLE, shipped_dataset, shipped_file
 
 POLICY_KINDS = ("policy", "train")
 """Kinds of runs that keep a policy."""
@@ -55,7 +56,7 @@ class Home:
         return sorted(datasets, key=lambda d: (d.manifest.created, d.name), reverse=True), broken
 
     def dataset(self, name: str | None = None) -> Dataset:
-        """Return a dataset by name or by path; without one, the newest.
+        """Return a dataset by name or by path; without one, the newest. ``sample`` comes along.
 
         Raises:
             RwmError: There is none, none of that name, or its manifest cannot be read.
@@ -63,7 +64,8 @@ class Home:
         if name is None:
             if datasets := self.datasets():
                 return datasets[0]
-            raise RwmError(f"No dataset yet in {self.data_dir}.", "rwm data export --task Pretrain-v0")
+            hint = f"rwm data export --task Pretrain-v0, or name the one that comes along: {SAMPLE}"
+            raise RwmError(f"No dataset yet in {self.data_dir}.", hint)
         return Dataset.open(self.dataset_folder(name))
 
     def dataset_folder(self, name: str) -> Path:
@@ -78,6 +80,8 @@ class Home:
             if path.is_symlink() and not path.exists():
                 fault = f"{path} is a link to {path.readlink()}, which is not there."
                 raise RwmError(fault, "make its target available, or remove the link")
+        if shipped := shipped_dataset(name):
+            return shipped
         known = ", ".join(d.name for d in self.datasets()) or "none"
         raise RwmError(f"No dataset '{name}' in {self.data_dir}; datasets: {known}.", "rwm data ls")
 
@@ -151,7 +155,8 @@ class Home:
     def model(self, name: str | None = None) -> Checkpoint:
         """Return the model named by its run (see :meth:`run`) or by its file; without a name, the newest fit's.
 
-        The run is a fit, or a training that keeps a model beside its policy.
+        The run is a fit, or a training that keeps a model beside its policy. ``shipped`` and ``judge`` come along, for
+        another robot as ``go2/shipped``.
 
         Raises:
             RwmError: There is none, the name fits several, or the file is not the one that lineage recorded.
@@ -160,6 +165,8 @@ class Home:
             return self._of_run(self.run("model"))
         if checkpoint := self._of_file(name):
             return checkpoint
+        if shipped := shipped_file("models", name):
+            return Checkpoint.of_file(shipped)
         if (Path(name) / "run.json").is_file():
             kept = Run.open(Path(name)).model_checkpoint
             return self._of_run(kept.run, kept) if kept and kept.run else self._of_run(self.run("model", name))
@@ -170,12 +177,16 @@ class Home:
     def policy(self, name: str | None = None, kinds: tuple[str, ...] = POLICY_KINDS) -> Checkpoint:
         """Return the policy named by its run or by its file; without a name, that of the newest policy run.
 
+        Those that come along have names too: ``expert``, ``shipped``, ``go2/shipped``.
+
         Raises:
             RwmError: There is none, the name fits several, or the file is not the one that lineage recorded.
         """
         if name is None:
             return self._of_run(self.run("policy"))
         checkpoint = self.find_policy(name, kinds)
+        if checkpoint is None and (shipped := shipped_file("policies", name)):
+            return Checkpoint.of_file(shipped)
         if checkpoint is None:
             what = " or ".join(kinds)
             raise RwmError(f"'{name}' is neither a {what} run in {self.runs_dir} nor a policy file.", "rwm runs ls")

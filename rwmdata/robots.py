@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from pydantic import Field, model_validator
 
 from rwmdata.config import Frozen, one_line
 from rwmdata.errors import RwmError
+from rwmdata.shipped import ASSETS
 from rwmdata.yaml_file import read_yaml
 
 PerJoint = float | list[float]
@@ -163,7 +163,7 @@ class RobotSpec(Frozen):
 
 def robot_folders() -> dict[str, Path]:
     """Return every known robot: those shipped, then those under ``$RWM_ROBOTS`` (which win)."""
-    roots = [Path(str(files("assets").joinpath("robots")))]
+    roots = [ASSETS / "robots"]
     roots += [Path(p) for p in os.environ.get("RWM_ROBOTS", "").split(os.pathsep) if p]
     return {f.parent.name: f.parent for root in roots for f in sorted(root.glob("*/robot.yaml"))}
 

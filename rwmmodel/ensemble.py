@@ -179,6 +179,13 @@ class DynamicsEnsemble(nn.Module):
         """Number of learned parameters: 1,995,569 for the default ensemble of ANYmal D."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
+    @torch.no_grad()
+    def widen_bounds(self, low: Tensor, high: Tensor) -> None:
+        """Let the bounds of predicted states include ``low`` to ``high``, each ``(S,)``, normalised."""
+        known = torch.isfinite(self.state_low)
+        self.state_low.copy_(torch.where(known, torch.minimum(self.state_low, low), low))
+        self.state_high.copy_(torch.where(known, torch.maximum(self.state_high, high), high))
+
     @property
     def precision(self) -> Precision:
         """Arithmetic of the bases' matrix products; everything else stays float32."""

@@ -17,18 +17,19 @@ from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.processes import HeldBack, held_back
 from rwmdata.progress import Progress, silent
-from rwmdata.runs import Run
+from rwmdata.runs import Checkpoint, Run
 from rwmdata.spikes import far_spikes
 from rwmdata.text import quoted
 from rwmdata.windows import WindowSampler, balanced_weights, ending_in_fall, split_starts, weights_with_share
-from rwmmodel.checkpoint import FitState, load_fit_state, save_fit_state, save_model
+from rwmmodel.checkpoint import FitState, load_fit_state, load_model, save_fit_state, save_model
 from rwmmodel.data import RowStore
 from rwmmodel.devices import RESUMED_ELSEWHERE, require_precision, resolve_device, use_precision
 from rwmmodel.distributed import Ranks
-from rwmmodel.ensemble import DynamicsEnsemble, ModelInfo
+from rwmmodel.ensemble import Architecture, DynamicsEnsemble, ModelInfo
 from rwmmodel.fastest import with_precision
 from rwmmodel.fit_config import FitConfig
 from rwmmodel.loss import LossTerms
+from rwmmodel.matching import refuse_mismatch
 from rwmmodel.normalizer import Normalizer
 from rwmmodel.updates import NotFiniteError, Updates
 from rwmmodel.validation import Validator
@@ -50,7 +51,8 @@ def fit_model(
 
     The run gets ``checkpoints/model.safetensors`` (lowest held-out loss) and ``checkpoints/state.pt`` (newest). A
     resumed fit continues bit for bit on the CPU, because every draw is a function of (seed, update). Under torchrun all
-    processes make the same call; see :mod:`rwmmodel.distributed`.
+    processes make the same call; see :mod:`rwmmodel.distributed`. With ``config.warm_start`` a model's weights go on:
+    it is validated before the first update too, and kept as it was where no update makes it better.
 
     Args:
         home: Where the run is created.
@@ -60,8 +62,8 @@ def fit_model(
         resume: An unfinished run of a fit on the same dataset.
 
     Raises:
-        RwmError: A split has no window, a value lies far outside of what its column holds, the loss is not finite, or
-            the run cannot be resumed like this.
+        RwmError: A split has no window, a value lies far outside of what its column holds, the loss is not finite, the
+            run cannot be resumed like this, or the model to begin with is of another robot, columns or rate.
         KeyboardInterrupt: Re-raised after the state was saved.
     """
     if resume is not None:
@@ -76,10 +78,16 @@ def fit_model(
     if resume and config.precision != "auto":
         require_precision(config.precision, device, RESUMED_ELSEWHERE)
     with ranks.joined(device):
+        source = home.model(config.warm_start) if config.warm_start else None
+        begun = _begun(dataset, source, device) if source else None
+        if source and begun:
+            sizes = begun.config.model_dump(include=set(Architecture.model_fields))
+            config = config.model_copy(update=sizes | {"warm_start": source.id})
         config = ranks.share(with_precision(config, device) if ranks.main else config)
-        fit = _Fit(dataset, config, ranks, device)
+        fit = _Fit(dataset, config, ranks, device, begun)
         if resume is None and ranks.main:
-            resume = Run.create(home, "model", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
+            parents: dict[str, str | None] = {"dataset": dataset.name} | ({"model": source.id} if source else {})
+            resume = Run.create(home, "model", config.model_dump(mode="json"), parents, config.seed)
         path = ranks.share(resume.path if resume else None)
         run = resume if resume else Run.open(cast(Path, path))
         if not ranks.main:
@@ -131,11 +139,27 @@ def _config_of(run: Run, config: FitConfig | None) -> FitConfig:
     return config
 
 
+def _begun(dataset: Dataset, source: Checkpoint, device: torch.device) -> DynamicsEnsemble:
+    """Return the model that a fit on ``dataset`` begins with, ready to learn.
+
+    Raises:
+        RwmError: It does not fit the dataset.
+    """
+    model = load_model(source.file, device)
+    refuse_mismatch(dataset, source.id, model)
+    model.calibration = None  # Its factors are those of the weights before.
+    columns = dataset.schema.csv_names
+    model.info = ModelInfo(dataset.robot, columns, dataset.control_hz, dataset.name)
+    return model.train().requires_grad_(True)
+
+
 class _Fit:
     """Model, optimiser, data and counters of one fit."""
 
-    def __init__(self, dataset: Dataset, config: FitConfig, ranks: Ranks, device: torch.device) -> None:
-        self.config, self.ranks, self.device = config, ranks, device
+    def __init__(
+        self, dataset: Dataset, config: FitConfig, ranks: Ranks, device: torch.device, begun: DynamicsEnsemble | None
+    ) -> None:
+        self.config, self.ranks, self.device, self.begun = config, ranks, device, begun is not None
         if config.batch < ranks.world * config.accumulate:
             shares = f"{ranks.world} processes and {config.accumulate} parts"
             raise RwmError(f"A batch of {config.batch} windows cannot be shared between {shares}.", "--batch")
@@ -143,18 +167,11 @@ class _Fit:
         use_precision(config.precision, device)
         self.samplers = {n: self._sampler(dataset, n) for n in {config.forecast, config.last_forecast}}
         split_starts(dataset, "val", config.history + config.last_forecast)  # Refuse before the rows are read.
-        schema = dataset.schema
-        normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *dataset.normalizer(config.normalizer))
-        info = ModelInfo(dataset.robot, schema.csv_names, dataset.control_hz, dataset.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.model = DynamicsEnsemble(config.ensemble(dataset.schema), normalizer, info)
-        self.store = RowStore(dataset, normalizer, self.device, config.rows, config.fall_ahead)
+        self.model = begun or _new(dataset, config)
+        self.store = RowStore(dataset, self.model.normalizer, self.device, config.rows, config.fall_ahead)
         self.model.to(self.device).precision = config.precision
         if config.bounded:
-            low, high = self.store.state_range(split_starts(dataset, "train", 1))
-            self.model.state_low.copy_(low)
-            self.model.state_high.copy_(high)
+            self.model.widen_bounds(*self.store.state_range(split_starts(dataset, "train", 1)))
         self.updates = Updates(self.model, config, config.seed, ranks)
         self.validator = Validator.of_dataset(dataset, self.store, config)
         self.state = FitState()
@@ -191,7 +208,7 @@ class _Fit:
     def _loop(self, run: Run, progress: Progress, signals: HeldBack) -> str:
         """Update until done; a signal takes effect between two updates, once all of one is logged and saved."""
         config, state = self.config, self.state
-        if self._due(config.val_interval) and state.validated < state.step:
+        if (self.begun and not state.best) or (self._due(config.val_interval) and state.validated < state.step):
             self._validate(run)
         while state.step < config.updates:
             if config.patience is not None and state.stale >= config.patience:
@@ -268,3 +285,13 @@ class _Fit:
             self.saved = self.state.step
         if self.ranks.main:
             run.truncate_metrics(self.state.step)
+
+
+def _new(dataset: Dataset, config: FitConfig) -> DynamicsEnsemble:
+    """Return an untrained model with the dataset's normaliser."""
+    schema = dataset.schema
+    normalizer = Normalizer(schema.dims["state"], schema.dims["action"], *dataset.normalizer(config.normalizer))
+    info = ModelInfo(dataset.robot, schema.csv_names, dataset.control_hz, dataset.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return DynamicsEnsemble(config.ensemble(schema), normalizer, info)

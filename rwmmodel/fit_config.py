@@ -29,6 +29,11 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "batch": 64, "updates": 2300, "lr": 4e-3, "loss": {"sequence_weight": 1.0}, "late_forecast": 16,
         "bounded": True, "fall_ahead": 10, "val_interval": 200, "checkpoint_interval": 100, "precision": "auto",
     },
+    # Goes on with a model that was fitted before: with longer forecasts, at a rate that leaves it standing.
+    "finetune": {
+        "batch": 64, "updates": 300, "lr": 1e-3, "forecast": 16, "loss": {"sequence_weight": 1.0}, "fall_ahead": 10,
+        "val_interval": 100, "checkpoint_interval": 100, "precision": "auto",
+    },
     # The authors' code and RWM-U's Table S10, both with 2500 iterations of 20 mini-batches.
     "reference": {
         "batch": 5000, "updates": 50_000, "schedule": "constant",
@@ -96,6 +101,8 @@ class FitConfig(UpdateConfig):
     presets: ClassVar = PRESETS
     default_preset: ClassVar = "laptop"
 
+    warm_start: str | None = None
+    """Model, by run or by file, whose weights this one begins with; its architecture and its normaliser stay."""
     late_forecast: int | None = Field(None, ge=1)
     """N in the last ``LATE_SHARE`` of the updates; a longer one keeps long rollouts stable. None keeps ``forecast``."""
     fall_ahead: int = Field(0, ge=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from rwmdata.errors import RwmError
 from rwmdata.robots import RobotSpec
+from rwmdata.shipped import ASSETS
 from rwmrl.behaviour_base import Behaviour, BehaviourContext, Gaussian, Mixture, Noisy
 from rwmrl.envs.base import Observations
 from rwmrl.policy_file import load_policy
@@ -54,7 +54,7 @@ def untrained_policy(robot: RobotSpec, seed: int = 0) -> MlpPolicy:
 def policy_folders(robot: RobotSpec) -> list[Path]:
     """Return the folders searched for a robot's policies: its own, then the shipped ones."""
     own = [robot.folder / "policies"] if robot.folder else []
-    return [*own, Path(str(files("assets").joinpath("policies"))) / robot.name]
+    return [*own, ASSETS / "policies" / robot.name]
 
 
 def shipped_policies(robot: RobotSpec) -> dict[str, Path]:

@@ -151,12 +151,8 @@ class OnlineModel:
         """Let the bounds of the states include what the replay holds now, in the averaged model too."""
         model = updates.model
         low, high = state_range(model.normalizer.state(self._some_states().to(self.device)))
-        known = torch.isfinite(model.state_low)
-        low = torch.where(known, torch.minimum(model.state_low, low), low)
-        high = torch.where(known, torch.maximum(model.state_high, high), high)
         for bounded in {model, updates.kept}:
-            bounded.state_low.copy_(low)
-            bounded.state_high.copy_(high)
+            bounded.widen_bounds(low, high)
 
     def score(self) -> dict[str, float]:
         """Return the model's scores on the held-out robots' rows, empty while these have no window.

@@ -13,7 +13,6 @@ from reports.evaluate.model_evaluation import (
     longest_rollout,
     model_evaluation,
     no_disagreement,
-    refuse_mismatch,
 )
 from reports.evaluate.rollouts import Rollout, held_out_windows, roll_out
 from reports.evaluate.scoring_rules import ence, gaussian_crps, gaussian_nll
@@ -28,6 +27,7 @@ from rwmdata.schema import STATE_GROUPS
 from rwmmodel.calibration_factors import SPREADS, TINY, Calibration, Spread, step_factors
 from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.devices import resolve_device
+from rwmmodel.matching import refuse_mismatch
 
 CALIBRATION_SPLIT = "val"
 DRAWN = {"coverage": draw_coverage, "reliability": draw_reliability, "sharpness": draw_sharpness}

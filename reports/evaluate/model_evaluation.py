@@ -23,6 +23,7 @@ from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
+from rwmmodel.matching import refuse_mismatch
 
 FAR, STILL = 60.0, 1e-3
 """Normalised magnitudes between which recorded states lie: a robot on its side reaches 50, degrees for radians more."""
@@ -143,31 +144,6 @@ def longest_rollout(dataset: Dataset, history: int, splits: tuple[str, ...] = HE
     """Return how many steps can follow a history in the longest episode of the first split there is, at least 1."""
     lengths = (dataset.split_bounds(split)[1] for split in splits)
     return max(1, max(map(int, next((length for length in lengths if len(length)), [])), default=0) - history)
-
-
-def refuse_mismatch(dataset: Dataset, name: str, model: DynamicsEnsemble) -> None:
-    """Refuse a dataset of other sizes, another robot, other columns or another rate than those of the model ``name``.
-
-    Raises:
-        RwmError: They differ.
-    """
-    schema, info, fit = dataset.schema, model.info, f"rwm fit {quoted(dataset.name)}"
-    wanted, dims = (model.config.state_dim, model.config.action_dim), (schema.dims["state"], schema.dims["action"])
-    if dims != wanted:
-        raise RwmError(
-            f"Model {name} takes {wanted[0]} state and {wanted[1]} action columns, "
-            f"dataset '{dataset.name}' ({dataset.robot}) has {dims[0]} and {dims[1]}.",
-            fit,
-        )
-    if info is None:
-        return
-    rates = f"{info.control_hz:g}", f"{dataset.control_hz:g}"
-    sides = ("robot", info.robot, dataset.robot), ("rows a second", *rates)
-    faults = [f"{what} {mine} and not {theirs}" for what, mine, theirs in sides if mine != theirs]
-    if not faults and info.columns != schema.csv_names:
-        faults = ["columns of other names"]
-    if faults:
-        raise RwmError(f"Model {name} does not fit '{dataset.name}': it has {', '.join(faults)}.", fit)
 
 
 def refuse_foreign_normalizer(dataset: Dataset, name: str, model: DynamicsEnsemble, rows: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from reports.evaluate.model_evaluation import no_disagreement, refuse_mismatch
+from reports.evaluate.model_evaluation import no_disagreement
 from reports.evaluate.policy_score import parents_of
 from reports.evaluate.rollouts import HORIZONS
 from reports.evaluate.statistics import Interval, ratio_up_to
@@ -28,6 +28,7 @@ from rwmdata.text import quoted
 from rwmmodel.checkpoint import load_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.ensemble import DynamicsEnsemble
+from rwmmodel.matching import refuse_mismatch
 from rwmrl.backends import make_env
 from rwmrl.behaviour_base import Behaviour, BehaviourContext
 from rwmrl.behaviours import make_behaviour

@@ -20,6 +20,7 @@ from rwmdata.formats.rosbag import RosbagFormat
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
+from rwmdata.shipped import RECORDINGS, SAMPLE
 from rwmdata.writer import DatasetWriter
 
 FORMATS: list[type[Format]] = [LeRobotFormat, MinariFormat, Hdf5Format, RosbagFormat, LogFormat, CsvFormat]
@@ -46,7 +47,7 @@ def convert(
         home: Where the dataset goes.
         sources: Files, folders of CSV files, or the folder of a LeRobot or Minari dataset; all of one format.
             What other programs left (``._a.csv``, ``a.csv~``) and files with the content of another are not read, and
-            noted.
+            noted. ``sample`` stands for the recordings that come along.
         name: Name of the new dataset.
         robot: Robot that was recorded; when None, the one that an HDF5 file is of, else anymal_d.
         mapping: File that says where the column groups are.
@@ -64,6 +65,8 @@ def convert(
             finite. File and place are named and nothing is written.
     """
     layout = load_mapping(mapping) if mapping else None
+    shipped = Path(SAMPLE)
+    sources = [RECORDINGS if source == shipped and not source.exists() else source for source in sources]
     sources, notes = without_leftovers(sources)
     form = find_format(sources, mapping is not None)
     special = {"episode_ends": episode_ends != "auto", "extension": bool(extension), "rate_hz": rate_hz is not None}
