@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
-    "demo": "Demo DemoConfig",
+    "demo.from_scratch": "FromScratch FromScratchConfig",
+    "demo.walking": "Walking WalkingConfig",
     "evaluate.calibration": "CalibrationConfig calibrate evaluate_calibration",
     "evaluate.closed_loop": "ClosedLoopConfig evaluate_closed_loop",
     "evaluate.dynamics": "DynamicsConfig evaluate_dynamics",

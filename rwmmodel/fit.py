@@ -86,7 +86,7 @@ def fit_model(
         config = ranks.share(with_precision(config, device) if ranks.main else config)
         fit = _Fit(dataset, config, ranks, device, begun)
         if resume is None and ranks.main:
-            parents: dict[str, str | None] = {"dataset": dataset.name} | ({"model": source.id} if source else {})
+            parents: dict[str, str | None] = {"dataset": dataset.name, **({"model": source.id} if source else {})}
             resume = Run.create(home, "model", config.model_dump(mode="json"), parents, config.seed)
         path = ranks.share(resume.path if resume else None)
         run = resume if resume else Run.open(cast(Path, path))

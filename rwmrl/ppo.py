@@ -34,6 +34,9 @@ with needing_rsl_rl():
     from rsl_rl.runners import OnPolicyRunner
     from rsl_rl.storage import RolloutStorage
 
+LEAST_LR = 1e-5
+"""Smallest learning rate that rsl_rl's adaptive schedule takes."""
+
 
 class Companion(Protocol):
     """What is trained beside the policy, after every update of it.
@@ -204,7 +207,9 @@ class Runner(OnPolicyRunner):
     def _critic_alone(self) -> Iterator[None]:
         """Let the actor stay as it is, exploration and normaliser included.
 
-        The learning rate is fixed, as there is no KL to adapt it to.
+        The learning rate is fixed, as there is no KL to adapt it to; afterwards the actor begins with the smallest. It
+        grows within an iteration or two, and the first steps, which Adam makes as large as the rate whatever the
+        gradient, leave the actor what it was.
         """
         actor, schedule, normalized = self.alg.actor, self.alg.schedule, self.alg.actor.obs_normalization
         self.alg.schedule = "fixed"
@@ -215,6 +220,8 @@ class Runner(OnPolicyRunner):
         finally:
             self.alg.schedule, actor.obs_normalization = schedule, normalized
             actor.requires_grad_(True)
+            if schedule == "adaptive" and self.completed == self.ppo.critic_first:
+                self.alg.learning_rate = LEAST_LR
 
     def save(self, path: str, infos: dict | None = None) -> None:
         """Write the newest state and policy, and the policy as a stage; ``path`` is rsl_rl's choice and not used."""

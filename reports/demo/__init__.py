@@ -1,0 +1,1 @@
+"""``rwm demo``: what the toolkit does, in minutes, from recordings to a page of evidence."""

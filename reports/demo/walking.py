@@ -1,0 +1,122 @@
+"""From recordings to a robot that walks: a shipped model goes on with them, and a policy is trained inside it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar
+
+from reports.demo.chain import Chain, ChainConfig, StageResult
+from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy
+from reports.visualize.view import SimulatedViewConfig, visualize_policy
+from rwmdata.catalog import Dataset
+from rwmdata.config import build
+from rwmdata.evaluation_summary import EvaluationSummary
+from rwmdata.formats.convert import convert
+from rwmdata.runs import Run
+from rwmdata.shipped import SAMPLE
+from rwmmodel.fit import fit_model
+from rwmmodel.fit_config import FitConfig
+from rwmrl.cloning import CloningConfig, clone_behaviour
+from rwmrl.imagination_training import train_policy
+from rwmrl.policy_config import PolicyConfig
+
+SHOWN_ERROR = "val/rel_l1_h100"
+
+
+class WalkingConfig(ChainConfig):
+    """How much of everything the chain does."""
+
+    model: str = "shipped"
+    """Model that the fit goes on with."""
+    updates: int = 60
+    """Of the model."""
+    cloning_updates: int = 1500
+    iterations: int = 60
+    """Of the policy."""
+    num_envs: int = 512
+    """Robots imagined in parallel."""
+    episodes: int = 64
+    """Simulated episodes of a score, and so many again with disturbances."""
+
+
+TINY = {
+    "updates": 4, "cloning_updates": 20, "iterations": 4, "num_envs": 64, "episodes": 4, "windows": 4, "steps": 50,
+}  # fmt: skip
+"""A version that only shows that everything runs."""
+
+
+class Walking(Chain[WalkingConfig]):
+    """From the sample's CSV files to a walk, beside the walk of a clone of what was recorded."""
+
+    names: ClassVar = ("convert", "validate", "fit", "clone", "policy", "score", "twin", "uncertainty", "report")
+
+    def run(self) -> list[StageResult]:
+        """Run every stage and return them in order; see :meth:`Chain.run`."""
+        dataset = self.convert()
+        self.validate(dataset)
+        model = self.fit(dataset)
+        clone = self.clone(dataset)
+        policy = self.policy(dataset, model, clone)
+        self.score(clone, policy)
+        self.twin(policy, model)
+        self.uncertainty(dataset, model)
+        self.report(policy)
+        return self.stages
+
+    def convert(self) -> Dataset:
+        """Read the recordings."""
+        with self.stage("convert") as (progress, made):
+            name = f"{SAMPLE}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+            dataset = convert(self.home, [Path(SAMPLE)], name, seed=self.config.seed, progress=progress)
+            made(f"{dataset.rows:,} rows", f"{len(dataset.episodes)} episodes of CSV", dataset.path)
+            return dataset
+
+    def fit(self, dataset: Dataset) -> Run:
+        """Let the model go on with the recordings."""
+        with self.stage("fit") as (progress, made):
+            changes = {"updates": self.config.updates, "warm_start": self.config.model}
+            run = fit_model(self.home, dataset, build(FitConfig, "finetune", changes, self.shared), progress)
+            errors = run.series()[SHOWN_ERROR]
+            made(f"model {run.id}", f"error of held-out rows to h = 100: {errors[0]:.3f} -> {min(errors):.3f}", run.path)
+            return run
+
+    def clone(self, dataset: Dataset) -> Run:
+        """Imitate what was recorded."""
+        with self.stage("clone") as (progress, made):
+            config = CloningConfig(updates=self.config.cloning_updates, **self.shared)
+            run = clone_behaviour(self.home, dataset, config, progress)
+            error = run.meta.summary["val_action_mse"]
+            made(f"policy {run.id}", f"squared error of its actions: {error:.3f}", run.path)
+            return run
+
+    def policy(self, dataset: Dataset, model: Run, clone: Run) -> Run:
+        """Train a policy inside the model; it begins with the clone."""
+        with self.stage("policy") as (progress, made):
+            sizes = self.config.model_dump(include={"iterations", "num_envs"})
+            config = build(PolicyConfig, None, sizes, {"warm_start": clone.id}, self.shared)
+            run = train_policy(self.home, dataset, model.checkpoint, config, progress)
+            first, last = (run.meta.summary[f"imagined_reward_{k}"] for k in ("before", "after"))
+            made(f"policy {run.id}", f"imagined reward a step: {first:.4f} -> {last:.4f}", run.path)
+            return run
+
+    def score(self, clone: Run, policy: Run) -> None:
+        """Let both walk in the simulator, which no model has seen."""
+        with self.stage("score") as (progress, made):
+            scores = []
+            for run in (clone, policy):
+                sizes = {"episodes": self.config.episodes, "seed": self.config.seed}
+                config = PolicyScoreConfig(policy=str(run.checkpoint.file), **sizes)
+                evaluation = evaluate_policy(self.home, config, progress)
+                summary = EvaluationSummary.of_run(evaluation)
+                score = summary.value("normalized_score", "undisturbed")
+                fallen = 1 - (summary.value("share_without_fall", "undisturbed") or 0.0)
+                scores.append(f"{score:.2f} ({fallen:.0%} fall)")
+            made(f"evaluation {evaluation.id}", f"walks: clone {scores[0]}, policy {scores[1]}", evaluation.path)
+
+    def twin(self, policy: Run, model: Run) -> None:
+        """Draw a walk beside what the model imagines under the same actions."""
+        with self.stage("twin") as (progress, made):
+            config = SimulatedViewConfig(policy=str(policy.checkpoint.file), **self.shared)
+            run = visualize_policy(self.home, model.checkpoint, config, progress)
+            made(f"evaluation {run.id}", "an animated picture: look at it", run.path / "twin.gif")
