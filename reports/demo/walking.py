@@ -78,7 +78,8 @@ class Walking(Chain[WalkingConfig]):
             changes = {"updates": self.config.updates, "warm_start": self.config.model}
             run = fit_model(self.home, dataset, build(FitConfig, "finetune", changes, self.shared), progress)
             errors = run.series()[SHOWN_ERROR]
-            made(f"model {run.id}", f"error of held-out rows to h = 100: {errors[0]:.3f} -> {min(errors):.3f}", run.path)
+            shown = f"error of held-out rows to h = 100: {errors[0]:.3f} -> {min(errors):.3f}"
+            made(f"model {run.id}", shown, run.path)
             return run
 
     def clone(self, dataset: Dataset) -> Run:
