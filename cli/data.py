@@ -258,6 +258,8 @@ def stats(
 @command(app, "ls")
 def ls(call: Call) -> None:
     """List the datasets, newest first."""
+    from rwmdata.home import HOW_TO_BEGIN
+
     found, broken = call.home.readable_datasets()
     for fault in broken:
         say(f"not listed: {fault.message}")
@@ -265,7 +267,7 @@ def ls(call: Call) -> None:
         print_json({"datasets": [facts(d) for d in found]})
         return
     if not found:
-        say(f"No dataset yet in {call.home.data_dir}. Try: rwm data export --task Pretrain-v0")
+        say(f"No dataset yet in {call.home.data_dir}. Try: {HOW_TO_BEGIN}")
         return
     rows = [(d.name, d.robot, d.rows, len(d.episodes), d.control_hz, d.manifest.created[:19]) for d in found]
     print_table("datasets", ("name", "robot", "rows", "episodes", "Hz", "created (UTC)"), rows)

@@ -82,7 +82,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-command(app, "demo", "reports.demo:DemoConfig")(demo.demo)
+command(app, "demo", "reports.demo.walking:WalkingConfig")(demo.demo)
 app.add_typer(data_edit.app, name="data")
 command(app, "fit", "rwmmodel.fit_config:FitConfig")(fit.fit)
 app.add_typer(model.app, name="model")

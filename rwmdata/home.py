@@ -21,6 +21,7 @@ POLICY_KINDS = ("policy", "train")
 """Kinds of runs that keep a policy."""
 CALLED = {"train": "training", "eval": "evaluation"}
 """What people are told of kinds of runs that are named by a verb."""
+HOW_TO_BEGIN = f"rwm data export --task Pretrain-v0, or name the one that comes along: {SAMPLE}"
 WITHOUT_EFFECT = {"wandb"}
 """Fields of a configuration that change nothing about what is made."""
 
@@ -64,8 +65,7 @@ class Home:
         if name is None:
             if datasets := self.datasets():
                 return datasets[0]
-            hint = f"rwm data export --task Pretrain-v0, or name the one that comes along: {SAMPLE}"
-            raise RwmError(f"No dataset yet in {self.data_dir}.", hint)
+            raise RwmError(f"No dataset yet in {self.data_dir}.", HOW_TO_BEGIN)
         return Dataset.open(self.dataset_folder(name))
 
     def dataset_folder(self, name: str) -> Path:
@@ -143,7 +143,9 @@ class Home:
         if run_id is None:
             if finished := [r for r in runs if r.meta.status == "finished"]:
                 return finished[0]
-            raise RwmError(f"No finished {label} yet in {self.runs_dir}.", HOW_TO_MAKE.get(kind or "", "rwm runs ls"))
+            comes_along = f", or --{kind} shipped" if kind in ("model", "policy") else ""
+            hint = HOW_TO_MAKE.get(kind or "", "rwm runs ls") + comes_along
+            raise RwmError(f"No finished {label} yet in {self.runs_dir}.", hint)
         if broken := _folders(self.runs_dir, f"{kind or '*'}/{escape(run_id)}/run.json"):
             Run.open(broken[0])  # Listed or not, it is the one that is meant: say what is wrong with it.
         matches = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]

@@ -25,6 +25,11 @@ def shipped_files(kind: str, robot: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted((ASSETS / kind / robot).glob("*.safetensors"))}
 
 
+def is_shipped(file: Path) -> bool:
+    """Whether a file is one of those that come along."""
+    return ASSETS.resolve() in file.resolve().parents
+
+
 def shipped_dataset(name: str) -> Path | None:
     """Return the folder of the shipped dataset of that name, if there is one."""
     folder = ASSETS / "datasets" / name

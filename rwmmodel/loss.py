@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from rwmdata.config import Frozen
@@ -32,7 +32,8 @@ class LossConfig(Frozen):
     """Feed back recorded states instead of the member's own samples: the ablation of arXiv:2501.10100."""
     followers: int | None = Field(None, ge=1)
     """Members that go on in a window after its first forecast step, other ones in another window: on average the same
-    loss, for fewer steps of the base. None lets all of them."""
+    loss, for fewer steps of the base. None lets all of them, and teacher forcing, which feeds nothing back, does so
+    always."""
     auxiliary_share: float = Field(1.0, gt=0, le=1)
     """Share of a batch's windows that the auxiliary part learns from."""
     decay: float = Field(1.0, gt=0.0)
@@ -47,12 +48,6 @@ class LossConfig(Frozen):
     extension_weight: float = 1.0
     contact_weight: float = 1.0
     termination_weight: float = 1.0
-
-    @model_validator(mode="after")
-    def _followers_follow(self) -> LossConfig:
-        if self.followers and self.teacher_forcing:
-            raise ValueError("followers are of forecasts that members feed back; with teacher_forcing nobody does")
-        return self
 
     def sequence_weight_for(self, base: str) -> float:
         """Return the weight of the sequence term with a base; mlp, which reads no sequences, refuses one."""

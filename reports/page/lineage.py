@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from reports.page.captions import EVALUATIONS
 from reports.page.reproduce import run_command
@@ -11,6 +12,7 @@ from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary
 from rwmdata.home import POLICY_KINDS, Home
 from rwmdata.runs import DIGEST, Run
+from rwmdata.shipped import is_shipped
 from rwmdata.text import quoted
 
 USUAL = {"model": ("dynamics", "uncertainty", "calibration", "noise"), "policy": ("policy",)}
@@ -111,7 +113,8 @@ def _add(lineage: Lineage, run: Run, runs: list[Run]) -> None:
         if source is not None:
             _add(lineage, source, runs)
         elif DIGEST in name:
-            lineage.notices.append(Notice(f"The {parent} of {run.kind} {run.id} is a file: {name}."))
+            if not is_shipped(Path(name.partition(DIGEST)[0])):
+                lineage.notices.append(Notice(f"The {parent} of {run.kind} {run.id} is a file: {name}."))
         elif parent == "model" or run.meta.config.get("policy") != name:
             text = f"The {parent} {name}, which {run.kind} {run.id} was made from, is not in this home any more."
             lineage.notices.append(Notice(text, f"rwm runs ls --kind {parent}"))

@@ -187,9 +187,12 @@ def test_as_many_followers_as_members_are_all_of_them(make_model, make_windows):
     assert results[0] == results[1] == results[2]
 
 
-def test_followers_are_refused_where_nothing_is_fed_back():
-    with pytest.raises(ValueError, match="with teacher_forcing nobody does"):
-        LossConfig(followers=1, teacher_forcing=True)
+def test_with_teacher_forcing_all_members_follow(make_model, make_windows):
+    model, windows = make_model(), make_windows(BATCH, HISTORY + FORECAST)
+    noise, _, weights = setting(model)
+    losses = (LossConfig(teacher_forcing=True, followers=n) for n in (None, 1))
+    results = [ensemble_loss(model, windows, loss, noise, weights).total for loss in losses]
+    assert results[0] == results[1]
 
 
 def test_the_auxiliary_part_learns_from_its_share_of_the_windows(make_model, make_windows):
