@@ -21,6 +21,8 @@ PAGES = {
     "assets/policies/README.md": "policies/index.md",
     "assets/policies/anymal_d/README.md": "policies/anymal_d.md",
     "assets/policies/go2/README.md": "policies/go2.md",
+    "assets/models/anymal_d/README.md": "models/anymal_d.md",
+    "assets/datasets/README.md": "datasets.md",
     NOTEBOOK: "quickstart.md",
 }
 """Place in the repository -> page of the site."""
