@@ -16,7 +16,7 @@ from rwmdata.runs import Checkpoint, Run
 from rwmrl.envs.base import Step, VecEnv
 from rwmrl.policy_file import load_policy
 from rwmrl.policy_network import linear_layers
-from rwmrl.ppo import Runner
+from rwmrl.ppo import LEAST_LR, Runner
 from rwmrl.ppo_config import PPOConfig
 from rwmrl.rsl_config import to_rsl_rl
 from rwmrl.rsl_env import RslVecEnv
@@ -189,6 +189,25 @@ def test_the_critic_learns_first_and_then_both(schema, robot, run):
     runner.train(5)
     assert same(between, networks()) == [False, False] and runner.alg.schedule == "adaptive"
     assert [m["step"] for m in run.metrics() if m["metric"] == "task/reward"] == [1, 2, 3, 4, 5]
+
+
+def test_after_the_critic_alone_the_actor_begins_with_small_steps(schema, robot, run, monkeypatch):
+    """Adam's first step moves every weight by the learning rate, whatever the gradient."""
+    config = SMALL.model_copy(update={"critic_first": 2, "obs_normalization": False})
+    runner = Runner(Target(schema), config, run, robot, 0)
+    step, moved = runner.alg.optimizer.step, []
+
+    def watched(*arguments):
+        weight = runner.alg.actor.mlp[0].weight
+        before = weight.detach().clone()
+        step(*arguments)
+        moved.append(float((weight - before).detach().abs().max()))
+
+    monkeypatch.setattr(runner.alg.optimizer, "step", watched)
+    runner.train(3)
+    first = next(size for size in moved if size > 0)
+    assert first <= 1.01 * LEAST_LR < 0.1 * config.lr
+    assert max(moved) > 3 * first  # It grows at once.
 
 
 @pytest.mark.parametrize("begun_with", ["a file", "a run", None])
