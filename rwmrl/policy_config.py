@@ -24,7 +24,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
     },
     # docs/policies.md says why.
     "laptop": {
-        "iterations": 150, "checkpoint_interval": 25, "num_envs": 1024, "warm_start": "bc", "critic_first": 15,
+        "iterations": 180, "checkpoint_interval": 30, "num_envs": 1024, "warm_start": "bc", "critic_first": 15,
         "desired_kl": 0.02, "init_std": 0.3, "ema": 0.9, "lam": 0.2, "anchor": 1.0, "fall_penalty": 3.0,
         "push_velocity": 1.0, "precision": "auto",
     },
