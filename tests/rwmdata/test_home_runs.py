@@ -25,10 +25,10 @@ def test_home_is_argument_then_variable_then_here(monkeypatch, tmp_path):
 def test_no_dataset_and_no_run_say_what_to_type(home):
     with pytest.raises(RwmError) as caught:
         home.dataset()
-    assert caught.value.hint == "rwm data export --task Pretrain-v0"
+    assert caught.value.hint == "rwm data export --task Pretrain-v0, or name the one that comes along: sample"
     with pytest.raises(RwmError) as caught:
         home.run("model")
-    assert caught.value.hint == "rwm fit"
+    assert caught.value.hint == "rwm fit, or --model shipped"
 
 
 def test_a_run_keeps_config_parents_and_summary(home):
