@@ -29,7 +29,7 @@ class WalkingConfig(ChainConfig):
 
     model: str = "shipped"
     """Model that the fit goes on with."""
-    updates: int = 60
+    updates: int = 30
     """Of the model."""
     cloning_updates: int = 1500
     iterations: int = 60
@@ -81,7 +81,8 @@ class Walking(Chain[WalkingConfig]):
             changes = {"updates": self.config.updates, "warm_start": self.config.model}
             run = fit_model(self.home, dataset, build(FitConfig, "finetune", changes, self.shared), progress)
             before, after = run.series()[SHOWN_ERROR][0], run.meta.summary[SHOWN_ERROR]
-            shown = f"error of held-out rows to h = 100: {before:.3f} -> {after:.3f}"
+            better = f"-> {after:.3f}" if run.meta.summary["best_update"] else "as it was: no update made it better"
+            shown = f"error of held-out rows to h = 100: {before:.3f} {better}"
             made(f"model {run.id}", shown, run.path)
             return run
 
