@@ -49,8 +49,8 @@ def test_models_and_policies_have_names(home, kind):
         find("shippd")
 
 
-def test_every_shipped_file_has_a_card():
-    for kind in ("models", "policies"):
-        for folder in (p for p in (ASSETS / kind).iterdir() if p.is_dir()):
-            text = (folder / "README.md").read_text()
-            assert all(name in text for name in shipped_files(kind, folder.name))
+def test_every_shipped_model_and_the_policy_of_it_have_a_card():
+    for folder in (p for p in (ASSETS / "models").iterdir() if p.is_dir()):
+        text = (folder / "README.md").read_text()
+        assert all(f"`{name}`" in text for name in shipped_files("models", folder.name))
+        assert "shipped" in shipped_files("policies", folder.name)
