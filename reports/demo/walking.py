@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from reports.demo.chain import Chain, ChainConfig, StageResult
+from reports.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+from reports.evaluate.falls import FallsConfig, evaluate_falls
 from reports.evaluate.policy_score import PolicyScoreConfig, evaluate_policy
 from reports.visualize.view import SimulatedViewConfig, visualize_policy
 from rwmdata.catalog import Dataset
 from rwmdata.config import build
+from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary
 from rwmdata.formats.convert import convert
 from rwmdata.runs import Run
@@ -22,6 +25,8 @@ from rwmrl.imagination_training import train_policy
 from rwmrl.policy_config import PolicyConfig
 
 SHOWN_ERROR = "val/rel_l1_h100"
+ASKED_STEPS = 25
+"""Half a second, which the first screen of the page asks about."""
 
 
 class WalkingConfig(ChainConfig):
@@ -52,7 +57,9 @@ TINY = {
 class Walking(Chain[WalkingConfig]):
     """From the sample's CSV files to a walk, beside the walk of a clone of what was recorded."""
 
-    names: ClassVar = ("convert", "validate", "fit", "clone", "policy", "score", "twin", "uncertainty", "report")
+    names: ClassVar = (
+        "convert", "validate", "fit", "clone", "policy", "score", "twin", "imagined", "falls", "uncertainty", "report",
+    )  # fmt: skip
 
     def run(self) -> list[StageResult]:
         """Run every stage and return them in order; see :meth:`Chain.run`."""
@@ -63,6 +70,8 @@ class Walking(Chain[WalkingConfig]):
         policy = self.policy(dataset, model, clone)
         self.score(clone, policy)
         self.twin(policy, model)
+        self.imagined(policy, model)
+        self.falls(policy, model)
         self.uncertainty(dataset, model)
         self.report(policy)
         return self.stages
@@ -126,3 +135,27 @@ class Walking(Chain[WalkingConfig]):
             config = SimulatedViewConfig(policy=str(policy.checkpoint.file), **size, **self.shared)
             run = visualize_policy(self.home, model.checkpoint, config, progress)
             made(f"evaluation {run.id}", "an animated picture: look at it", run.path / "twin.gif")
+
+    def imagined(self, policy: Run, model: Run) -> None:
+        """Compare its walks in the simulator with those it imagines."""
+        with self.stage("imagined") as (progress, made):
+            config = ClosedLoopConfig(policy=str(policy.checkpoint.file), **self.shared)
+            run = evaluate_closed_loop(self.home, model.checkpoint, config, progress)
+            error = EvaluationSummary.of_run(run).value("rel_l1", "imagined", ASKED_STEPS)
+            made(
+                f"evaluation {run.id}", f"imagined walk against the simulated one, half a second: {error:.3f}", run.path
+            )
+
+    def falls(self, policy: Run, model: Run) -> None:
+        """Ask the model, before the policy's falls, what will happen."""
+        with self.stage("falls") as (progress, made):
+            config = FallsConfig(
+                policy=str(policy.checkpoint.file), robots=2 * self.config.episodes, rounds=1, **self.shared
+            )
+            try:
+                run = evaluate_falls(self.home, model.checkpoint, config, progress)
+            except RwmError as exc:
+                made("nothing to ask about", exc.message, policy.path)
+                return
+            foreseen = EvaluationSummary.of_run(run).value("foreseen/termination", "recorded_actions", ASKED_STEPS)
+            made(f"evaluation {run.id}", f"of its falls, foreseen half a second before: {foreseen:.0%}", run.path)
