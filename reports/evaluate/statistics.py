@@ -63,10 +63,12 @@ def remove_step_and_trajectory_means(values: np.ndarray) -> np.ndarray:
 def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0, draws: int = 1000) -> Interval:
     """Return sum(numerator) / sum(denominator), ``(n,)`` each, with its percentile bootstrap interval.
 
-    Whole trajectories are resampled, because the steps of one trajectory are not independent.
+    Whole trajectories are resampled, because the steps of one trajectory are not independent; resamples in which the
+    denominator is 0 tell nothing and are left out.
     """
     index = np.random.default_rng(seed).integers(len(numerator), size=(draws, len(numerator)))
-    ratios = numerator[index].sum(axis=1) / denominator[index].sum(axis=1)
+    of, by = numerator[index].sum(axis=1), denominator[index].sum(axis=1)
+    ratios = of[by != 0] / by[by != 0] if by.any() else np.full(1, np.nan)
     return Interval(float(numerator.sum() / denominator.sum()), *_ends(ratios))
 
 

@@ -54,3 +54,10 @@ def test_seeds_by_hand_and_more_than_ten_of_them():
     assert seeds_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5))
     many = seeds_interval([0.0, 2.0] * 6)
     assert many.value == 1.0 and many.high == pytest.approx(1 + 2.262 * (12 / 11) ** 0.5 / 12**0.5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_resamples_that_hold_nothing_to_divide_by_are_left_out():
+    """One trajectory of three has falls: a resample in nine has none."""
+    value, low, high = ratio_interval(np.array([1.0, 0.0, 0.0]), np.array([2.0, 0.0, 0.0]))
+    assert (value, low, high) == (0.5, 0.5, 0.5)
