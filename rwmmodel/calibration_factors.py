@@ -1,13 +1,15 @@
-"""Factors that calibrate an ensemble's standard deviations, one for every step of a forecast.
+"""Factors that calibrate an ensemble's standard deviations, one for every step of a forecast and group of columns.
 
 Members that share a base are overconfident, the more so the longer the forecast: no single factor corrects that, one
 per step does (on data like those it was fitted on). The factor of step k is the 68.3 % quantile of |error| / std, so
-that ``factor * std`` covers as many errors as one standard deviation of a Gaussian would.
+that ``factor * std`` covers as many errors as one standard deviation of a Gaussian would: of all columns, and once more
+of each group of them, because members are more overconfident about a base's velocity than about torques.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -25,25 +27,48 @@ SPREADS: tuple[Spread, ...] = ("epistemic", "total")
 TINY = 1e-12
 
 
-class Calibration(Frozen):
+class Factors(Frozen):
     """Factors of steps 1 to K after the recorded history; later steps use the last one."""
+
+    epistemic: tuple[float, ...]
+    total: tuple[float, ...]
+
+    def of(self, spread: Spread) -> np.ndarray:
+        """Return the factors of one spread, ``(K,)``."""
+        return np.array(self.epistemic if spread == "epistemic" else self.total)
+
+
+class Calibration(Factors):
+    """Factors of all columns, which correct their sum, and of each group of columns."""
 
     dataset: str
     split: str
     windows: int
     """Number of trajectories it was fitted on."""
     seed: int
-    epistemic: tuple[float, ...]
-    total: tuple[float, ...]
+    groups: dict[str, Factors] = {}
+    """By name of the group; none in models calibrated before there were any."""
 
     @property
     def steps(self) -> int:
         """K."""
         return len(self.epistemic)
 
-    def of(self, spread: Spread) -> np.ndarray:
-        """Return the factors of one spread, ``(K,)``."""
-        return np.array(self.epistemic if spread == "epistemic" else self.total)
+    def of_columns(self, spread: Spread, steps: int, columns: Mapping[str, slice], width: int) -> np.ndarray:
+        """Return the factor of every column at steps 1 to ``steps``, ``(steps, width)``.
+
+        Args:
+            spread: Which standard deviations.
+            steps: How many; those after the last one that was fitted have its factor.
+            columns: Columns of each group; those of no group have the factor of all.
+            width: Number of columns.
+        """
+        last = np.minimum(np.arange(steps), self.steps - 1)
+        factors = np.repeat(self.of(spread)[last, None], width, axis=1)
+        for name, where in columns.items():
+            if name in self.groups:
+                factors[:, where] = self.groups[name].of(spread)[last, None]
+        return factors
 
     def at(self, step: Tensor, spread: Spread = "epistemic") -> Tensor:
         """Return the factors of steps, which count from 1, in the shape and on the device of ``step``."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+
 import numpy as np
 import polars as pl
 from pydantic import Field
@@ -23,8 +26,8 @@ from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import Scalar
 from rwmdata.progress import Progress, silent
 from rwmdata.runs import Checkpoint
-from rwmdata.schema import STATE_GROUPS
-from rwmmodel.calibration_factors import SPREADS, TINY, Calibration, Spread, step_factors
+from rwmdata.schema import STATE_GROUPS, Schema
+from rwmmodel.calibration_factors import SPREADS, TINY, Calibration, Factors, Spread, step_factors
 from rwmmodel.checkpoint import load_model, save_model
 from rwmmodel.devices import resolve_device
 from rwmmodel.matching import refuse_mismatch
@@ -58,10 +61,17 @@ def calibrate(
     steps = min(config.steps, longest_rollout(dataset, history, splits))
     windows = held_out_windows(dataset, config.windows, history, steps, config.seed, splits)
     rollout = roll_out(model, dataset.schema, windows, "mean", config.seed, progress)
-    factors = {s: tuple(step_factors(rollout.error, spread_of(rollout, s)).tolist()) for s in SPREADS}
-    model.calibration = Calibration(
-        dataset=dataset.name, split=windows.split, windows=len(windows.start), seed=config.seed, **factors
-    )
+
+    def factors(columns: slice) -> dict[str, tuple[float, ...]]:
+        error = rollout.error[..., columns]
+        return {s: tuple(step_factors(error, spread_of(rollout, s)[..., columns]).tolist()) for s in SPREADS}
+
+    about = {"dataset": dataset.name, "split": windows.split, "windows": len(windows.start), "seed": config.seed}
+    groups = {}
+    for name, columns in groups_of(dataset.schema).items():
+        with suppress(RwmError):  # Members that agree about a group exactly: it has the factors of all.
+            groups[name] = Factors(**factors(columns))
+    model.calibration = Calibration(**about, **factors(slice(None)), groups=groups)
     save_model(model, checkpoint.file)
     return model.calibration
 
@@ -85,7 +95,7 @@ def evaluate_calibration(ev: Evaluation[CalibrationConfig]) -> None:
             "rwm data split, or another dataset",
         )
     rollout = ev.roll_out()
-    stds = deviations(rollout, used)
+    stds = deviations(rollout, used, groups_of(dataset.schema))
     if not stds:
         raise RwmError("Neither the members' disagreement nor their predicted stds differ from 0.", "rwm fit")
     table = calibration_table(dataset, rollout, stds)
@@ -107,22 +117,30 @@ def spread_of(rollout: Rollout, spread: Spread) -> np.ndarray:
     return rollout.epistemic_std if spread == "epistemic" else rollout.total_std
 
 
-def deviations(rollout: Rollout, calibration: Calibration | None) -> dict[str, np.ndarray]:
+def groups_of(schema: Schema) -> dict[str, slice]:
+    """Return the state columns of each group."""
+    return {name: schema.group(name) for name in STATE_GROUPS}
+
+
+def deviations(
+    rollout: Rollout, calibration: Calibration | None, groups: Mapping[str, slice] | None = None
+) -> dict[str, np.ndarray]:
     """Return each spread's standard deviations, and with a calibration also ``<spread>_calibrated``.
 
-    A spread that is 0 throughout, the disagreement of one member, is no standard deviation and left out.
+    Columns of ``groups`` have their group's factors, others those of all. A spread that is 0 throughout, the
+    disagreement of one member, is no standard deviation and left out.
     """
     spreads = [spread for spread in SPREADS if spread_of(rollout, spread).any()]
     stds: dict[str, np.ndarray] = {spread: spread_of(rollout, spread) for spread in spreads}
     if calibration is None:
         return stds
-    last = np.minimum(np.arange(rollout.steps), calibration.steps - 1)
-    return stds | {f"{s}_calibrated": stds[s] * calibration.of(s)[last, None] for s in spreads}
+    steps, width = rollout.error.shape[1:]
+    return stds | {f"{s}_calibrated": stds[s] * calibration.of_columns(s, steps, groups or {}, width) for s in spreads}
 
 
 def calibration_table(dataset: Dataset, rollout: Rollout, stds: dict[str, np.ndarray]) -> pl.DataFrame:
     """Return mode, group (``all`` first), step and every number of :func:`calibration_numbers`, with rmse and std."""
-    groups = {"all": slice(None)} | {group: dataset.schema.group(group) for group in STATE_GROUPS}
+    groups = {"all": slice(None)} | groups_of(dataset.schema)
     rows = []
     for mode, std in stds.items():
         for group, columns in groups.items():

@@ -16,13 +16,14 @@ from reports.evaluate.calibration import (
     calibration_table,
     deviations,
     evaluate_calibration,
+    groups_of,
 )
 from reports.evaluate.rollouts import Rollout
 from reports.evaluate.uncertainty import UncertaintyConfig, evaluate_uncertainty
 from rwmdata.episodes import Episode
 from rwmdata.errors import RwmError
 from rwmdata.writer import DatasetWriter
-from rwmmodel.calibration_factors import Calibration, coverage, step_factors
+from rwmmodel.calibration_factors import SPREADS, Calibration, Factors, coverage, step_factors
 from rwmmodel.checkpoint import load_model
 from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig
@@ -74,6 +75,40 @@ def test_factors_are_what_a_known_spread_lacks_and_hold_on_other_trajectories(sc
     np.testing.assert_allclose(np.array(before["ence"]) / true, [1, 0, 7.3 / 8.3, 32 / 33], atol=0.06)
     # P(|z| < 1 / factor) of a standard normal.
     np.testing.assert_allclose(before["coverage"], [0.954, 0.683, 0.096, 0.024], atol=0.01)
+
+
+def test_a_group_of_columns_has_its_own_factors_and_others_those_of_all():
+    own = Factors(epistemic=(20.0, 30.0), total=(10.0, 50.0))
+    about = {"dataset": "x", "split": "val", "windows": 2, "seed": 0}
+    calibration = Calibration(**about, epistemic=(2.0, 3.0), total=(1.0, 5.0), groups={"joint_pos": own})
+    columns = {"joint_pos": slice(1, 3), "joint_vel": slice(3, 4)}
+    factors = calibration.of_columns("epistemic", 3, columns, 4)
+    assert factors.tolist() == [[2, 20, 20, 2], [3, 30, 30, 3], [3, 30, 30, 3]]
+    old = Calibration(**about, epistemic=(2.0, 3.0), total=(1.0, 5.0))
+    assert old.of_columns("total", 2, columns, 4).tolist() == [[1] * 4, [5] * 4]
+
+
+def test_every_group_of_a_calibrated_model_is_covered(home, dataset):
+    """Members disagree about all columns alike, and are wrong about one group ten times as much."""
+    rollouts = []
+    for seed in (1, 2):
+        rollout = rollout_with([1.0, 1.0], seed=seed)
+        rollout.predicted[..., dataset.schema.group("joint_vel")] *= 10
+        rollouts.append(rollout)
+    fitted, unseen = rollouts
+    groups = groups_of(dataset.schema)
+    factors = {
+        name: Factors(**{s: tuple(step_factors(fitted.error[..., at], fitted.epistemic_std[..., at])) for s in SPREADS})
+        for name, at in groups.items()
+    }
+    whole = {s: tuple(step_factors(fitted.error, fitted.epistemic_std)) for s in SPREADS}
+    calibration = Calibration(dataset="x", split="val", windows=400, seed=0, **whole, groups=factors)
+    by_group = calibration_table(dataset, unseen, deviations(unseen, calibration, groups))
+    covered = by_group.filter(pl.col("mode") == "epistemic_calibrated")
+    np.testing.assert_allclose(covered["coverage"], 0.683, atol=0.03)
+    by_step = calibration_table(dataset, unseen, deviations(unseen, calibration))
+    least = by_step.filter((pl.col("mode") == "epistemic_calibrated") & (pl.col("group") == "joint_vel"))
+    assert least["coverage"].max() < 0.3
 
 
 def test_coverage_by_hand():
