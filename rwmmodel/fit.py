@@ -157,7 +157,12 @@ class _Fit:
     """Model, optimiser, data and counters of one fit."""
 
     def __init__(
-        self, dataset: Dataset, config: FitConfig, ranks: Ranks, device: torch.device, begun: DynamicsEnsemble | None
+        self,
+        dataset: Dataset,
+        config: FitConfig,
+        ranks: Ranks,
+        device: torch.device,
+        begun: DynamicsEnsemble | None = None,
     ) -> None:
         self.config, self.ranks, self.device, self.begun = config, ranks, device, begun is not None
         if config.batch < ranks.world * config.accumulate:

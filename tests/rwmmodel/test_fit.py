@@ -315,7 +315,7 @@ def test_a_dataset_without_held_out_episodes_is_refused(home, linear_dataset):
 def test_presets_can_be_changed_and_mistakes_are_listed():
     paper = build(FitConfig, "paper", {"members": 1})
     assert (paper.batch, paper.lr, paper.weight_decay, paper.members) == (1024, 1e-4, 1e-5, 1)
-    assert build(FitConfig, "laptop", {"loss": "nll"}).loss == LossConfig(kind="nll", sequence_weight=1.0)
+    assert build(FitConfig, "laptop", {"loss": "nll"}).loss == LossConfig(kind="nll", sequence_weight=1.0, followers=1)
     assert build(FitConfig, "smoke", {"loss": "nll"}).loss == LossConfig(kind="nll")
     with pytest.raises(RwmError, match="smoke, demo, laptop, finetune, reference, paper"):
         build(FitConfig, "huge")
