@@ -76,7 +76,7 @@ app = typer.Typer(
     name="rwm",
     cls=InOrderOfWork,
     help="Robotic world models: rollouts -> dataset -> dynamics ensemble -> policy -> evidence.",
-    epilog="Begin with: rwm demo --smoke. Then step by step: rwm data export, rwm fit, rwm policy, rwm eval policy, "
+    epilog="Begin with: rwm demo. Then step by step: rwm data export, rwm fit, rwm policy, rwm eval policy, "
     "rwm report. Every command takes the newest dataset, model or policy where none is named.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
