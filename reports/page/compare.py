@@ -168,7 +168,9 @@ def _unlike(chosen: list[Run], evaluated: list[Evaluated], lineages: list[Lineag
     shared = [name for name in evaluated[0] if name in evaluated[1]]
     for name in shared:
         a, b = (each[name][1].model_dump() for each in evaluated)
-        unlike = [f"{key} {a.get(key)} and {b.get(key)}" for key in CONDITIONS if a.get(key) != b.get(key)]
+        # In the simulator a policy is asked nothing about the dataset it comes from.
+        asked = [key for key in CONDITIONS if (name, key) != ("policy", "dataset")]
+        unlike = [f"{key} {a.get(key)} and {b.get(key)}" for key in asked if a.get(key) != b.get(key)]
         if unlike:
             notices.append(Notice(f"The {name} evaluations are not alike: {'; '.join(unlike)}."))
     if not shared:
