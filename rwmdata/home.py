@@ -157,8 +157,8 @@ class Home:
     def model(self, name: str | None = None) -> Checkpoint:
         """Return the model named by its run (see :meth:`run`) or by its file; without a name, the newest fit's.
 
-        The run is a fit, or a training that keeps a model beside its policy. ``shipped`` and ``judge`` come along, for
-        another robot as ``go2/shipped``.
+        The run is a fit, or a training that keeps a model beside its policy. ``shipped`` and ``judge`` come along; those
+        of another robot than anymal_d would be named ROBOT/NAME.
 
         Raises:
             RwmError: There is none, the name fits several, or the file is not the one that lineage recorded.
@@ -179,7 +179,7 @@ class Home:
     def policy(self, name: str | None = None, kinds: tuple[str, ...] = POLICY_KINDS) -> Checkpoint:
         """Return the policy named by its run or by its file; without a name, that of the newest policy run.
 
-        Those that come along have names too: ``expert``, ``shipped``, ``go2/shipped``.
+        Those that come along have names too: ``expert``, ``shipped``, ``go2/expert``.
 
         Raises:
             RwmError: There is none, the name fits several, or the file is not the one that lineage recorded.
