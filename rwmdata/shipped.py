@@ -17,7 +17,8 @@ RECORDINGS = ASSETS / "datasets" / f"{SAMPLE}-csv"
 def shipped_file(kind: str, name: str) -> Path | None:
     """Return the shipped file called ``NAME``, or ``ROBOT/NAME``, if there is one; ``kind`` is models or policies."""
     robot, _, own = name.rpartition("/")
-    return shipped_files(kind, robot or USUAL_ROBOT).get(own)
+    robot = robot or USUAL_ROBOT
+    return shipped_files(kind, robot).get(own) if robot.isidentifier() else None  # A name, never a path.
 
 
 def shipped_files(kind: str, robot: str) -> dict[str, Path]:

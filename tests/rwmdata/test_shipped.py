@@ -45,8 +45,9 @@ def test_models_and_policies_have_names(home, kind):
     own = find("shipped")
     assert own.run is None and is_shipped(own.file) and find("anymal_d/shipped").file == own.file
     assert find(str(own.file)).id == own.id
-    with pytest.raises(RwmError, match="shippd"):
-        find("shippd")
+    for unknown in ("shippd", "go3/shipped", "../policies/anymal_d/expert"):
+        with pytest.raises(RwmError, match=unknown):
+            find(unknown)
 
 
 def test_every_shipped_model_and_the_policy_of_it_have_a_card():
