@@ -157,8 +157,8 @@ class Home:
     def model(self, name: str | None = None) -> Checkpoint:
         """Return the model named by its run (see :meth:`run`) or by its file; without a name, the newest fit's.
 
-        The run is a fit, or a training that keeps a model beside its policy. ``shipped`` and ``judge`` come along; those
-        of another robot than anymal_d would be named ROBOT/NAME.
+        The run is a fit, or a training that keeps a model beside its policy. ``shipped`` and ``judge`` come along;
+        those of another robot than anymal_d would be named ROBOT/NAME.
 
         Raises:
             RwmError: There is none, the name fits several, or the file is not the one that lineage recorded.
