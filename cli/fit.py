@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.common import Call, DatasetArgument, DeviceOption, SeedOption, SettingsOption, WandbOption
+from rwmdata.errors import RwmError
 from rwmdata.text import quoted
 
 SHOWN_EPISODES = 10
@@ -55,8 +56,9 @@ def fit(
     from rwmmodel.fit import fit_model
     from rwmmodel.fit_config import FitConfig
 
-    if warm_start and preset is None:
-        call = replace(call, given={**call.given, "preset": "finetune"})
+    if warm_start:
+        refuse_fixed(call)
+        call = replace(call, given={"preset": "finetune", **call.given})
     config = call.config(FitConfig, "dataset")
     source = call.dataset(dataset)
     window = config.history + min(config.forecast, config.last_forecast)
@@ -68,3 +70,20 @@ def fit(
         call.say(f"warning: {source.name}: {fault.where}: {fault.message}; rwm data validate {quoted(source.name)}")
     run = call.work("fit", fit_model, call.home, source, config)
     call.show_run(run, "rwm eval dynamics, then rwm policy")
+
+
+def refuse_fixed(call: Call) -> None:
+    """Refuse options that a model decides which a fit begins with.
+
+    Raises:
+        RwmError: One was given.
+    """
+    from rwmdata.config import read_settings
+    from rwmmodel.ensemble import Architecture
+
+    kept, settings = {*Architecture.model_fields, "normalizer"}, read_settings(call.given.get("settings", ()))
+    given = [call.names[name] for name in call.given if name in kept]
+    given += [f"--set {key}" for key in settings if key in kept]
+    if given:
+        fault = "A fit that begins with a model keeps its architecture and normaliser"
+        raise RwmError(f"{fault}, whatever {', '.join(given)} says.", "the command without it")

@@ -24,8 +24,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "val_interval": 100, "checkpoint_interval": 100, "precision": "auto",
     },
     # Many small steps at a high rate, every row of the history a target too, longer forecasts in the second half while
-    # the rate is still high; one member goes on in each window, and contacts and falls do with a smaller base, which
-    # costs half the time and no accuracy (docs/benchmarks.md): ten minutes on two cores.
+    # the rate is still high; one member goes on in each window, and contacts and falls do with a smaller base: half the
+    # time, and docs/benchmarks.md has what it costs in error.
     "laptop": {
         "auxiliary_hidden": 128, "batch": 64, "updates": 2300, "lr": 4e-3,
         "loss": {"sequence_weight": 1.0, "followers": 1}, "late_forecast": 16, "bounded": True, "fall_ahead": 10,

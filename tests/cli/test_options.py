@@ -170,3 +170,9 @@ def test_a_command_says_when_it_takes_the_dataset_a_model_was_fitted_on(home, sc
     assert "dataset fitted_on (the model was fitted on it)" in capsys.readouterr().err
     assert call.fitted("newest", checkpoint).name == "newest"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", [("--members", 3), ("--normalizer", "fitted"), ("--set", "hidden=64")])
+def test_what_a_begun_model_decides_cannot_be_asked_for(rwm, words):
+    with pytest.raises(RwmError, match=f"keeps its architecture and normaliser, whatever {words[0]}"):
+        rwm("fit", "sample", "--warm-start", "shipped", *words)
