@@ -15,6 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.config import Frozen, build
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
+from rwmmodel.ensemble import Architecture
 from rwmmodel.fit_config import FitConfig
 
 COMMON = ("seed", "device")
@@ -74,6 +75,9 @@ def model_words(run: Run) -> list[str]:
         return ["rwm", "model", "import", config["imported"], "--history", str(config["history"])]
     preset, changed = closest(run.configuration(FitConfig))
     words = ["rwm", "fit", *_named(run.meta.parents.get("dataset")), "--preset", str(preset)]
+    if begun := changed.pop("warm_start", None):  # What that model decides need not be asked for.
+        words += ["--warm-start", begun]
+        changed = {k: v for k, v in changed.items() if k not in {*Architecture.model_fields, "normalizer"}}
     return [*words, *_settings(changed), *_common(config)]
 
 

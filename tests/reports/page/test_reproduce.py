@@ -181,3 +181,9 @@ def test_a_page_needs_no_simulator_and_no_reinforcement_learning_library(home, m
     run = made(home, "policy", build(PolicyConfig, "smoke"), {"dataset": "d", "model": "m"})
     monkeypatch.setitem(sys.modules, "rwmrl.imagination_training", None)
     assert run_command(run) == "rwm policy d --model m --lam 1 --preset smoke --seed 0"
+
+
+def test_a_fit_that_began_with_a_model_does_not_ask_for_what_that_decides(home):
+    own = {"warm_start": "m", "updates": 60, "hidden": 64, "bounded": True, "normalizer": "fitted"}
+    run = made(home, "model", build(FitConfig, "finetune", own), {"dataset": "d", "model": "m"})
+    assert run_command(run) == "rwm fit d --preset finetune --warm-start m --set updates=60 --seed 0"
