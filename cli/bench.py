@@ -109,6 +109,13 @@ def time_to_error(
     fits: Annotated[
         list[str] | None, typer.Option("--preset", help="Preset of rwm fit, may be repeated; all but smoke.")
     ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="Change of the first preset, 'KEY=VALUE KEY=VALUE'; may be repeated."),
+    ] = None,
+    updates: Annotated[int | None, typer.Option(help="Updates of the longest fits; the presets' own.")] = None,
+    points: Annotated[int | None, typer.Option(help="Fits of a curve at most, the longest ones.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Fits of a point; curves are their means.")] = None,
     minutes: Annotated[float | None, typer.Option(help="No fit is begun that would take longer.")] = None,
     marks: Annotated[
         list[float] | None,

@@ -11,9 +11,9 @@ from pathlib import Path
 from matplotlib.axis import Axis
 from matplotlib.ticker import NullFormatter
 
-from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
+from reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, figure
 
-COLOURS = (BLUE, ORANGE, GREEN, GREY)
+COLOURS = (BLUE, ORANGE, GREEN, GREY, PURPLE)
 DASHES = {"bfloat16": "--", "tf32": ":"}
 """Of curves whose name ends with an arithmetic; others are solid."""
 

@@ -7,7 +7,9 @@ a fit cut in its middle would look worse than it has to. Each has twice the upda
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from reports.bench.curves import Curve, Panel, draw_over_minutes
 from reports.bench.measure import BenchRow, content_of
 from reports.bench.models import fitted
 from rwmdata.catalog import Dataset
-from rwmdata.config import Frozen, build
+from rwmdata.config import Frozen, build, read_settings
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
@@ -28,7 +30,10 @@ from rwmmodel.fit_config import FitConfig
 from rwmmodel.validation import HORIZONS
 
 Name = tuple[str, Precision]
-"""A preset and an arithmetic."""
+"""A preset, with what a variant changes in it, and an arithmetic."""
+
+VARIANT = "loss.followers=5 auxiliary_hidden=256"
+"""An example of what a variant changes."""
 
 
 class BenchTimeToErrorConfig(Frozen):
@@ -36,18 +41,26 @@ class BenchTimeToErrorConfig(Frozen):
 
     fits: tuple[str, ...] = Field(("laptop", "demo", "paper", "reference"), min_length=1)
     """Presets; those that take the fastest arithmetic are fitted in every one this device has, others in float32."""
+    variants: tuple[str, ...] = ()
+    """Changes of the first preset, ``KEY=VALUE KEY=VALUE`` each, that are fitted beside it."""
     horizons: tuple[int, ...] = Field((100, 368), min_length=1)
     """Control steps up to which the error is taken."""
     marks: tuple[float, ...] = (0.3, 0.5)
     """Relative L1 to pass at each horizon."""
     minutes: float = Field(30.0, gt=0)
     """No fit is begun that would take longer."""
+    updates: int | None = Field(None, ge=1)
+    """Of the longest fits; None is what each preset has."""
+    points: int | None = Field(None, ge=1)
+    """Fits of a curve at most, the longest ones; None is as many as have ``fewest`` updates."""
     fewest: int = Field(70, ge=1)
     """Updates that a preset's first fit has at least, where the preset has as many."""
     windows: int = Field(256, ge=1)
     """Held-out trajectories, the same for all."""
     normalizer: NormalizerKind = "fitted"
     seed: int = 0
+    seeds: int = Field(1, ge=1)
+    """Fits of a point, from ``seed`` on; curves are their means."""
     device: str = "auto"
 
     @field_validator("horizons")
@@ -85,19 +98,19 @@ def bench_time_to_error(
         progress: Called after every fit.
 
     Returns:
-        ``{"rows": [{name, value, unit, baseline, ratio}, ...], "points": [{preset, precision, updates, minutes,
-        rel_l1_h<h>...}, ...]}``. The baseline of another arithmetic is float32 in the same preset. Minutes are None
-        where a mark was not passed.
+        ``{"rows": [{name, value, unit, baseline, ratio}, ...], "points": [{preset, precision, updates, seed, minutes,
+        rel_l1_h<h>...}, ...]}``. The baseline of another arithmetic is float32 in the same preset, that of a variant
+        the preset it changes, in the same arithmetic. Minutes are None where a mark was not passed.
 
     Raises:
-        RwmError: A preset is unknown, or held-out episodes are too short for a horizon.
+        RwmError: A preset or a variant is unknown, or held-out episodes are too short for a horizon.
     """
     config = config or BenchTimeToErrorConfig()
     points: list[dict[str, Any]] = []
     refuse_short(dataset, config)
     for plan in plans(config):
         name = plan.name
-        before = [p for p in points if (p["preset"], p["precision"]) == name]
+        before = [p for p in points if (p["preset"], p["precision"]) == name and p["updates"] < plan.fit.updates]
         if before and before[-1]["minutes"] * plan.fit.updates / before[-1]["updates"] > config.minutes:
             continue
         run = fitted(home, dataset, plan.fit)
@@ -123,23 +136,29 @@ class Plan(NamedTuple):
 
 
 def plans(config: BenchTimeToErrorConfig) -> Iterator[Plan]:
-    """Give the fits of every preset, shorter ones first."""
+    """Give the fits of every preset and variant, shorter ones first, and of a point seed after seed.
+
+    Raises:
+        RwmError: A preset, or an option of a variant, is unknown.
+    """
     device = resolve_device(config.device)
-    for preset in config.fits:
-        usual = build(FitConfig, preset)
+    first = config.fits[0]
+    for preset, variant in [(first, ""), *((first, v) for v in config.variants), *((p, "") for p in config.fits[1:])]:
+        changes = read_settings(variant.split(), f"--variant '{VARIANT}'")
+        usual = build(FitConfig, preset, changes)
         own = usual.precision == "auto"
         precisions: tuple[Precision, ...] = ("float32", *(reduced_precisions(device) if own else ()))
-        for updates in lengths(usual.updates, config.fewest):
-            for precision in precisions:
-                alike = {"normalizer": config.normalizer, "val_windows": config.windows, "seed": config.seed}
+        for updates in lengths(config.updates or usual.updates, config.fewest, config.points):
+            for precision, k in product(precisions, range(config.seeds)):
+                alike = {"normalizer": config.normalizer, "val_windows": config.windows, "seed": config.seed + k}
                 length = {"updates": updates, "val_interval": updates, "precision": precision, "device": config.device}
-                yield Plan((preset, precision), build(FitConfig, preset, alike, length))
+                yield Plan((f"{preset} {variant}".strip(), precision), build(FitConfig, preset, alike, changes, length))
 
 
-def lengths(updates: int, fewest: int) -> list[int]:
-    """Return a preset's updates, halved as long as ``fewest`` are left, in rising order."""
+def lengths(updates: int, fewest: int, points: int | None = None) -> list[int]:
+    """Return the longest fit's updates, halved as long as ``fewest`` are left, in rising order, ``points`` at most."""
     halved = [updates]
-    while halved[-1] // 2 >= fewest:
+    while halved[-1] // 2 >= fewest and len(halved) != points:
         halved.append(halved[-1] // 2)
     return halved[::-1]
 
@@ -162,16 +181,23 @@ def point_of(run: Run, name: Name, config: BenchTimeToErrorConfig) -> dict[str, 
     summary, (preset, precision) = run.meta.summary, name
     minutes = summary["updates"] * run.meta.config["batch"] / summary["windows_per_second"] / 60
     errors = {f"rel_l1_h{h}": summary[f"val/rel_l1_h{h}"] for h in config.horizons}
-    return {"preset": preset, "precision": precision, "updates": summary["updates"], "minutes": minutes} | errors
+    of = {"preset": preset, "precision": precision, "updates": summary["updates"], "seed": run.meta.seed}
+    return of | {"minutes": minutes} | errors
 
 
 def curves_of(points: list[dict[str, Any]], horizon: int) -> dict[Name, Curve]:
-    """Return the error up to a horizon over minutes, for every preset and arithmetic."""
+    """Return the error up to a horizon over minutes, for every preset and arithmetic, both as means over seeds."""
     curves = {}
     for name in dict.fromkeys((p["preset"], p["precision"]) for p in points):
-        own = [p for p in points if (p["preset"], p["precision"]) == name]
-        values = tuple(p[f"rel_l1_h{horizon}"] for p in own)
-        curves[name] = Curve(", ".join(name), tuple(p["minutes"] for p in own), values)
+        of_updates: dict[int, list[dict[str, Any]]] = {}
+        for point in points:
+            if (point["preset"], point["precision"]) == name:
+                of_updates.setdefault(point["updates"], []).append(point)
+        minutes, values = (
+            tuple(fmean(p[key] for p in alike) for alike in of_updates.values())
+            for key in ("minutes", f"rel_l1_h{horizon}")
+        )
+        curves[name] = Curve(", ".join(name), minutes, values)
     return curves
 
 
@@ -180,7 +206,9 @@ def rows_of(curves: dict[int, dict[Name, Curve]], config: BenchTimeToErrorConfig
     rows = []
     for horizon, mark in zip(config.horizons, config.marks, strict=True):
         for (preset, precision), curve in curves[horizon].items():
-            exact = curves[horizon][preset, "float32"] if precision != "float32" else None
+            varied = next((v for v in config.variants if preset == f"{config.fits[0]} {v}"), None)
+            of = (config.fits[0], precision) if varied else (preset, "float32")
+            exact = curves[horizon].get(of) if of != (preset, precision) else None
             passed = (curve.until(mark), exact.until(mark) if exact else None)
             rows.append(BenchRow(f"{curve.name}: until h = {horizon} is below {mark:g}", passed[0], "min", passed[1]))
             reached = (curve.values[-1], exact.values[-1] if exact else None)

@@ -57,6 +57,42 @@ def test_updates_are_halved_as_long_as_enough_are_left():
     assert lengths(50, 70) == [50]
 
 
+def test_only_the_longest_fits_are_made_where_points_are_few():
+    assert lengths(2300, 70, points=2) == [1150, 2300]
+    assert lengths(2300, 70, points=1) == [2300]
+
+
+def test_a_variant_changes_the_first_preset(presets):
+    config = BenchTimeToErrorConfig(fits=("ours", "published"), variants=("hidden=6 lr=0.1",), updates=8, **SHORT)
+    made = {p.name: p.fit for p in plans(config) if p.fit.updates == 8}
+    usual, varied = made["ours", "float32"], made["ours hidden=6 lr=0.1", "float32"]
+    assert varied == usual.model_copy(update={"hidden": 6, "lr": 0.1}) and made["published", "float32"].hidden == 8
+    with pytest.raises(RwmError, match="'hidden' is not KEY=VALUE"):
+        list(plans(BenchTimeToErrorConfig(fits=("ours",), variants=("hidden",), **SHORT)))
+    with pytest.raises(RwmError, match="no_such"):
+        list(plans(BenchTimeToErrorConfig(fits=("ours",), variants=("no_such=1",), **SHORT)))
+
+
+def test_a_curve_is_the_mean_over_seeds_and_a_variant_stands_beside_its_preset(home, walks, presets, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    config = BenchTimeToErrorConfig(fits=("ours",), variants=("hidden=6",), seeds=2, points=1, seed=3, **SHORT)
+    found = bench_time_to_error(home, walks, config)
+    assert [(p["preset"], p["updates"], p["seed"]) for p in found["points"]] == [
+        ("ours", 9, 3),
+        ("ours", 9, 4),
+        ("ours hidden=6", 9, 3),
+        ("ours hidden=6", 9, 4),
+    ]
+    own, varied = found["points"][:2], found["points"][2:]
+    passed, reached = (
+        row for row in found["rows"] if row["name"].startswith("ours hidden=6") and "h = 1 " in row["name"]
+    )
+    assert passed["value"] == pytest.approx(np.mean([p["minutes"] for p in varied]))
+    assert passed["baseline"] == pytest.approx(np.mean([p["minutes"] for p in own]))
+    assert reached["value"] == pytest.approx(np.mean([p["rel_l1_h1"] for p in varied]))
+    assert reached["baseline"] == pytest.approx(np.mean([p["rel_l1_h1"] for p in own]))
+
+
 def test_our_presets_are_fitted_in_every_arithmetic_and_the_others_in_float32(presets, monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     made = [(p.name, p.fit) for p in plans(BenchTimeToErrorConfig(fits=("ours", "published"), **SHORT))]
