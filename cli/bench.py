@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import Call, DatasetArgument, DeviceOption, RobotOption, SeedOption, command, print_json, print_table
+from cli.common import (
+    Call,
+    DatasetArgument,
+    DeviceOption,
+    ModelOption,
+    RobotOption,
+    SeedOption,
+    command,
+    print_json,
+    print_table,
+)
 
 app = typer.Typer(help="Measure speeds beside their baselines.", no_args_is_help=True)
 
@@ -152,6 +162,32 @@ def time_to_score(
 
     config = call.config(BenchTimeToScoreConfig, "figure")
     show(call, call.work("bench", bench_time_to_score, call.home, config, figure))
+    call.say(f"wrote {figure}")
+
+
+@command(app, "predictability", "reports.bench.predictability:BenchPredictabilityConfig")
+def predictability(
+    call: Call,
+    model: ModelOption = None,
+    policy: Annotated[str | None, typer.Option(help="Who acts: names and shares as in rwm data export.")] = None,
+    action_noise: Annotated[float | None, typer.Option(help="Standard deviation of noise on every action.")] = None,
+    num_envs: Annotated[int | None, typer.Option(help="Trajectories.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Control steps that are forecast.")] = None,
+    offsets: Annotated[
+        list[float] | None,
+        typer.Option("--offset", help="How far starts are off, in standard deviations; may be repeated."),
+    ] = None,
+    figure: FigureOption = Path("predictability.png"),
+    seed: SeedOption = None,
+) -> None:
+    """Compare a model's forecasts with the simulator's own, when it knows a little less than everything.
+
+    Its start is off, it does not foresee pushes, or it has the nominal trunk.
+    """
+    from reports.bench.predictability import BenchPredictabilityConfig, bench_predictability
+
+    config, checkpoint = call.config(BenchPredictabilityConfig, "model", "figure"), call.model(model)
+    show(call, call.work("bench", bench_predictability, checkpoint.file, config, figure))
     call.say(f"wrote {figure}")
 
 

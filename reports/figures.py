@@ -28,7 +28,8 @@ FORMATS = ("png", "pdf")
 RASTER_DPI = 300
 """Resolution of what a PDF does not hold as vectors: clouds of points, pictures."""
 # Apart from each other for every kind of colour blindness; the grey is dark because green turns grey for some.
-BLUE, ORANGE, GREEN, GREY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#555555", "#CC79A7"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+PURPLE, SKY = "#CC79A7", "#56B4E9"
 TICKS = (1, 2, 4, 8, 16, 32, 64, 100, 200, 400)
 """Forecast steps an axis names."""
 STYLE: dict[Any, Any] = {

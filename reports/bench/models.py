@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from reports.evaluate.dynamics import predictions
@@ -115,7 +114,7 @@ def bench_models(
     ]
     predicted = predictions(model, dataset, held_out, rollout, 0)
     for name in ("hold_last", "ridge"):
-        rows += [ModelRow(name, "rel_l1", h, None, value) for h, value in rel_l1(predicted[name], rollout).items()]
+        rows += [ModelRow(name, "rel_l1", h, None, value) for h, value in rollout.rel_l1(predicted[name]).items()]
     return {"benchmark": "models", "rows": [row._asdict() for row in rows]}
 
 
@@ -133,16 +132,10 @@ def scores(rollout: Rollout, calibrating: Rollout) -> dict[tuple[str, int | None
         ("pearson_within", None): pearson(*within) or 0.0,
     }
     factors = step_factors(calibrating.error, calibrating.epistemic_std)
-    for h, value in rel_l1(rollout.predicted, rollout).items():
+    for h, value in rollout.rel_l1(rollout.predicted).items():
         error, std = rollout.error[:, [h - 1]], rollout.epistemic_std[:, [h - 1]]
         factor = factors[min(h, len(factors)) - 1]
         numbers["rel_l1", h] = value
         numbers["coverage", h] = float(coverage(error, std).mean())
         numbers["coverage_calibrated", h] = float(coverage(error, factor * std).mean())
     return numbers
-
-
-def rel_l1(predicted: np.ndarray, rollout: Rollout) -> dict[int, float]:
-    """Return sum |error| / sum |recorded| over all trajectories and steps up to each horizon."""
-    ratio = rollout.l1_of(predicted).sum(axis=0).cumsum() / rollout.recorded_l1.sum(axis=0).cumsum()
-    return {h: float(ratio[h - 1]) for h in rollout.horizons}

@@ -37,7 +37,9 @@ def evaluate_dynamics(ev: Evaluation[DynamicsConfig]) -> None:
     predicted = predictions(ev.model, ev.dataset, ev.windows, rollout, ev.config.seed)
     table = error_table(ev.dataset, ev.model, rollout, predicted)
     commit_file(folder / "dynamics_error.parquet", table.write_parquet)
-    draw_error_by_horizon(folder / "dynamics_error_by_horizon.png", rollout, predicted, ev.dataset)
+    title = f"{ev.dataset.robot}: {len(rollout.recorded)} held-out trajectories, 95 % intervals"
+    file = folder / "dynamics_error_by_horizon.png"
+    draw_error_by_horizon(file, rollout, predicted, ev.dataset.control_hz, title)
     draw_trajectory(folder / "dynamics_trajectory.png", rollout, ev.windows, ev.model, ev.dataset)
     units = "rel_l1: share of the recorded magnitude, normalised space; rmse: the group's own unit"
     ev.finish(scalars(rollout, predicted, table), units)

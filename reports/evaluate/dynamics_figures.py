@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
 from reports.evaluate.rollouts import HeldOutWindows, Rollout
 from reports.evaluate.statistics import ratio_interval
-from reports.figures import BLUE, GREEN, GREY, ORANGE, figure
+from reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, figure
 from rwmdata.catalog import Dataset
 from rwmdata.schema import STATE_GROUPS, UNITS
 from rwmmodel.ensemble import DynamicsEnsemble
 
 COLOURS = (BLUE, ORANGE, GREEN)
+COLOURS_OF_PREDICTIONS = (BLUE, GREY, ORANGE, GREEN, PURPLE, SKY)
 HORIZONS = (1, 2, 4, 8, 16, 32, 64, 100, 200, 368)
 NAMES = {"model": "model", "hold_last": "last state held", "ridge": "linear model (ridge)"}
 SHOWN = 3
 """Columns of a group that are drawn."""
 
 
-def draw_error_by_horizon(path: Path, rollout: Rollout, predicted: dict[str, np.ndarray], dataset: Dataset) -> None:
-    """Draw the relative L1 error cumulated up to each step, with 95 % intervals over trajectories."""
+def draw_error_by_horizon(
+    path: Path, rollout: Rollout, predicted: dict[str, np.ndarray], hz: float, title: str
+) -> None:
+    """Draw the relative L1 error cumulated up to each step, with 95 % intervals over trajectories.
+
+    ``predicted`` are predictions ``(W, steps, S)`` by name, ``hz`` the control steps a second.
+    """
     recorded = rollout.recorded_l1.cumsum(axis=1)
     steps = np.arange(1, recorded.shape[1] + 1)
     shown = np.unique(np.geomspace(1, len(steps), 60).astype(int)) - 1
     with figure(path) as axes:
         ax = axes[0, 0]
-        for (name, values), colour in zip(predicted.items(), (BLUE, GREY, ORANGE), strict=False):
+        for (name, values), colour in zip(predicted.items(), cycle(COLOURS_OF_PREDICTIONS), strict=False):
             error = rollout.l1_of(values).cumsum(axis=1)
             line = np.array([ratio_interval(error[:, k], recorded[:, k], draws=200) for k in shown])
-            ax.plot(steps[shown], line[:, 0], color=colour, label=NAMES[name])
+            ax.plot(steps[shown], line[:, 0], color=colour, label=NAMES.get(name, name))
             ax.fill_between(steps[shown], line[:, 1], line[:, 2], color=colour, alpha=0.2, linewidth=0)
         worst = float(rollout.l1.sum() / recorded[:, -1].sum())
         ax.set(xscale="log", ylim=(0, 1.2 * max(worst, 1.2)), xlabel="step of the forecast (control steps)")
         ax.set_ylabel("error / recorded magnitude, up to the step")
-        ax.set_title(f"{dataset.robot}: {len(recorded)} held-out trajectories, 95 % intervals")
-        hz = dataset.control_hz
+        ax.set_title(title)
         seconds = ax.secondary_xaxis("top", functions=(lambda x: x / hz, lambda x: x * hz))
         seconds.set_xlabel("time (s)", fontsize=12)
         times = [time_s for time_s in (0.02, 0.1, 0.5, 2, 7) if time_s * hz <= len(steps)]

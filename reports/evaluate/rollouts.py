@@ -95,6 +95,11 @@ class Rollout:
         """Sum over state dimensions of the recorded magnitude, ``(W, steps)``: what relative errors divide by."""
         return np.abs(self.recorded).sum(axis=-1)
 
+    def rel_l1(self, predicted: np.ndarray) -> dict[int, float]:
+        """Return sum |error| / sum |recorded| of another prediction, over all windows and steps up to each horizon."""
+        ratio = self.l1_of(predicted).sum(axis=0).cumsum() / self.recorded_l1.sum(axis=0).cumsum()
+        return {h: float(ratio[h - 1]) for h in self.horizons}
+
     @property
     def step_size(self) -> np.ndarray:
         """Sum over state dimensions of the predicted change from the state before, ``(W, steps)``."""
