@@ -6,7 +6,9 @@ a fit cut in its middle would look worse than it has to. Each has twice the upda
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +28,7 @@ from rwmdata.progress import Progress, silent
 from rwmdata.runs import Run
 from rwmdata.schema import NormalizerKind
 from rwmmodel.devices import Precision, reduced_precisions, resolve_device
+from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig
 from rwmmodel.validation import HORIZONS
 
@@ -58,6 +61,8 @@ class BenchTimeToErrorConfig(Frozen):
     windows: int = Field(256, ge=1)
     """Held-out trajectories, the same for all."""
     normalizer: NormalizerKind = "fitted"
+    pace: int = Field(20, ge=1)
+    """Updates whose time tells the speed of a preset in an arithmetic."""
     seed: int = 0
     seeds: int = Field(1, ge=1)
     """Fits of a point, from ``seed`` on; curves are their means."""
@@ -88,7 +93,8 @@ def bench_time_to_error(
 
     The clock runs in updates alone: the error is taken on the val split when a fit is over, and nothing is chosen by
     it. The fits are model runs of ``home``: finished ones of the same configuration are taken as they are, broken ones
-    are resumed, so the benchmark can be interrupted. Arithmetics of a preset take turns.
+    are resumed, so the benchmark can be interrupted. What an update takes is measured first, by short fits of all that
+    take turns: the fits themselves may be made beside other work, or elsewhere.
 
     Args:
         home: Where the fits go.
@@ -108,14 +114,15 @@ def bench_time_to_error(
     config = config or BenchTimeToErrorConfig()
     points: list[dict[str, Any]] = []
     refuse_short(dataset, config)
-    for plan in plans(config):
-        name = plan.name
-        before = [p for p in points if (p["preset"], p["precision"]) == name and p["updates"] < plan.fit.updates]
-        if before and before[-1]["minutes"] * plan.fit.updates / before[-1]["updates"] > config.minutes:
+    wanted = list(plans(config))
+    shortest = {plan.name: plan.fit for plan in reversed(wanted)}
+    seconds = paces(dataset, shortest, config.pace)
+    for plan in wanted:
+        minutes = plan.fit.updates * seconds[plan.name] / 60
+        if minutes > config.minutes and plan.fit.updates > shortest[plan.name].updates:
             continue
-        run = fitted(home, dataset, plan.fit)
-        points.append(point_of(run, name, config))
-        progress(len(points), len(points), {"minutes": points[-1]["minutes"]})
+        points.append(point_of(fitted(home, dataset, plan.fit), plan.name, minutes, config.horizons))
+        progress(len(points), len(wanted), {"minutes": minutes})
     curves = {h: curves_of(points, h) for h in config.horizons}
     if path:
         panels = [
@@ -155,6 +162,17 @@ def plans(config: BenchTimeToErrorConfig) -> Iterator[Plan]:
                 yield Plan((f"{preset} {variant}".strip(), precision), build(FitConfig, preset, alike, changes, length))
 
 
+def paces(dataset: Dataset, fits: Mapping[Name, FitConfig], updates: int) -> dict[Name, float]:
+    """Return the seconds an update of each fit takes: the faster of two short ones of ``updates``, in turns."""
+    fastest = dict.fromkeys(fits, math.inf)
+    with tempfile.TemporaryDirectory() as folder:
+        for _, (name, fit) in product(range(2), fits.items()):
+            short = fit.model_copy(update={"updates": updates, "val_interval": updates, "val_windows": 1})
+            speed = fit_model(Home(Path(folder)), dataset, short).meta.summary["windows_per_second"]
+            fastest[name] = min(fastest[name], fit.batch / speed)
+    return fastest
+
+
 def lengths(updates: int, fewest: int, points: int | None = None) -> list[int]:
     """Return the longest fit's updates, halved as long as ``fewest`` are left, in rising order, ``points`` at most."""
     halved = [updates]
@@ -176,13 +194,11 @@ def refuse_short(dataset: Dataset, config: BenchTimeToErrorConfig) -> None:
         raise RwmError(f"{fault}; the longest has {longest}.", "a dataset with longer episodes")
 
 
-def point_of(run: Run, name: Name, config: BenchTimeToErrorConfig) -> dict[str, Any]:
-    """Return what a fit reached and the minutes of its updates."""
+def point_of(run: Run, name: Name, minutes: float, horizons: Iterable[int]) -> dict[str, Any]:
+    """Return what a fit reached, and the minutes its updates take."""
     summary, (preset, precision) = run.meta.summary, name
-    minutes = summary["updates"] * run.meta.config["batch"] / summary["windows_per_second"] / 60
-    errors = {f"rel_l1_h{h}": summary[f"val/rel_l1_h{h}"] for h in config.horizons}
     of = {"preset": preset, "precision": precision, "updates": summary["updates"], "seed": run.meta.seed}
-    return of | {"minutes": minutes} | errors
+    return of | {"minutes": minutes} | {f"rel_l1_h{h}": summary[f"val/rel_l1_h{h}"] for h in horizons}
 
 
 def curves_of(points: list[dict[str, Any]], horizon: int) -> dict[Name, Curve]:

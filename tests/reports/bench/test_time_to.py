@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from reports.bench import time_to_score
+from reports.bench import time_to_error, time_to_score
 from reports.bench.curves import Curve
-from reports.bench.time_to_error import BenchTimeToErrorConfig, bench_time_to_error, lengths, plans
+from reports.bench.time_to_error import BenchTimeToErrorConfig, bench_time_to_error, lengths, paces, plans
 from reports.bench.time_to_score import BenchTimeToScoreConfig, bench_time_to_score
 from reports.evaluate.policy_score import reference_returns
 from rwmdata.config import build
@@ -22,7 +22,7 @@ from rwmdata.runs import Run
 from rwmmodel.fit_config import FitConfig
 
 TINY = {"hidden": 8, "head_hidden": 8, "members": 2, "layers": 1, "history": 4, "forecast": 2, "batch": 4, "updates": 9}
-SHORT = {"horizons": (1, 8), "marks": (100.0, 1e-6), "fewest": 2, "windows": 4, "device": "cpu"}
+SHORT = {"horizons": (1, 8), "marks": (100.0, 1e-6), "fewest": 2, "windows": 4, "device": "cpu", "pace": 2}
 
 
 @pytest.fixture
@@ -121,7 +121,9 @@ def test_every_point_is_a_fit_that_is_made_once(home, walks, presets, monkeypatc
     ]
     first = runs[-1].meta.summary
     assert found["points"][0]["rel_l1_h8"] == first["val/rel_l1_h8"]
-    assert found["points"][0]["minutes"] == pytest.approx(2 * 4 / first["windows_per_second"] / 60)
+    assert [p["minutes"] / p["updates"] for p in found["points"][2:]] == pytest.approx(
+        2 * [p["minutes"] / p["updates"] for p in found["points"][:2]]
+    )
     rows = {row["name"]: row for row in found["rows"]}
     passed = rows["ours, bfloat16: until h = 1 is below 100"]
     exact = rows["ours, float32: until h = 1 is below 100"]
@@ -130,8 +132,24 @@ def test_every_point_is_a_fit_that_is_made_once(home, walks, presets, monkeypatc
     never = rows["ours, float32: until h = 8 is below 1e-06"]
     assert never["value"] is None and never["ratio"] is None
     runs[0].update(status="interrupted")
-    assert bench_time_to_error(home, walks, config)["points"][:-1] == found["points"][:-1]
+    again = bench_time_to_error(home, walks, config)["points"]
+    assert [p["rel_l1_h8"] for p in again[:-1]] == [p["rel_l1_h8"] for p in found["points"][:-1]]
     assert len(home.runs("model")) == 6
+
+
+def test_the_pace_is_that_of_the_faster_of_two_short_fits_in_turns(walks, presets, monkeypatch):
+    made, speeds = [], iter([100.0, 40.0, 50.0, 80.0])
+
+    def fit(home, dataset, fit):
+        made.append((fit.schedule, fit.updates))
+        run = Run.create(home, "model", {}, {"dataset": dataset.name}, seed=0)
+        run.finish({"windows_per_second": next(speeds)})
+        return run
+
+    monkeypatch.setattr(time_to_error, "fit_model", fit)
+    fits = {(name, "float32"): build(FitConfig, name) for name in ("ours", "published")}
+    assert paces(walks, fits, updates=2) == {("ours", "float32"): 4 / 100, ("published", "float32"): 4 / 80}
+    assert made == 2 * [("cosine", 2), ("constant", 2)]
 
 
 def test_no_fit_is_begun_that_would_take_too_long(home, walks, presets):
