@@ -91,10 +91,20 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[rows], y[rows]
 
 
+def minutes_a_step(run: Run, series: Series) -> float | None:
+    """Return what an update or an iteration took on average, minutes; None where the run did not record it."""
+    parts = [series[name][1] for name in ("perf/collect_s", "perf/learn_s") if name in series]
+    if parts:
+        return sum(float(np.nansum(seconds)) / len(seconds) for seconds in parts) / 60
+    speed = run.meta.summary.get("windows_per_second")
+    return run.meta.config["batch"] / speed / 60 if speed else None
+
+
 def draw_curves(path: Path, runs: list[Run]) -> bool:
     """Draw the learning curves of runs of one kind; return whether there was anything to draw.
 
-    One run has a panel for every quantity; several share a panel for every metric they all have, a colour each.
+    One run has a panel for every quantity, with its minutes above; several share a panel for every metric they all
+    have, a colour each.
     """
     series = [recorded(run) for run in runs]
     panels = [shown for panel in PANELS.get(runs[0].kind, ()) if (shown := _lines(panel, series))]
@@ -105,8 +115,12 @@ def draw_curves(path: Path, runs: list[Run]) -> bool:
     columns = min(PANELS_A_ROW, len(panels))
     lines_of_panels = -(-len(panels) // columns)
     with figure(path, lines_of_panels, columns, (7 * columns, 4.4 * lines_of_panels)) as axes:
+        minutes = minutes_a_step(runs[0], series[0]) if len(runs) == 1 else None
         for ax, (panel, lines) in zip(axes.ravel(), panels, strict=False):
             _draw(ax, panel, lines, series, [run.id for run in runs], STEP[runs[0].kind])
+            if minutes:
+                above = ax.secondary_xaxis("top", functions=(lambda k: k * minutes, lambda m: m / minutes))
+                above.set_xlabel("minutes", fontsize=11)
         for ax in axes.ravel()[len(panels) :]:
             ax.axis("off")
     return True

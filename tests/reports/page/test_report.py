@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import typer
 from matplotlib.axes import Axes
+from matplotlib.axes._secondary_axes import SecondaryAxis
 from typer.testing import CliRunner
 
 from cli.main import app
 from reports.evaluate.statistics import Interval
 from reports.evaluate.summary import finish_evaluation
 from reports.page.compare import build_comparison
-from reports.page.curves import PARTS, draw_curves, thinned
+from reports.page.curves import PARTS, draw_curves, minutes_a_step, recorded, thinned
 from reports.page.html import cell, picture, table
 from reports.page.report import build_report
 from rwmdata.config import build
@@ -273,6 +274,22 @@ def test_what_a_model_is_compared_with_is_dashed_in_its_colour(home, tmp_path, m
     model, held = drawn["model, 100 steps"], drawn["last state held, 100"]
     assert model["color"] == held["color"] != drawn["model, 1 steps"]["color"]
     assert (model["linestyle"], held["linestyle"]) == ("-", "--")
+
+
+def test_minutes_stand_above_the_updates_and_iterations_of_one_run(home, tmp_path, monkeypatch):
+    fit = Run.create(home, "model", {"batch": 60}, {}, 0)
+    fit.log(1, {"train/total": 1.0})
+    assert minutes_a_step(fit, recorded(fit)) is None
+    fit.finish({"windows_per_second": 10.0})
+    assert minutes_a_step(fit, recorded(fit)) == pytest.approx(0.1)
+    policy = Run.create(home, "policy", {}, {}, 0)
+    for step, seconds in ((1, 20.0), (2, 40.0)):
+        policy.log(step, {"perf/collect_s": seconds, "perf/learn_s": 2 * seconds, "episode/length": 9.0})
+    assert minutes_a_step(policy, recorded(policy)) == pytest.approx(1.5)
+    named = []
+    monkeypatch.setattr(SecondaryAxis, "set_xlabel", lambda axis, text, **_: named.append(text))
+    assert draw_curves(tmp_path / "one.png", [policy]) and named == ["minutes"]
+    assert draw_curves(tmp_path / "two.png", [policy, policy]) and named == ["minutes"]
 
 
 def test_a_long_curve_is_thinned_to_its_extremes_and_gaps():
