@@ -126,7 +126,7 @@ def time_to_error(
     updates: Annotated[int | None, typer.Option(help="Updates of the longest fits; the presets' own.")] = None,
     points: Annotated[int | None, typer.Option(help="Fits of a curve at most, the longest ones.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Fits of a point; curves are their means.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="No fit is begun that would take longer.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="No fit takes longer.")] = None,
     marks: Annotated[
         list[float] | None,
         typer.Option("--mark", help="Error to pass at h = 100 and at h = 368; twice, in this order."),

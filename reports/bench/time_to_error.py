@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -51,7 +51,7 @@ class BenchTimeToErrorConfig(Frozen):
     marks: tuple[float, ...] = (0.3, 0.5)
     """Relative L1 to pass at each horizon."""
     minutes: float = Field(30.0, gt=0)
-    """No fit is begun that would take longer."""
+    """No fit takes longer."""
     updates: int | None = Field(None, ge=1)
     """Of the longest fits; None is what each preset has."""
     points: int | None = Field(None, ge=1)
@@ -61,8 +61,8 @@ class BenchTimeToErrorConfig(Frozen):
     windows: int = Field(256, ge=1)
     """Held-out trajectories, the same for all."""
     normalizer: NormalizerKind = "fitted"
-    pace: int = Field(20, ge=1)
-    """Updates whose time tells the speed of a preset in an arithmetic."""
+    pace: int = Field(1280, ge=1)
+    """Windows whose updates, two at least, tell the speed of a preset in an arithmetic."""
     seed: int = 0
     seeds: int = Field(1, ge=1)
     """Fits of a point, from ``seed`` on; curves are their means."""
@@ -113,16 +113,19 @@ def bench_time_to_error(
     """
     config = config or BenchTimeToErrorConfig()
     points: list[dict[str, Any]] = []
-    refuse_short(dataset, config)
-    wanted = list(plans(config))
-    shortest = {plan.name: plan.fit for plan in reversed(wanted)}
-    seconds = paces(dataset, shortest, config.pace)
-    for plan in wanted:
-        minutes = plan.fit.updates * seconds[plan.name] / 60
-        if minutes > config.minutes and plan.fit.updates > shortest[plan.name].updates:
-            continue
-        points.append(point_of(fitted(home, dataset, plan.fit), plan.name, minutes, config.horizons))
-        progress(len(points), len(wanted), {"minutes": minutes})
+    kinds = fits_of(config)
+    refuse_short(dataset, max(fit.history for fit in kinds.values()) + max(config.horizons))
+    seconds = paces(dataset, kinds, config.pace)
+    plans = [
+        (name, alike(fit, updates, config.seed + k))
+        for name, fit in kinds.items()
+        for updates in lengths(fit.updates, config.fewest, config.points, int(config.minutes * 60 / seconds[name]))
+        for k in range(config.seeds)
+    ]
+    for name, fit in plans:
+        minutes = fit.updates * seconds[name] / 60
+        points.append(point_of(fitted(home, dataset, fit), name, minutes, config.horizons))
+        progress(len(points), len(plans), {"minutes": minutes})
     curves = {h: curves_of(points, h) for h in config.horizons}
     if path:
         panels = [
@@ -135,60 +138,60 @@ def bench_time_to_error(
     return {**content_of("time-to-error", rows, **settings, threads=torch.get_num_threads()), "points": points}
 
 
-class Plan(NamedTuple):
-    """A fit to be made, and which curve it is a point of."""
-
-    name: Name
-    fit: FitConfig
-
-
-def plans(config: BenchTimeToErrorConfig) -> Iterator[Plan]:
-    """Give the fits of every preset and variant, shorter ones first, and of a point seed after seed.
+def fits_of(config: BenchTimeToErrorConfig) -> dict[Name, FitConfig]:
+    """Return the longest fit of every preset and variant, in each of its arithmetics.
 
     Raises:
         RwmError: A preset, or an option of a variant, is unknown.
     """
-    device = resolve_device(config.device)
-    first = config.fits[0]
+    device, first, fits = resolve_device(config.device), config.fits[0], {}
+    common = {"normalizer": config.normalizer, "val_windows": config.windows, "device": config.device}
+    common |= {"updates": config.updates} if config.updates else {}
     for preset, variant in [(first, ""), *((first, v) for v in config.variants), *((p, "") for p in config.fits[1:])]:
-        changes = read_settings(variant.split(), f"--variant '{VARIANT}'")
-        usual = build(FitConfig, preset, changes)
+        usual = build(FitConfig, preset, common, read_settings(variant.split(), f"--variant '{VARIANT}'"))
         own = usual.precision == "auto"
         precisions: tuple[Precision, ...] = ("float32", *(reduced_precisions(device) if own else ()))
-        for updates in lengths(config.updates or usual.updates, config.fewest, config.points):
-            for precision, k in product(precisions, range(config.seeds)):
-                alike = {"normalizer": config.normalizer, "val_windows": config.windows, "seed": config.seed + k}
-                length = {"updates": updates, "val_interval": updates, "precision": precision, "device": config.device}
-                yield Plan((f"{preset} {variant}".strip(), precision), build(FitConfig, preset, alike, changes, length))
+        for precision in precisions:
+            fits[f"{preset} {variant}".strip(), precision] = usual.model_copy(update={"precision": precision})
+    return fits
 
 
-def paces(dataset: Dataset, fits: Mapping[Name, FitConfig], updates: int) -> dict[Name, float]:
-    """Return the seconds an update of each fit takes: the faster of two short ones of ``updates``, in turns."""
+def alike(fit: FitConfig, updates: int, seed: int) -> FitConfig:
+    """Return a fit of another length and seed, which is scored at its end."""
+    return fit.model_copy(update={"updates": updates, "val_interval": updates, "seed": seed})
+
+
+def paces(dataset: Dataset, fits: Mapping[Name, FitConfig], windows: int) -> dict[Name, float]:
+    """Return the seconds an update of each fit takes: the faster of two short ones of so many windows, in turns."""
     fastest = dict.fromkeys(fits, math.inf)
     with tempfile.TemporaryDirectory() as folder:
         for _, (name, fit) in product(range(2), fits.items()):
-            short = fit.model_copy(update={"updates": updates, "val_interval": updates, "val_windows": 1})
+            short = alike(fit, max(2, windows // fit.batch), fit.seed).model_copy(update={"val_windows": 1})
             speed = fit_model(Home(Path(folder)), dataset, short).meta.summary["windows_per_second"]
             fastest[name] = min(fastest[name], fit.batch / speed)
     return fastest
 
 
-def lengths(updates: int, fewest: int, points: int | None = None) -> list[int]:
-    """Return the longest fit's updates, halved as long as ``fewest`` are left, in rising order, ``points`` at most."""
+def lengths(updates: int, fewest: int, points: int | None = None, most: int | None = None) -> list[int]:
+    """Return ``updates``, halved until they are ``most`` or one, then as long as ``fewest`` are left, in rising order.
+
+    Of ``points`` the longest are kept.
+    """
     halved = [updates]
+    while most is not None and halved[0] > max(most, 1):
+        halved[0] //= 2
     while halved[-1] // 2 >= fewest and len(halved) != points:
         halved.append(halved[-1] // 2)
     return halved[::-1]
 
 
-def refuse_short(dataset: Dataset, config: BenchTimeToErrorConfig) -> None:
-    """Check that the val split has an episode for every horizon.
+def refuse_short(dataset: Dataset, needed: int) -> None:
+    """Check that the val split has an episode of so many rows.
 
     Raises:
         RwmError: It has none.
     """
     longest = int(dataset.split_bounds("val")[1].max(initial=0))
-    needed = max(build(FitConfig, preset).history for preset in config.fits) + max(config.horizons)
     if longest < needed:
         fault = f"'{dataset.name}' has no held-out episode of {needed} rows, history and horizon"
         raise RwmError(f"{fault}; the longest has {longest}.", "a dataset with longer episodes")

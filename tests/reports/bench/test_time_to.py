@@ -11,7 +11,7 @@ import torch
 
 from reports.bench import time_to_error, time_to_score
 from reports.bench.curves import Curve
-from reports.bench.time_to_error import BenchTimeToErrorConfig, bench_time_to_error, lengths, paces, plans
+from reports.bench.time_to_error import BenchTimeToErrorConfig, bench_time_to_error, fits_of, lengths, paces
 from reports.bench.time_to_score import BenchTimeToScoreConfig, bench_time_to_score
 from reports.evaluate.policy_score import reference_returns
 from rwmdata.config import build
@@ -22,7 +22,7 @@ from rwmdata.runs import Run
 from rwmmodel.fit_config import FitConfig
 
 TINY = {"hidden": 8, "head_hidden": 8, "members": 2, "layers": 1, "history": 4, "forecast": 2, "batch": 4, "updates": 9}
-SHORT = {"horizons": (1, 8), "marks": (100.0, 1e-6), "fewest": 2, "windows": 4, "device": "cpu", "pace": 2}
+SHORT = {"horizons": (1, 8), "marks": (100.0, 1e-6), "fewest": 2, "windows": 4, "device": "cpu", "pace": 8}
 
 
 @pytest.fixture
@@ -62,15 +62,22 @@ def test_only_the_longest_fits_are_made_where_points_are_few():
     assert lengths(2300, 70, points=1) == [2300]
 
 
+def test_a_fit_that_would_take_too_long_is_halved_until_it_does_not():
+    assert lengths(50_000, 70, most=200) == [97, 195]
+    assert lengths(50_000, 70, most=20) == [12]
+    assert lengths(50_000, 70, most=0) == [1]
+
+
 def test_a_variant_changes_the_first_preset(presets):
     config = BenchTimeToErrorConfig(fits=("ours", "published"), variants=("hidden=6 lr=0.1",), updates=8, **SHORT)
-    made = {p.name: p.fit for p in plans(config) if p.fit.updates == 8}
+    made = fits_of(config)
     usual, varied = made["ours", "float32"], made["ours hidden=6 lr=0.1", "float32"]
     assert varied == usual.model_copy(update={"hidden": 6, "lr": 0.1}) and made["published", "float32"].hidden == 8
+    assert {fit.updates for fit in made.values()} == {8}
     with pytest.raises(RwmError, match="'hidden' is not KEY=VALUE"):
-        list(plans(BenchTimeToErrorConfig(fits=("ours",), variants=("hidden",), **SHORT)))
+        fits_of(BenchTimeToErrorConfig(fits=("ours",), variants=("hidden",), **SHORT))
     with pytest.raises(RwmError, match="no_such"):
-        list(plans(BenchTimeToErrorConfig(fits=("ours",), variants=("no_such=1",), **SHORT)))
+        fits_of(BenchTimeToErrorConfig(fits=("ours",), variants=("no_such=1",), **SHORT))
 
 
 def test_a_curve_is_the_mean_over_seeds_and_a_variant_stands_beside_its_preset(home, walks, presets, monkeypatch):
@@ -95,17 +102,10 @@ def test_a_curve_is_the_mean_over_seeds_and_a_variant_stands_beside_its_preset(h
 
 def test_our_presets_are_fitted_in_every_arithmetic_and_the_others_in_float32(presets, monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    made = [(p.name, p.fit) for p in plans(BenchTimeToErrorConfig(fits=("ours", "published"), **SHORT))]
-    assert [(name, fit.updates) for name, fit in made] == [
-        (("ours", precision), n) for n in (2, 4, 9) for precision in ("float32", "bfloat16")
-    ] + [(("published", "float32"), n) for n in (2, 4)]
-    for (_, precision), fit in made:
-        assert (fit.precision, fit.val_interval, fit.normalizer, fit.val_windows) == (
-            precision,
-            fit.updates,
-            "fitted",
-            4,
-        )
+    made = fits_of(BenchTimeToErrorConfig(fits=("ours", "published"), **SHORT))
+    assert [*made] == [("ours", "float32"), ("ours", "bfloat16"), ("published", "float32")]
+    for (_, precision), fit in made.items():
+        assert (fit.precision, fit.normalizer, fit.val_windows) == (precision, "fitted", 4)
 
 
 def test_every_point_is_a_fit_that_is_made_once(home, walks, presets, monkeypatch, tmp_path):
@@ -114,16 +114,13 @@ def test_every_point_is_a_fit_that_is_made_once(home, walks, presets, monkeypatc
     found = bench_time_to_error(home, walks, config, tmp_path / "curves.png")
     runs = home.runs("model")
     assert len(runs) == 6 and (tmp_path / "curves.png").stat().st_size > 10_000
-    assert [(p["precision"], p["updates"]) for p in found["points"]][:3] == [
-        ("float32", 2),
-        ("bfloat16", 2),
-        ("float32", 4),
+    assert [(p["precision"], p["updates"]) for p in found["points"]] == [
+        (precision, updates) for precision in ("float32", "bfloat16") for updates in (2, 4, 9)
     ]
-    first = runs[-1].meta.summary
-    assert found["points"][0]["rel_l1_h8"] == first["val/rel_l1_h8"]
-    assert [p["minutes"] / p["updates"] for p in found["points"][2:]] == pytest.approx(
-        2 * [p["minutes"] / p["updates"] for p in found["points"][:2]]
-    )
+    first = runs[-1].meta
+    assert found["points"][0]["rel_l1_h8"] == first.summary["val/rel_l1_h8"] and first.config["val_interval"] == 2
+    pace = [p["minutes"] / p["updates"] for p in found["points"]]
+    assert pace == pytest.approx([pace[0]] * 3 + [pace[3]] * 3)
     rows = {row["name"]: row for row in found["rows"]}
     passed = rows["ours, bfloat16: until h = 1 is below 100"]
     exact = rows["ours, float32: until h = 1 is below 100"]
@@ -148,13 +145,13 @@ def test_the_pace_is_that_of_the_faster_of_two_short_fits_in_turns(walks, preset
 
     monkeypatch.setattr(time_to_error, "fit_model", fit)
     fits = {(name, "float32"): build(FitConfig, name) for name in ("ours", "published")}
-    assert paces(walks, fits, updates=2) == {("ours", "float32"): 4 / 100, ("published", "float32"): 4 / 80}
+    assert paces(walks, fits, windows=9) == {("ours", "float32"): 4 / 100, ("published", "float32"): 4 / 80}
     assert made == 2 * [("cosine", 2), ("constant", 2)]
 
 
-def test_no_fit_is_begun_that_would_take_too_long(home, walks, presets):
+def test_no_fit_takes_too_long(home, walks, presets):
     short = bench_time_to_error(home, walks, BenchTimeToErrorConfig(fits=("published",), **SHORT, minutes=1e-9))
-    assert [p["updates"] for p in short["points"]] == [2]
+    assert [p["updates"] for p in short["points"]] == [1]
     assert len(home.runs("model")) == 1
 
 
