@@ -63,10 +63,24 @@ class Record(NamedTuple):
     rows: Tensor
     start: Snapshot
     actions: Tensor
+    kicks: np.ndarray
+    """What pushes added to the bases' velocities after each of these actions, ``(E, T, 2)``, m/s."""
     upright: Tensor
     """Robots that did not fall, ``(E,)`` bool."""
-    pushed: Tensor
-    """Robots that were pushed during the forecast, ``(E,)`` bool."""
+
+
+class PushedAgain(MujocoEnv):
+    """Pushes the robots as they were pushed before, whoever falls meanwhile.
+
+    Attributes:
+        kicks: What is added to the bases' velocities after each step to come, ``(E, 2)`` each, m/s.
+    """
+
+    kicks: Iterator[np.ndarray]
+
+    def _push(self) -> None:
+        self._kick = next(self.kicks)
+        self._add_kicks(np.flatnonzero(self._kick.any(axis=1)))
 
 
 def bench_predictability(
@@ -95,8 +109,9 @@ def bench_predictability(
     config = config or BenchPredictabilityConfig()
     model = load_model(model_file)
     robot = robot_of(model)
-    env = simulator(robot, model, config)
+    env = MujocoEnv(robot, settings_of(robot, model, config))
     record = record_of(env, model, config)
+    env.close()
     if not record.upright.any():
         raise RwmError(f"All {config.num_envs} robots fell.", "--policy expert")
     rows = record.rows[record.upright].numpy()
@@ -104,17 +119,16 @@ def bench_predictability(
     rollout = roll_out(model, env.schema, HeldOutWindows(rows, count, count, "simulated"), aux=True)
     assert rollout.termination is not None
     predicted, fell = {"model": rollout.predicted}, {"model": float((rollout.termination > 0.5).any(axis=1).mean())}
-    for name, forecast in forecasts(robot, env, model, record, config):
+    for name, forecast in forecasts(robot, model, record, config):
         upright = forecast[record.upright]
         predicted[name] = model.normalizer.state(upright[..., env.schema.state]).numpy()
         fell[name] = float((upright[:, -1, -1] > 0.5).float().mean())
         progress(len(predicted) - 1, 2 + len(config.offsets), {"fell": fell[name]})
-    env.close()
     if path:
         title = f"{robot.title}: {len(rows)} trajectories, 95 % intervals"
         draw_error_by_horizon(path, rollout, predicted, 1 / robot.control_dt_s, title)
     settings: dict[str, str | int] = {"robot": robot.name, "policy": config.policy, "trajectories": len(rows)}
-    settings |= {"pushed": int(record.pushed[record.upright].sum())}
+    settings |= {"pushed": int(record.kicks[record.upright.numpy()].any(axis=(1, 2)).sum())}
     return content_of("predictability", rows_of(predicted, fell, rollout), **settings)
 
 
@@ -132,11 +146,10 @@ def robot_of(model: DynamicsEnsemble) -> RobotSpec:
     return robot
 
 
-def simulator(robot: RobotSpec, model: DynamicsEnsemble, config: BenchPredictabilityConfig, **less: bool) -> MujocoEnv:
-    """Return the environment, its episodes long enough; ``less`` are options it is made without."""
-    steps = config.warm + model.config.history + config.steps + 1
-    options = {"num_envs": config.num_envs, "seed": config.seed, "noise": False} | less
-    return MujocoEnv(robot, MujocoEnvConfig(**options, episode_length_s=steps * robot.control_dt_s))
+def settings_of(robot: RobotSpec, model: DynamicsEnsemble, config: BenchPredictabilityConfig) -> MujocoEnvConfig:
+    """Return the settings of the environment: episodes end with the forecast, not before."""
+    seconds = (config.warm + model.config.history + config.steps + 1) * robot.control_dt_s
+    return MujocoEnvConfig(num_envs=config.num_envs, seed=config.seed, noise=False, episode_length_s=seconds)
 
 
 def record_of(env: MujocoEnv, model: DynamicsEnsemble, config: BenchPredictabilityConfig) -> Record:
@@ -148,8 +161,8 @@ def record_of(env: MujocoEnv, model: DynamicsEnsemble, config: BenchPredictabili
         done = next(steps).step.done.nonzero().squeeze(-1)
         if len(done):
             behaviour.reset(done)
-    upright, pushed = torch.ones(config.num_envs, dtype=torch.bool), torch.zeros(config.num_envs, dtype=torch.bool)
-    rows, actions, start = [env.current_rows().clone()], [], env.state()
+    upright = torch.ones(config.num_envs, dtype=torch.bool)
+    rows, actions, kicks, start = [env.current_rows().clone()], [], [], env.state()
     for k in range(1, model.config.history + config.steps):
         if k == model.config.history:
             start = env.state()
@@ -158,26 +171,33 @@ def record_of(env: MujocoEnv, model: DynamicsEnsemble, config: BenchPredictabili
         upright &= ~played.step.done
         if k >= model.config.history:
             actions.append(played.action)
-            pushed |= env.pushed
-    return Record(torch.stack(rows, dim=1), start, torch.stack(actions, dim=1), upright, pushed)
+            kicks.append(env.kick.copy())
+    return Record(torch.stack(rows, dim=1), start, torch.stack(actions, dim=1), np.stack(kicks, axis=1), upright)
 
 
 def forecasts(
-    robot: RobotSpec, env: MujocoEnv, model: DynamicsEnsemble, record: Record, config: BenchPredictabilityConfig
+    robot: RobotSpec, model: DynamicsEnsemble, record: Record, config: BenchPredictabilityConfig
 ) -> Iterator[tuple[str, Tensor]]:
     """Give the simulator's rows ``(E, steps, width)`` under the same actions, by what it was not told."""
+    settings = settings_of(robot, model, config)
+    env = PushedAgain(robot, settings)
     for offset in config.offsets:
         start = moved(env, record, offset, config.seed)
-        yield f"simulator, start off by {offset:g} std", again(env, start, record.actions)
-    for name, less in (("without the pushes", {"pushes": False}), ("with the nominal trunk", {"randomize": False})):
-        other = simulator(robot, model, config, **less)
-        yield f"simulator, {name}", again(other, record.start, record.actions)
-        other.close()
+        yield f"simulator, start off by {offset:g} std", again(env, start, record.actions, record.kicks)
+    yield "simulator, without the pushes", again(env, record.start, record.actions, np.zeros_like(record.kicks))
+    env.close()
+    nominal = PushedAgain(robot, settings.model_copy(update={"randomize": False}))
+    yield "simulator, with the nominal trunk", again(nominal, record.start, record.actions, record.kicks)
+    nominal.close()
 
 
-def again(env: MujocoEnv, start: Snapshot, actions: Tensor) -> Tensor:
-    """Go through ``actions (E, T, A)`` from a state; a robot that falls here keeps the row it fell with."""
+def again(env: PushedAgain, start: Snapshot, actions: Tensor, kicks: np.ndarray) -> Tensor:
+    """Go through ``actions (E, T, A)`` and ``kicks (E, T, 2)`` from a state.
+
+    A robot that falls here keeps the row it fell with.
+    """
     env.restore(start)
+    env.kicks = iter(kicks.swapaxes(0, 1))
     rows: list[Tensor] = []
     ended = torch.zeros(env.num_envs, dtype=torch.bool)
     for k in range(actions.shape[1]):

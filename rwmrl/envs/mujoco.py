@@ -84,6 +84,7 @@ class MujocoEnv(VecEnv):
         )
         self._push_steps_left = torch.zeros(self.num_envs, dtype=torch.int64)
         self._pushed = torch.zeros(self.num_envs, dtype=torch.bool)
+        self._kick = np.zeros((self.num_envs, 2))
         self._columns = {name: self.schema.group(name) for name in self.schema.groups}
         self._rows = torch.zeros(self.num_envs, self.schema.width)
         self.reset()
@@ -107,6 +108,11 @@ class MujocoEnv(VecEnv):
     def pushed(self) -> Tensor:
         """Robots whose base the last step kicked, ``(E,)`` bool."""
         return self._pushed
+
+    @property
+    def kick(self) -> np.ndarray:
+        """What the last step's pushes added to the base's x and y velocity, world frame, m/s, ``(E, 2)``."""
+        return self._kick
 
     def episode_parameters(self) -> dict[str, Tensor]:
         """Return each trunk's deviation from the nominal robot, ``(E,)`` each: mass (kg), centre of mass (m)."""
@@ -188,11 +194,16 @@ class MujocoEnv(VecEnv):
             return
         self._push_steps_left -= 1
         self._pushed = self._push_steps_left <= 0
+        self._kick[:] = 0.0
         due = self._pushed.nonzero().squeeze(-1)
         if len(due):
-            velocity, kick = self.physics.layout.lin_vel_w.start, self._uniform(len(due), 2).numpy() * PUSH_VELOCITY
-            self.physics.state[due.numpy(), velocity : velocity + 2] += kick
+            self._kick[due.numpy()] = self._uniform(len(due), 2).numpy() * PUSH_VELOCITY
+            self._add_kicks(due.numpy())
             self._schedule_push(due)
+
+    def _add_kicks(self, due: np.ndarray) -> None:
+        velocity = self.physics.layout.lin_vel_w.start
+        self.physics.state[due, velocity : velocity + 2] += self._kick[due]
 
     def _schedule_push(self, env_ids: Tensor) -> None:
         low, high = (seconds / self.control_dt_s for seconds in PUSH_INTERVAL_S)

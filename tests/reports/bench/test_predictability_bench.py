@@ -13,16 +13,19 @@ from reports.bench import predictability
 from reports.bench.predictability import (
     OFFSET_GROUPS,
     BenchPredictabilityConfig,
+    PushedAgain,
     again,
     bench_predictability,
     moved,
     record_of,
     robot_of,
-    simulator,
+    settings_of,
 )
 from rwmdata.errors import RwmError
 from rwmdata.shipped import ASSETS
 from rwmmodel.checkpoint import load_model
+from rwmrl.envs import mujoco
+from rwmrl.envs.mujoco import MujocoEnv
 
 SHIPPED = ASSETS / "models" / "anymal_d" / "shipped.safetensors"
 CONFIG = BenchPredictabilityConfig(num_envs=6, warm=3, steps=9, offsets=(0.001, 0.1))
@@ -34,16 +37,23 @@ def model():
 
 
 @pytest.fixture
-def recorded(robot, model):
-    env = simulator(robot, model, CONFIG)
-    yield env, record_of(env, model, CONFIG)
-    env.close()
+def recorded(robot, model, monkeypatch):
+    """A record of robots that are pushed every other step, and the environment to go through it again."""
+    monkeypatch.setattr(mujoco, "PUSH_INTERVAL_S", (0.03, 0.09))
+    settings = settings_of(robot, model, CONFIG)
+    first, env = MujocoEnv(robot, settings), PushedAgain(robot, settings)
+    yield env, record_of(first, model, CONFIG)
+    first.close(), env.close()
 
 
 def test_a_simulator_that_knows_everything_repeats_the_record(recorded, model):
     env, record = recorded
     assert record.rows.shape == (6, model.config.history + 9, 66) and record.actions.shape == (6, 9, 12)
-    assert torch.equal(again(env, record.start, record.actions), record.rows[:, model.config.history :])
+    assert record.kicks.shape == (6, 9, 2) and record.kicks.any(axis=(1, 2)).all() and not record.kicks.all()
+    repeated = again(env, record.start, record.actions, record.kicks)
+    assert torch.equal(repeated, record.rows[:, model.config.history :])
+    without = again(env, record.start, record.actions, np.zeros_like(record.kicks))
+    assert not torch.equal(without, repeated)
     assert torch.equal(record.rows[:, model.config.history :, env.schema.action], record.actions)
 
 
@@ -91,9 +101,21 @@ def test_a_robot_that_falls_keeps_its_row_and_is_counted(monkeypatch, recorded):
         return made
 
     monkeypatch.setattr(env, "step", third_falls)
-    rows = again(env, record.start, record.actions)
+    rows = again(env, record.start, record.actions, record.kicks)
     assert (rows[2] == rows[2, 0]).all() and not (rows[1] == rows[1, 0]).all()
     assert rows[:, -1, -1].tolist() == [0, 0, 1, 0, 0, 0]
+
+
+def test_a_fall_does_not_change_what_the_others_meet(recorded, model):
+    env, record = recorded
+    state = record.start["physics"]["state"].clone()
+    layout = env.physics.layout
+    state[2, layout.quaternion] = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    state[2, layout.position.stop - 1] = 0.2
+    on_its_back = {**record.start, "physics": {**record.start["physics"], "state": state}}
+    rows = again(env, on_its_back, record.actions, record.kicks)
+    others = [0, 1, 3, 4, 5]
+    assert rows[2, -1, -1] == 1 and torch.equal(rows[others], record.rows[others, model.config.history :])
 
 
 def test_robots_that_fell_are_left_out(monkeypatch, model):
