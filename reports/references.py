@@ -172,7 +172,7 @@ def draw_curve(path: Path, title: str, table: list[dict[str, float]], random_ret
         ax.axhline(goal, color=GREY, linestyle="--", linewidth=1.2, label=f"{EXPERT_SHARE:.0%} of the expert's return")
         if first:
             ax.axvline(first["minutes"], color=ORANGE, linewidth=1.2, label=f"reached after {first['minutes']:.1f} min")
-        ax.set(xlabel="training time (min)", ylabel="return of a 20 s episode, full reward weights")
+        ax.set(xlabel="training time (min)", ylabel="return of an episode, full reward weights")
         ax.set_title(f"{title}: PPO in the simulator (random actions earn {random_return:.1f})")
         ax.legend(loc="lower right")
         per_minute = table[-1]["steps"] / 1e6 / table[-1]["minutes"]

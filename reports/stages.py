@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from rwmdata.config import flat, setting_text
 from rwmdata.errors import RwmError
 from rwmdata.runs import DIGEST, Run
 from rwmdata.text import quoted
 from rwmrl.online_config import recorded_configuration
 from rwmrl.train_config import TrainConfig
+
+SAID = {"task", "robot", "backend", "device", "iterations", "num_envs", "exploration_rad", "seed", "warm_start",
+        "rewards", "ppo.entropy_coef", "ppo.symmetry", "ppo.init_std"}  # fmt: skip
+"""Options of a training that its command has a word of its own for, or that follow from these."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,10 @@ def minutes_of(run: Run) -> np.ndarray:
 
 
 def parent(run: Run) -> Run | None:
-    """Return the train run whose networks a run began with; None where it began with others, or with imported ones."""
+    """Return the train run whose networks a run began with; None where they came from elsewhere, or it is gone."""
     name = run.meta.parents.get("policy")
-    before = Run.open(run.path.with_name(name)) if name and DIGEST not in name else None
+    path = run.path.with_name(name) if name and DIGEST not in name else None
+    before = Run.open(path) if path and path.is_dir() else None
     return None if before and "imported" in before.meta.config else before
 
 
@@ -120,6 +126,10 @@ def command_of(config: TrainConfig) -> str:
     words += ["--warm-start RUN"] if config.warm_start else []
     words += [f"{name} {value:g}" for name, (value, default) in options.items() if value != default]
     words += [f"--reward {quoted(term)}={weight:g}" for term, weight in config.rewards.items()]
+    plain = flat(usual.model_dump(mode="json"))
+    for key, value in flat(config.model_dump(mode="json")).items():
+        if key not in SAID and not key.startswith("rewards.") and value != plain.get(key):
+            words.append(f"--set {quoted(f'{key}={setting_text(value)}')}")
     return " ".join([*words, f"--iterations {config.iterations}"])
 
 

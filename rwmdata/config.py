@@ -142,6 +142,25 @@ def read_settings(texts: Iterable[str], example: str = "--set hidden=128") -> di
     return settings
 
 
+def setting_text(value: object) -> str:
+    """Return a value as :func:`read_settings` reads it: JSON, or a text that is none."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    return json.dumps(value)
+
+
+def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return nested options by dotted key: ``loss.kind``."""
+    options: dict[str, object] = {}
+    for key, value in config.items():
+        options |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return options
+
+
 def one_line(exc: Exception, known: Iterable[str] = ()) -> str:
     """Return a pydantic or YAML error as one readable line that names every offending key.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rwmdata.schema import NormalizerKind, Schema
 from rwmmodel.data import Rows
@@ -77,6 +77,12 @@ class UpdateConfig(Architecture):
     fall_share: float = Field(0.0, ge=0, lt=1)
     """Share of the drawn windows that end in a recorded fall, drawn with replacement, where the data has falls. With 0
     falls are hardly ever seen: the last row of an episode lies in a single window, any other in up to M + N."""
+
+    @model_validator(mode="after")
+    def _a_window_for_each_part(self) -> Self:
+        if self.accumulate > self.batch:
+            raise ValueError(f"a batch of {self.batch} windows has no {self.accumulate} parts (accumulate)")
+        return self
 
     def lr_at(self, update: int, updates: int) -> float:
         """Return the learning rate of one of ``updates`` updates; they count from 0."""

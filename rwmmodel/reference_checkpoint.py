@@ -104,8 +104,8 @@ def export_reference(model: DynamicsEnsemble, path: Path, beside: Mapping[str, o
     """Write a world model as a reference checkpoint, its other entries empty but for those in ``beside``.
 
     Raises:
-        RwmError: The reference has no place for the model: members with bases of their own or priors, or another kind
-            of base; or the folder cannot be written.
+        RwmError: The reference has no place for the model: members with bases of their own or priors, another kind of
+            base, or bases of different widths; or the folder cannot be written.
     """
     config = model.config
     if not config.shared_base:
@@ -114,6 +114,12 @@ def export_reference(model: DynamicsEnsemble, path: Path, beside: Mapping[str, o
         raise RwmError("The reference's members have no randomised priors; a prior_scale cannot be exported.")
     if config.base not in REFERENCE_BASES:
         raise RwmError(f"The reference's tensor names for a base of kind {config.base} are not known.")
+    if config.auxiliary_hidden not in (None, config.hidden):
+        widths = f"{config.hidden} features in one base and {config.auxiliary_hidden} in the other"
+        raise RwmError(
+            f"The reference's bases are of one width; a model with {widths} cannot be exported.",
+            "rwm fit --set auxiliary_hidden=null",
+        )
     weights = to_reference({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
     content: dict[str, object] = {POLICY: {}, WORLD_MODEL: weights, POLICY_OPTIMIZER: {}, WORLD_MODEL_OPTIMIZER: {}}
     save_state(path, {**content, "iter": 0, "infos": None, **(beside or {})})

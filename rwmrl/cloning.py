@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -95,6 +96,8 @@ def clone_behaviour(
             if update % config.log_interval == 0 or update == config.updates:
                 with torch.no_grad():
                     val_loss = float((policy(val_observations) - val_actions).square().mean())
+                if not math.isfinite(val_loss):
+                    raise RwmError(f"The clone's held-out error is not finite after {update} updates.", "--set lr=1e-3")
                 run.log(update, {"train/action_mse": float(loss.detach()), "val/action_mse": val_loss})
                 progress(update, config.updates, {"action mse": val_loss})
         save_policy(policy, run.policy_file)

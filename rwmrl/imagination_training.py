@@ -68,7 +68,6 @@ def train_policy(
             raise RwmError(f"Model {checkpoint.id} {robots}.", f"rwm fit {quoted(dataset.name)}")
         config = ranks.share(with_precision(config, model.config, device) if ranks.main else config)
         assert config.precision != "auto"
-        use_precision(config.precision, device)
         model.precision = config.precision
         robot = load_robot(dataset.robot)
         own = config.imagination.model_copy(update={"seed": ranks.seed(config.imagination.seed)})
@@ -77,6 +76,7 @@ def train_policy(
         judge = None
         if config.judge:
             judge = judge_of(home, checkpoint, dataset, robot, config.judge, config.judging, device)
+        use_precision(config.precision, device)  # After the models are loaded, each of which sets its own.
         env = ImaginationEnv(model, dataset, robot, own, anchor)
         parents = parents_of(dataset, checkpoint, config)
         if resume is None and ranks.main:

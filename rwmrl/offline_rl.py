@@ -23,6 +23,7 @@ from rwmdata.runs import Run
 from rwmdata.windows import WindowSampler, split_starts
 from rwmmodel.checkpoint import load_resumable, save_resumable, unreadable
 from rwmmodel.devices import resolve_device
+from rwmmodel.updates import seed_of
 from rwmrl.observations import add_noise, noise_scale
 from rwmrl.policy_file import save_policy
 from rwmrl.policy_network import MlpPolicy, PolicyInfo, linear_layers
@@ -176,7 +177,7 @@ class Learner:
     def update(self) -> dict[str, float]:
         """Make one update and return its losses."""
         config = self.config
-        seed = int(np.random.SeedSequence((config.seed, self.done)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        seed = seed_of(config.seed, self.done)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed) if config.noise else None
         first = self.sampler.draw(self.done, min(config.batch, len(self.sampler.starts)))

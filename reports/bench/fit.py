@@ -50,6 +50,7 @@ def bench_fit(config: BenchFitConfig | None = None, progress: Progress = silent)
     """
     config = config or BenchFitConfig()
     device = resolve_device(config.device)
+    use_precision("float32", device)
     model, windows, noise, drawn, weights = random_problem(config, device)
 
     def ours() -> Tensor:

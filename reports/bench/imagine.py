@@ -157,6 +157,7 @@ def bench_imagine(config: BenchImagineConfig | None = None, progress: Progress =
 def imagined_speeds(config: BenchImagineConfig, envs: int) -> tuple[float, float]:
     """Return environment steps a second of our collection and of whole iterations, in float32."""
     device, robot, way = resolve_device(config.device), load_robot(config.robot), Way("", DynamicsEnsemble, "float32")
+    use_precision("float32", device)
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         dataset = _random_rows(home, robot, config.seed)

@@ -24,7 +24,7 @@ from rwmdata.home import Home
 from rwmdata.progress import Progress, silent
 from rwmdata.windows import WindowSampler, split_starts
 from rwmmodel.data import RowStore
-from rwmmodel.devices import resolve_device
+from rwmmodel.devices import resolve_device, use_precision
 from rwmmodel.fit import fit_model
 from rwmmodel.fit_config import FitConfig
 from rwmmodel.loss import LossConfig, ensemble_loss
@@ -156,6 +156,7 @@ def _update(_: Path, point: Point) -> dict[str, float]:
     sizes = {"batch": BATCH, point.axis: point.value}
     config = BenchFitConfig(**point.config.model_dump(include={"hidden", "robot", "device", "seed"}), **sizes)
     device = resolve_device(config.device)
+    use_precision("float32", device)
     model, windows, noise, _drawn, weights = random_problem(config, device)
 
     def loss() -> Tensor:

@@ -157,5 +157,8 @@ class Walking(Chain[WalkingConfig]):
             except RwmError as exc:
                 made("nothing to ask about", exc.message, policy.path)
                 return
-            foreseen = EvaluationSummary.of_run(run).value("foreseen/termination", "recorded_actions", ASKED_STEPS)
-            made(f"evaluation {run.id}", f"of its falls, foreseen half a second before: {foreseen:.0%}", run.path)
+            foreseen = EvaluationSummary.of_run(run).find("foreseen/termination", "recorded_actions", ASKED_STEPS)
+            said = "too few falls to say how many were foreseen half a second before"
+            if foreseen is not None and foreseen.value is not None:
+                said = f"of its falls, foreseen half a second before: {foreseen.value:.0%}"
+            made(f"evaluation {run.id}", said, run.path)

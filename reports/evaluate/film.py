@@ -34,7 +34,7 @@ class Recording:
     states: np.ndarray
     """Physics states ``(n, width)``."""
     rows: np.ndarray
-    """Dataset rows ``(n, 66)``."""
+    """Dataset rows ``(n, width)``, each after the step from the state of the same index."""
     fell: bool
 
 
@@ -74,7 +74,7 @@ def draw_film(path: Path, title: str, robot: RobotSpec, recording: Recording) ->
     taken = np.minimum(first + np.arange(count) * round(FRAME_INTERVAL_S / dt), last)
     frames = render_frames(robot, recording.states[taken])
     sheet = np.vstack([np.hstack(row) for row in frames.reshape(*FRAMES, *frames.shape[1:])])
-    time_s = np.arange(len(recording.rows)) * dt
+    time_s = np.arange(1, len(recording.rows) + 1) * dt
     with figure(path, 3, size=(14, 12)) as axes:
         pictures, feet, speed = axes[:, 0]
         pictures.imshow(sheet)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from reports.evaluate.policy_score import parents_of
 from reports.evaluate.statistics import mean_interval, scalars_of
 from reports.evaluate.summary import finish_evaluation, start_evaluation
@@ -52,7 +54,8 @@ def evaluate_judgement(
     run = start_evaluation(home, "judgement", config, {**parents, "model": checkpoint.id}, config.seed)
     with run.running():
         judge = Judge(model, dataset, robot, config)
-        context = BehaviourContext(robot, config.episodes, judge.env.generator)
+        # A generator of its own, on the processor: behaviours draw there, and must not change what the judge draws.
+        context = BehaviourContext(robot, config.episodes, torch.Generator().manual_seed(config.seed))
         judged = judge(make_behaviour(config.policy, context, 0.0), progress)
         numbers = {"reward": judged.reward, "share_without_fall": 1 - judged.fell}
         numbers |= {"tilted": judged.tilted, "epistemic": judged.epistemic}

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reports.page.reproduce import flat
 from reports.stages import training_of
+from rwmdata.config import flat
 from rwmdata.runs import DIGEST, Run
 
 WITHOUT_EFFECT = ("seed", "imagination.seed", "device", "export", "export_transitions", "warm_start", "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ from reports.page.evaluation_section import section_of
 from reports.page.html import Cell, Picture, Table, cell, interval, number, render, table
 from reports.page.lineage import Lineage, Notice, choose, lineage_of
 from reports.page.report import about_page, commands_of, curve_of, robot_of, write_page
-from reports.page.reproduce import flat
+from reports.page.reproduce import evaluation_command
+from rwmdata.config import flat
 from rwmdata.errors import RwmError
 from rwmdata.evaluation_summary import EvaluationSummary, Scalar, current_name
 from rwmdata.home import POLICY_KINDS, Home
@@ -162,9 +164,8 @@ def _unlike(chosen: list[Run], evaluated: list[Evaluated], lineages: list[Lineag
         kind = "policy" if run.kind in POLICY_KINDS else "model"
         for name in mine if alike and run.kind != "eval" else ():
             if name not in theirs:
-                notices.append(
-                    Notice(f"{run.id} has no {name} evaluation.", f"rwm eval {quoted(name)} --{kind} {quoted(run.id)}")
-                )
+                command = shlex.join([*evaluation_command(name), f"--{kind}", run.id])
+                notices.append(Notice(f"{run.id} has no {name} evaluation.", command))
     shared = [name for name in evaluated[0] if name in evaluated[1]]
     for name in shared:
         a, b = (each[name][1].model_dump() for each in evaluated)

@@ -5,14 +5,13 @@ What needs the libraries of an extra is imported where it is used: a page can be
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rwmdata.catalog import Dataset
-from rwmdata.config import Frozen, build
+from rwmdata.config import Frozen, build, flat, setting_text
 from rwmdata.errors import RwmError
 from rwmdata.runs import Run
 from rwmmodel.ensemble import Architecture
@@ -34,6 +33,7 @@ EVALUATION_OPTIONS = (
     "film",
     "resync",
     "overlay",
+    "judge",
     "disturbed",
     "stages",
     "mark",
@@ -109,10 +109,16 @@ def train_words(run: Run) -> list[str]:
     return [config.warm_start or word if word == "RUN" else word for word in shlex.split(command_of(config))]
 
 
+def evaluation_command(name: str) -> list[str]:
+    """Return the command that makes evaluations of a name: ``rwm eval NAME``, but for two."""
+    others = {"visualize": ["visualize"], "judgement": ["eval", "policy", "--backend", "model"]}
+    return ["rwm", *others.get(name, ["eval", name])]
+
+
 def evaluation_words(run: Run) -> list[str]:
     """Return the words of ``rwm eval ...``; what only Python can set is left out."""
     config, parents = run.meta.config, run.meta.parents
-    words = ["rwm", *(["visualize"] if config["evaluation"] == "visualize" else ["eval", config["evaluation"]])]
+    words = evaluation_command(config["evaluation"])
     if config["evaluation"] == "learning":
         words += [*config["runs"], *(word for label in config["labels"] for word in ("--label", label))]
     elif "policy" in config:
@@ -181,27 +187,8 @@ def closest(config: Frozen) -> tuple[str | None, dict[str, Any]]:
     return nearest, changes[nearest]
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested options under dotted names: ``loss.kind``."""
-    options: dict[str, Any] = {}
-    for key, value in config.items():
-        options |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return options
-
-
-def text_of(value: Any) -> str:
-    """Return a value as ``--set KEY=VALUE`` reads it: JSON, or a text that is none."""
-    if not isinstance(value, str):
-        return json.dumps(value)
-    try:
-        json.loads(value)
-    except json.JSONDecodeError:
-        return value
-    return json.dumps(value)
-
-
 def _settings(changed: dict[str, Any]) -> list[str]:
-    return [word for key, value in changed.items() for word in ("--set", f"{key}={text_of(value)}")]
+    return [word for key, value in changed.items() for word in ("--set", f"{key}={setting_text(value)}")]
 
 
 def _named(dataset: str | None) -> list[str]:

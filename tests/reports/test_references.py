@@ -103,13 +103,19 @@ def test_a_warm_start_counts_on_from_the_run_before(home, train_run):
     made = stages[-1].made()
     assert made["how"] == (
         "rwm train --task Init-v0 --robot mine --warm-start RUN --num-envs 10 --exploration 0.1 --reward gait=0.5 "
-        "--iterations 300, after 11 iterations"
+        "--set ppo.checkpoint_interval=50 --iterations 300, after 11 iterations"
     )
     assert (
         made["warm_start"]
-        == "rwm train --task Init-v0 --robot mine --num-envs 10 --iterations 300, after 31 iterations"
+        == "rwm train --task Init-v0 --robot mine --num-envs 10 --set ppo.checkpoint_interval=50 --iterations 300, "
+        "after 31 iterations"
     )
     assert "warm_start" not in stages[0].made()
+
+
+def test_a_warm_start_that_is_gone_or_no_training_is_not_counted(home, train_run):
+    train_run.update(parents={"policy": "20260101-000000-000000"})
+    assert [s.iteration for s in stages_of(train_run)] == [1, 11, 21, 31]
 
 
 def test_what_an_imported_warm_start_did_before_is_not_counted(home, train_run):

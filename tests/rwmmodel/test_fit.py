@@ -312,6 +312,11 @@ def test_a_dataset_without_held_out_episodes_is_refused(home, linear_dataset):
         fit_model(home, dataset, tiny())
 
 
+def test_more_parts_than_windows_are_refused():
+    with pytest.raises(RwmError, match="a batch of 4 windows has no 5 parts"):
+        build(FitConfig, "smoke", {"batch": 4, "accumulate": 5})
+
+
 def test_presets_can_be_changed_and_mistakes_are_listed():
     paper = build(FitConfig, "paper", {"members": 1})
     assert (paper.batch, paper.lr, paper.weight_decay, paper.members) == (1024, 1e-4, 1e-5, 1)

@@ -218,7 +218,10 @@ def test_the_command_line_imports_shows_and_exports(rwm, home, tmp_path):
     assert model_command("info", tmp_path / "c.safetensors")["parameters"] == model.parameter_count
 
 
-@pytest.mark.parametrize(("options", "said"), [({"prior_scale": 1.0}, "priors"), ({"base": "rssm"}, "rssm")])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"prior_scale": 1.0}, "priors"), ({"base": "rssm"}, "rssm"), ({"auxiliary_hidden": 2}, "are of one width")],
+)
 def test_what_the_reference_has_no_place_for_is_not_exported(make_model, tmp_path, options, said):
     with pytest.raises(RwmError, match=said):
         export_reference(make_model(**options), tmp_path / "model.pt")

@@ -66,3 +66,11 @@ def test_commands_in_hindsight_by_hand(home, schema):
     assert Demonstrations(dataset, "auto", torch.device("cpu")).source == "hindsight"
     with pytest.raises(RwmError, match="without a recorded command"):
         Demonstrations(dataset, "recorded", torch.device("cpu"))
+
+
+def test_a_clone_that_diverges_is_not_kept(home, schema):
+    dataset = write(home, schema, "walks")
+    with pytest.raises(RwmError, match="held-out error is not finite after 1 updates"):
+        clone_behaviour(home, dataset, CloningConfig(updates=3, log_interval=1, lr=1e30, device="cpu"))
+    (run,) = home.runs("policy")
+    assert run.meta.status == "failed" and not run.policy_file.exists()

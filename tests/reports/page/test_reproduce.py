@@ -131,8 +131,19 @@ def test_a_clone_and_a_training_come_back_from_their_commands(home, parse):
     assert parse(command) == offline
     train = TrainConfig(robot="go2", iterations=5, num_envs=8, rewards={"action_rate_l2": -0.02}, seed=1)
     assert parse(run_command(made(home, "train", train, {}))) == train
+    tuned = build(TrainConfig, None, {"ppo.lr": 1e-4, "ppo.hidden_dims": (256, 128), "ppo.ema": 0.9, "seed": 1})
+    assert parse(run_command(made(home, "train", tuned, {}))) == tuned
     elsewhere = TrainConfig(backend="isaaclab", device="cuda:1")
     assert parse(run_command(made(home, "train", elsewhere, {}))) == elsewhere
+
+
+def test_a_judgement_and_a_sweep_name_what_their_commands_take(home):
+    judged = made(
+        home, "eval", {"policy": "p", "episodes": 4, "seed": 0}, {"policy": "p", "model": "m"}, evaluation="judgement"
+    )
+    assert run_command(judged) == "rwm eval policy --backend model --policy p --model m --episodes 4 --seed 0"
+    swept = made(home, "eval", {"judge": "j", "episodes": 4, "seed": 0}, {"model": "m"}, evaluation="lambda-sweep")
+    assert run_command(swept) == "rwm eval lambda-sweep --model m --episodes 4 --judge j --seed 0"
 
 
 def test_an_evaluation_comes_back_from_its_command(home, parse):
