@@ -61,7 +61,7 @@ class BenchTimeToErrorConfig(Frozen):
     windows: int = Field(256, ge=1)
     """Held-out trajectories, the same for all."""
     normalizer: NormalizerKind = "fitted"
-    pace: int = Field(1280, ge=1)
+    pace: int = Field(6400, ge=1)
     """Windows whose updates, two at least, tell the speed of a preset in an arithmetic."""
     seed: int = 0
     seeds: int = Field(1, ge=1)
