@@ -9,6 +9,7 @@ import typer
 
 from cli.common import Call, DeviceOption, SeedOption, command, out, print_json, print_table, say
 from rwmdata.errors import RwmError
+from rwmdata.shipped import is_shipped
 from rwmdata.text import quoted
 
 app = typer.Typer(help="Look at, import and export dynamics models.", no_args_is_help=True)
@@ -126,6 +127,9 @@ def calibrate(
 
     config = call.config(CalibrationConfig, "dataset", "model")
     checkpoint = call.model(model)
+    if is_shipped(checkpoint.file):
+        fault = f"{checkpoint.file} came with the installation and is not changed"
+        raise RwmError(f"{fault}; it is calibrated already.", "rwm fit --warm-start shipped, then rwm model calibrate")
     factors = call.work("calibrate", fit_factors, call.fitted(dataset, checkpoint), checkpoint, config)
     if call.json:
         print_json({"run": checkpoint.id, **factors.model_dump()})

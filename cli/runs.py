@@ -272,6 +272,6 @@ def newest_unfinished(runs: list[Run]) -> Run:
         RwmError: No run is unfinished.
     """
     for run in runs:
-        if run.kind in RESUMABLE and run.meta.status != "finished":
+        if run.kind in RESUMABLE and run.status not in ("finished", "running"):
             return run
     raise RwmError("There is nothing to resume: no run is unfinished.", "rwm runs ls")

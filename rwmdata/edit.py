@@ -19,6 +19,7 @@ from rwmdata.manifest import DatasetManifest, Provenance
 from rwmdata.progress import Progress, silent
 from rwmdata.spikes import far_spikes
 from rwmdata.splits import WINDOW_ROWS, deal
+from rwmdata.text import quoted
 from rwmdata.views import open_views, refuse_writing
 from rwmdata.writer import DatasetWriter, created_now, new_dataset_path
 
@@ -123,6 +124,9 @@ def split_anew(
     """
     if min(shares.values(), default=0.0) <= 0.0:
         raise RwmError(f"Shares must be positive, not {shares}.", "--train 0.8 --val 0.1 --test 0.1")
+    source.verify_manifest()
+    if gone := [path for path in source.shard_paths if not path.is_file()]:
+        raise RwmError(f"{gone[0]} is missing.", f"rwm data validate {quoted(source.name)}")
     splits = deal(source.manifest.episodes.length, seed, shares, window)
     if len(source.episodes) < len(shares) and not splits.rows:
         raise RwmError(f"'{source.name}' has {len(source.episodes)} episodes, fewer than {len(shares)} splits.")

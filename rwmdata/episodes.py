@@ -33,6 +33,16 @@ class Episode:
     """Values that domain randomisation drew for this episode, by name."""
 
 
+def unknown(*shape: int) -> np.ndarray:
+    """Return NaN: commands or rewards that were not recorded, where a foreign format has to have some."""
+    return np.full(shape, np.nan, np.float32)
+
+
+def known(values: np.ndarray) -> np.ndarray | None:
+    """Return values as they are, None where they are :func:`unknown`."""
+    return None if np.isnan(values).any() else values
+
+
 def is_truncated(rows: np.ndarray) -> bool:
     """Return whether recorded rows ``(n, width)`` were cut off: their last one is not terminal."""
     return bool(rows[-1, -1] < 0.5)

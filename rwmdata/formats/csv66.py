@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +20,7 @@ from rwmdata.episode_ends import EpisodeStart, find_episode_starts
 from rwmdata.episodes import Episode, is_truncated
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
-from rwmdata.formats.files import numbered_files, opened
+from rwmdata.formats.files import DAMAGED, numbered_files, opened
 from rwmdata.machine import available_threads
 from rwmdata.schema import Schema
 from rwmdata.text import quoted
@@ -168,7 +167,7 @@ def _raw_blocks(file: Path) -> Iterator[bytes]:
                 if len(tail) == LONGEST_LINE:
                     raise RwmError(f"{file} is no CSV: a line is longer than {LONGEST_LINE >> 20} MiB.")
                 yield block + tail
-    except (OSError, EOFError, zlib.error) as exc:
+    except DAMAGED as exc:
         raise RwmError(f"{file} cannot be read: {one_line(exc)}.") from exc
 
 

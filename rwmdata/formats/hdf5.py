@@ -116,7 +116,7 @@ class Hdf5Format(Format):
             hz = self._rate(data, names, recorder, origin, file)
             for name in names:
                 where = f"{file}, {name}"
-                rows = self._rows(data[name], recorder, where)
+                rows = self._rows(data[name], recorder, where, hz)
                 stamps, dt_s = np.arange(len(rows)) / hz, self.robot.control_dt_s
                 rows = to_control_rate(rows, stamps, self.schema, dt_s, where, self._action_index(recorder))
                 yield Episode(rows, is_truncated(rows))
@@ -184,7 +184,7 @@ class Hdf5Format(Format):
         given = self._hz
         hz = given or origin.hz or self._control_hz
         source = "given" if given else "said" if origin.hz else "presumed"
-        parts = [self._rows(data[n], recorder, f"{file}, {n}") for n in sampled(data, names)]
+        parts = [self._rows(data[n], recorder, f"{file}, {n}", hz) for n in sampled(data, names)]
         length = np.array([len(part) for part in parts])
         steps = steps_of(np.cumsum(length) - length, length)
         found = agreement(*joint_changes(np.concatenate(parts), self.schema, steps), 1 / hz)
@@ -207,10 +207,10 @@ class Hdf5Format(Format):
     def _unchecked(self) -> bool:
         return self.assembler is not None and not self.assembler.mapping.check
 
-    def _rows(self, demo: h5py.Group, recorder: Recorder | None, where: str) -> np.ndarray:
-        """Return a demo's rows ``(T, width)`` at the rate they were recorded at."""
+    def _rows(self, demo: h5py.Group, recorder: Recorder | None, where: str, hz: float) -> np.ndarray:
+        """Return a demo's rows ``(T, width)`` at the rate ``hz`` that they were recorded at."""
         if self.assembler:
-            return self.assembler.rows(lambda group, source: _mapped(demo, source, where), where)
+            return self.assembler.rows(lambda group, source: _mapped(demo, source, where), where, 1 / hz)
         if recorder:
             rows = recorder.rows(recorded_demo(demo, len(self.robot.joints), where))
         else:

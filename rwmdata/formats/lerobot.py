@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from rwmdata.atomic import commit_folder, write_json
 from rwmdata.catalog import Dataset
-from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
+from rwmdata.episodes import Episode, check_finite, is_truncated, known, read_episodes, unknown
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.clock import check_rate
@@ -53,7 +53,7 @@ def write_lerobot(dataset: Dataset, folder: Path, progress: Progress = silent) -
 
     A LeRobot frame holds a state and the action taken in it; a row here holds a state and the action that led to it.
     So ``action`` of a frame is that of the next row (zero in the last frame), and ``observation.last_action`` keeps
-    the row's own, so that reading it back is exact.
+    the row's own, so that reading it back is exact. Commands and rewards that were not recorded are NaN.
 
     Raises:
         RwmError: The folder exists, or cannot be written.
@@ -95,13 +95,13 @@ def _frames(dataset: Dataset, episode: Episode, number: int, first: int) -> pa.T
     rows, schema, count = episode.rows, dataset.schema, len(episode.rows)
     index = np.arange(count)
     last = index == count - 1
-    command = episode.command if episode.command is not None else np.zeros((count, 3), np.float32)
-    reward = episode.reward if episode.reward is not None else np.zeros(count, np.float32)
+    command = episode.command if episode.command is not None else unknown(count, 3)
+    reward = episode.reward if episode.reward is not None else unknown(count)
     action = np.concatenate((rows[1:, schema.action], np.zeros_like(rows[:1, schema.action])))
     vectors = {feature: rows[:, columns] for feature, columns in _parts(schema).items()}
     vectors |= {COMMAND: command, "action": action}
     columns = {feature: _lists(values) for feature, values in vectors.items()}
-    columns[REWARD] = pa.array(np.concatenate((reward[1:], reward[:1] * 0)), pa.float32())
+    columns[REWARD] = pa.array(np.concatenate((reward[1:], np.zeros(1))), pa.float32())
     columns |= {DONE: last, TERMINATED: last & (not episode.truncated)}
     columns |= {"timestamp": pa.array(index / dataset.control_hz, pa.float32()), "frame_index": index}
     columns |= {"episode_index": np.full(count, number), "index": first + index, "task_index": index * 0}
@@ -262,7 +262,7 @@ class LeRobotFormat(Format):
             return {name for group, source in self._sources.items() for name in self._named.features(group, source)}
         return {*self._parts, *OWN_BESIDE}
 
-    def _own(self, frames: pa.Table, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _own(self, frames: pa.Table, where: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         rows = np.zeros((frames.num_rows, self.schema.width), np.float32)
         for feature, columns in self._parts.items():
             values, width = vectors(frames, feature, where), columns.stop - columns.start
@@ -271,8 +271,9 @@ class LeRobotFormat(Format):
             rows[:, columns] = values[:, self._order[feature] or slice(None)]
         rows[-1, -1] = vectors(frames, TERMINATED, where)[-1, 0]
         reward = vectors(frames, REWARD, where)[:, 0]
-        reward = np.concatenate((reward[:1] * 0, reward[:-1]))
-        return check_finite(rows, self.schema, f"{where}:"), vectors(frames, COMMAND, where), reward
+        reward = np.concatenate((np.zeros(1), reward[:-1]))
+        rows = check_finite(rows, self.schema, f"{where}:")
+        return rows, known(vectors(frames, COMMAND, where)), known(reward)
 
     def _mapped(self, frames: pa.Table, assembler: Assembler, where: str) -> np.ndarray:
         """Return the rows of other features, at the robot's rate."""

@@ -194,15 +194,13 @@ class Assembler:
         self.notes: list[str] = []
         self.computed = {name for name, source in mapping.groups.items() if source.kind == "drive"}
 
-    def rows(
-        self, fetch: Callable[[str, Source], np.ndarray], where: str, stamps_s: np.ndarray | None = None
-    ) -> np.ndarray:
+    def rows(self, fetch: Callable[[str, Source], np.ndarray], where: str, stamps_s: np.ndarray | float) -> np.ndarray:
         """Return the rows ``(T, width)``.
 
         Args:
             fetch: Returns the values of a group's source, ``(T, n)``.
             where: Name of the recording in errors.
-            stamps_s: Times of the rows ``(T,)``; the robot's control rate when None.
+            stamps_s: Times of the rows ``(T,)``, or the time between two of them.
 
         Raises:
             RwmError: A source differs in size from its group, a value is not finite, or orientation, angular velocity
@@ -213,7 +211,7 @@ class Assembler:
             raise RwmError(f"{where}: the mapping names only computed groups.")
         count = len(next(iter(recorded.values()))[1])
         rows = np.zeros((count, self.schema.width), np.float32)
-        stamps = np.arange(count) * self.robot.control_dt_s if stamps_s is None else stamps_s
+        stamps = np.arange(count) * stamps_s if isinstance(stamps_s, float) else np.asarray(stamps_s)
         for group, (source, values) in recorded.items():
             columns = self.schema.group(group)
             wanted = (count, values.shape[-1] if source.kind in ORIENTATIONS else columns.stop - columns.start)

@@ -18,7 +18,7 @@ import numpy as np
 from rwmdata.atomic import commit_folder, require_room
 from rwmdata.catalog import Dataset
 from rwmdata.config import one_line
-from rwmdata.episodes import Episode, check_finite, is_truncated, read_episodes
+from rwmdata.episodes import Episode, check_finite, is_truncated, known, read_episodes, unknown
 from rwmdata.errors import RwmError
 from rwmdata.formats.base import Format, Request
 from rwmdata.formats.clock import check_rate
@@ -60,6 +60,8 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
         dataset: What to write.
         folder: Folder of Minari datasets; ``MINARI_DATASETS_PATH`` has to name it when they are loaded.
         progress: Called with the rows read.
+
+    Commands and rewards that were not recorded are NaN.
 
     Raises:
         RwmError: minari is missing, the folder holds that dataset already or cannot be written, or no episode has a
@@ -122,7 +124,7 @@ def _buffers(dataset: Dataset) -> Iterator[tuple[list[EpisodeBuffer], int]]:
         rows += length
         if length > 1:
             last = np.arange(1, length) == length - 1
-            reward = episode.reward if episode.reward is not None else np.zeros(length, np.float32)
+            reward = episode.reward if episode.reward is not None else unknown(length)
             actions = episode.rows[1:, dataset.schema.action]
             steps = {"observations": _observations(episode, dataset), "actions": actions, "rewards": list(reward[1:])}
             ends = {"terminations": list(last & (not episode.truncated)), "truncations": list(last & episode.truncated)}
@@ -137,7 +139,7 @@ def _buffers(dataset: Dataset) -> Iterator[tuple[list[EpisodeBuffer], int]]:
 
 def _observations(episode: Episode, dataset: Dataset) -> dict[str, np.ndarray]:
     schema, rows = dataset.schema, episode.rows
-    command = episode.command if episode.command is not None else np.zeros((len(rows), 3), np.float32)
+    command = episode.command if episode.command is not None else unknown(len(rows), 3)
     parts = {"state": rows[:, schema.state], "command": command, "contact": rows[:, schema.contact]}
     return parts | ({"extension": rows[:, schema.extension]} if schema.dims["extension"] else {})
 
@@ -262,7 +264,9 @@ class MinariFormat(Format):
             raise RwmError(f"{fault}, one an observation.", "--mapping")
         return source.select(values)
 
-    def _own(self, episode: h5py.Group, steps: int, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _own(
+        self, episode: h5py.Group, steps: int, where: str
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         schema, sizes = self.schema, self.schema.dims | {"command": 3}
         parts = {part: _array(episode, f"observations/{part}", where) for part in PARTS if sizes[part]}
         parts |= {name: _array(episode, name, where) for name in ("actions", "rewards", "terminations")}
@@ -279,7 +283,7 @@ class MinariFormat(Format):
         rows[1:, schema.action] = parts["actions"]
         rows[-1, -1] = parts["terminations"][-1, 0]
         reward = np.concatenate((np.zeros(1), parts["rewards"][:, 0]))
-        return check_finite(rows, schema, f"{where}:"), parts["command"], reward
+        return check_finite(rows, schema, f"{where}:"), known(parts["command"]), known(reward)
 
 
 def _array(episode: h5py.Group, path: str, where: str) -> np.ndarray:

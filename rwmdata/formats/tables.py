@@ -89,6 +89,9 @@ def read_table(file: Path) -> tuple[pl.DataFrame, list[str]]:
             raise RwmError(f"{file} is {what}.", "a CSV, Parquet, Arrow or NumPy file of named columns")
     reader = next((reader for start, reader in READERS.items() if data.startswith(start)), read_text_table)
     try:
-        return reader(file, data)
+        frame, left_out = reader(file, data)
     except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, OSError, EOFError, KeyError) as exc:
         raise RwmError(f"{file} cannot be read: {one_line(exc)}.") from exc
+    if frame.height == 0:
+        raise RwmError(f"{file} has no rows.")
+    return frame, left_out

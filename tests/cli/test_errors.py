@@ -82,3 +82,23 @@ def tiny_dataset(make_dataset, schema):
     rows = np.zeros((4, 60, schema.width), np.float32)
     rows[..., 8] = -1
     return make_dataset(rows, "tiny")
+
+
+def test_a_shipped_model_is_not_changed(rwm_process, home):
+    result = rwm_process("model", "calibrate", "shipped")
+    assert result.returncode == 1 and "came with the installation and is not changed" in result.stderr
+
+
+def test_numbers_that_json_does_not_have_are_null(rwm):
+    said = rwm("sql", "select 'inf'::double as a, 'nan'::double as b, [1.5, 'inf'::double] as c", "--json")
+    assert json.loads(said, parse_constant=pytest.fail) == {"rows": [{"a": None, "b": None, "c": [1.5, None]}]}
+
+
+def test_resume_passes_over_a_run_that_is_at_work(home):
+    from cli.runs import newest_unfinished
+    from rwmdata.runs import Run
+
+    broken, busy = (Run.create(home, "model", {}, {"dataset": "d"}, 0) for _ in range(2))
+    broken.update(status="interrupted")
+    with busy.running():
+        assert newest_unfinished([busy, broken]).id == broken.id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rwmdata.catalog import checksum
+from rwmdata.catalog import Dataset, checksum
 from rwmdata.edit import filter_episodes, merge, remove, split_anew
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
@@ -104,6 +104,19 @@ def test_a_new_split_shares_the_files(home, make):
         split_anew(home, again, "x", {"train": 1.0, "val": 0.0})
     with pytest.raises(RwmError, match="has 10 episodes, fewer than 11"):
         split_anew(home, again, "x", {str(k): 1.0 for k in range(11)})
+
+
+def test_a_damaged_or_incomplete_dataset_is_not_split(home, make):
+    source = make("a", [10] * 4)
+    shard = source.shard_paths[0]
+    shard.rename(shard.with_suffix(".gone"))
+    with pytest.raises(RwmError, match=f"{shard.name} is missing"):
+        split_anew(home, source, "x", {"train": 1, "val": 1})
+    shard.with_suffix(".gone").rename(shard)
+    manifest = source.path / "dataset.json"
+    manifest.write_text(manifest.read_text().replace('"rows": 40', '"rows": 41', 1))
+    with pytest.raises(RwmError):
+        split_anew(home, Dataset.open(source.path), "x", {"train": 1, "val": 1})
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (100, (80, 10, 10))])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,10 @@ def test_a_fault_in_a_later_piece_is_named_by_its_own_row(home, tmp_path, episod
     with pytest.raises(RwmError, match=r"row 71, column 61 \(thigh_contact_RH\) is '0.5', expected 0 or 1"):
         convert(home, [file], "x")
     assert home.datasets() == []
+
+
+def test_a_damaged_archive_is_named(home, tmp_path, recording):
+    packed = tmp_path / "state_action_data_1.csv.xz"
+    packed.write_bytes(lzma.compress(recording.read_bytes())[:-200] + bytes(200))
+    with pytest.raises(RwmError, match=r"csv\.xz"):
+        convert(home, [packed], "x")

@@ -164,3 +164,21 @@ def test_a_mapping_that_forgets_or_invents_a_group_is_refused(home, robot, tmp_p
             convert(home, [file], "a", mapping=mapping)
     with pytest.raises(RwmError, match="There is no mapping file"):
         convert(home, [file], "a", mapping=tmp_path / "none.yaml")
+
+
+def test_gravity_from_an_accelerometer_is_taken_at_the_rate_of_the_recording(home, robot, schema, tmp_path):
+    t = np.arange(1600) / 200
+    roll = 0.3 * np.sin(2 * np.pi * 0.3 * t)
+    up = np.stack((0 * t, np.sin(roll), np.cos(roll)), axis=1)
+    turning = np.stack((0.3 * 2 * np.pi * 0.3 * np.cos(2 * np.pi * 0.3 * t), 0 * t, 0 * t), axis=1)
+    still = np.zeros((len(t), 12))
+    demo = {"obs/flat": np.concatenate((0 * up, turning), axis=1), "obs/acc": 9.81 * up}
+    demo |= {"obs/q": still, "obs/dq": still, "actions": still, "obs/fell": 0 * t}
+    file = mapping_file(tmp_path / "m.yaml", robot)
+    spec = yaml.safe_load(file.read_text())
+    spec["groups"]["projected_gravity"] = {"path": "obs/acc", "kind": "accelerometer"}
+    file.write_text(yaml.safe_dump(spec))
+    dataset = convert(home, [write(tmp_path / "a.hdf5", {"demo_0": demo})], "a", mapping=file, rate_hz=200)
+    gravity = dataset.matrix()[:, schema.group("projected_gravity")]
+    assert len(gravity) == 400
+    np.testing.assert_allclose(gravity[60:-60], -up[::4][60:-60], atol=0.06)

@@ -40,6 +40,13 @@ def test_there_and_back_is_the_same(home, dataset, tmp_path, monkeypatch):
     assert first["reward"].to_list() == second["reward"].to_list()
 
 
+def test_what_was_not_recorded_comes_back_as_not_recorded(home, make_dataset, episodes, tmp_path):
+    plain = make_dataset(episodes(2, 20), "plain")
+    back = convert(home, [write_lerobot(plain, tmp_path / "out")], "back")
+    unknown = back.scan().select("command_lin_vel_x", "reward").collect()
+    assert unknown.null_count().row(0) == (40, 40) and np.array_equal(back.matrix(), plain.matrix())
+
+
 def test_frames_hold_a_state_and_the_action_taken_in_it(dataset, schema, tmp_path):
     folder = write_lerobot(dataset, tmp_path / "out")
     frame = pd.read_parquet(folder / "data/chunk-000/file-000.parquet")

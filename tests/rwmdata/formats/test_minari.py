@@ -50,6 +50,13 @@ def test_minari_loads_every_step(dataset, schema, tmp_path, monkeypatch, at_once
         assert episode.truncations.tolist() == [False] * 18 + [k % 2 == 0]
 
 
+def test_what_was_not_recorded_comes_back_as_not_recorded(home, make_dataset, episodes, tmp_path):
+    plain = make_dataset(episodes(2, 20), "plain")
+    back = convert(home, [tmp_path / "minari" / write_minari(plain, tmp_path / "minari")], "back")
+    unknown = back.scan().select("command_lin_vel_x", "reward").collect()
+    assert unknown.null_count().row(0) == (40, 40)
+
+
 def test_a_folder_may_be_named_from_where_one_is(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = write_minari(dataset, Path("minari"))

@@ -172,3 +172,10 @@ def test_packed_text_is_read_and_damage_is_said(tmp_path, suffix, pack):
 def test_lines_that_end_as_on_old_macs_are_read(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"a,b\r1,2\r3,4\r")
     assert read_table(tmp_path / "a.csv")[0]["a"].to_list() == ["1", "3"]
+
+
+def test_a_table_without_rows_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    pl.DataFrame(schema={"t": pl.Float64}).write_parquet(buffer)
+    with pytest.raises(RwmError, match=r"a\.parquet has no rows"):
+        read(tmp_path, buffer.getvalue(), "a.parquet")
