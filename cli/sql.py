@@ -26,7 +26,8 @@ def sql(
     """Query datasets and runs with SQL, for example: rwm sql "select * from runs"."""
     from rwmdata.views import run_sql
 
-    form = "json" if call.json else form
+    if call.json and (form == "table" or not out_file):
+        form = "json"
     if form not in FORMATS or (form == "parquet" and not out_file) or (form == "table" and out_file):
         raise RwmError(
             f"Format '{form}' {'cannot be printed' if form == 'parquet' else 'cannot be used here'}.",
@@ -38,7 +39,10 @@ def sql(
         print_table(title, frame.columns, frame.head(MAX_ROWS).rows())
     elif out_file:
         commit_file(out_file, lambda path: getattr(frame, f"write_{form}")(path))
-        out.print(f"wrote {out_file}, {frame.height} rows")
+        if call.json:
+            print_json({"file": str(out_file), "rows": frame.height})
+        else:
+            out.print(f"wrote {out_file}, {frame.height} rows")
     elif form == "csv":
         write_out(frame.write_csv())
     else:

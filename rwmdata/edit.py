@@ -84,7 +84,7 @@ def filter_episodes(
 
     # The condition sees the one dataset only, and a comment at its end does not hide what follows.
     query = f"select episode from (select * from episodes where dataset = $1) where (\n{where}\n) order by episode"
-    with open_views(home, ("episodes",), report=lambda _: None) as connection:
+    with open_views(home, ("episodes",), report=lambda _: None, only=[source]) as connection:
         try:
             refuse_writing(connection, query)
             kept = [int(row[0]) for row in connection.execute(query, [source.name]).fetchall()]

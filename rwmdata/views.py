@@ -48,7 +48,12 @@ Report = Callable[[str], object]
 """Told in a sentence what is left out because it is damaged."""
 
 
-def open_views(home: Home, names: Collection[str] = VIEWS, report: Report = warnings.warn) -> duckdb.DuckDBPyConnection:
+def open_views(
+    home: Home,
+    names: Collection[str] = VIEWS,
+    report: Report = warnings.warn,
+    only: Sequence[Dataset] | None = None,
+) -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB connection with views over the files of ``home``.
 
     Datasets, episodes, runs and evaluations are read from their manifests; ``transitions`` and ``metrics`` are scanned
@@ -59,10 +64,11 @@ def open_views(home: Home, names: Collection[str] = VIEWS, report: Report = warn
         home: The folder.
         names: Views to create; the fewer, the less has to be read.
         report: Told what is left out.
+        only: Datasets to show, wherever they are; all of the home when None.
     """
     connection = duckdb.connect()
     of_datasets, of_runs = ({*VIEWS[:3]} & {*names}, {*VIEWS[3:]} & {*names})
-    datasets, broken = home.readable_datasets() if of_datasets else ([], [])
+    datasets, broken = home.readable_datasets() if of_datasets and only is None else (list(only or ()), [])
     runs, broken_runs = home.readable_runs() if of_runs else ([], [])
     for fault in (*broken, *broken_runs):
         report(fault.message)

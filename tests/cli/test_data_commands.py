@@ -45,6 +45,8 @@ def test_sql_prints_or_writes_every_format(rwm, tmp_path):
     assert json.loads(rwm("sql", query, "--format", "json"))["rows"][0]["episode"] == 0
     rwm("sql", query, "--format", "parquet", "--out", str(tmp_path / "x.parquet"))
     assert pl.read_parquet(tmp_path / "x.parquet").columns == ["episode", "length"]
+    said = json.loads(rwm("sql", query, "--format", "csv", "--out", tmp_path / "x.csv", "--json"))
+    assert said == {"file": str(tmp_path / "x.csv"), "rows": pl.read_csv(tmp_path / "x.csv").height}
     for options in (["--format", "parquet"], ["--format", "xml"], ["--out", str(tmp_path / "y")]):
         with pytest.raises(RwmError, match="cannot be"):
             rwm("sql", query, *options)

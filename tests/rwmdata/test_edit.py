@@ -9,6 +9,7 @@ from rwmdata.catalog import Dataset, checksum
 from rwmdata.edit import filter_episodes, merge, remove, split_anew
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
+from rwmdata.home import Home
 from rwmdata.manifest import split_episodes
 from rwmdata.runs import Run
 from rwmdata.validate import validate
@@ -117,6 +118,17 @@ def test_a_damaged_or_incomplete_dataset_is_not_split(home, make):
     manifest.write_text(manifest.read_text().replace('"rows": 40', '"rows": 41', 1))
     with pytest.raises(RwmError):
         split_anew(home, Dataset.open(source.path), "x", {"train": 1, "val": 1})
+
+
+def test_a_dataset_from_elsewhere_is_filtered_by_its_own_episodes(home, make, tmp_path):
+    elsewhere = Home.resolve(tmp_path / "other")
+    moved = elsewhere.data_dir / "a"
+    moved.parent.mkdir(parents=True)
+    make("a", [10, 20, 30]).path.rename(moved)
+    make("a", [30, 30])
+    source = Dataset.open(moved)
+    kept = filter_episodes(home, source, "length > 15", "long")
+    assert kept.episodes.length.tolist() == [20, 30]
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (100, (80, 10, 10))])
