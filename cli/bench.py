@@ -19,7 +19,7 @@ from cli.common import (
     print_table,
 )
 
-app = typer.Typer(help="Measure speeds beside their baselines.", no_args_is_help=True)
+app = typer.Typer(help="Measure speeds and errors beside their baselines.", no_args_is_help=True)
 
 MembersOption = Annotated[int | None, typer.Option("--members", help="Ensemble size.")]
 FigureOption = Annotated[Path, typer.Option("--out", help="Where the curves go, PNG.")]

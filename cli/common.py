@@ -243,7 +243,8 @@ def _default(target: object, name: str) -> object:
         parameter = inspect.signature(target).parameters.get(name) if callable(target) else None
         value = parameter.default if parameter else None
     if isinstance(value, tuple):
-        return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
+        texts = [f"{part:g}" if isinstance(part, float) else str(part) for part in value]
+        return ("; " if any("," in text for text in texts) else ",").join(texts)
     return value if isinstance(value, bool | int | float | str) else None
 
 

@@ -12,7 +12,7 @@ from rwmdata.errors import RwmError
 from rwmdata.shipped import is_shipped
 from rwmdata.text import quoted
 
-app = typer.Typer(help="Look at, import and export dynamics models.", no_args_is_help=True)
+app = typer.Typer(help="Look at, import, calibrate and export dynamics models.", no_args_is_help=True)
 
 ModelArgument = Annotated[str | None, typer.Argument(help="Model run or file; the newest when left out.")]
 

@@ -205,7 +205,7 @@ def sweep(
     title = f"{len(rows)} policies of model {checkpoint.id}"
     print_table(title, ("lam", "seed", "run", *shown), [(*r.values(),) for r in rows])
     best = quoted(max(rows, key=lambda r: r["judged_reward"])["run"]) if judge else "RUN"
-    out.print(f"next: rwm eval policy --policy {best}{' (what the judge thinks most of)' if judge else ''}")
+    call.say(f"next: rwm eval policy --policy {best}{' (what the judge thinks most of)' if judge else ''}")
 
 
 def import_policy(

@@ -25,7 +25,7 @@ def train(
         str | None,
         typer.Option("--preset", help="Pretrain-v0, Finetune-v0: smoke, laptop or reference (the authors')."),
     ] = None,
-    iterations: Annotated[int | None, typer.Option(help="PPO iterations.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="PPO iterations; the other tasks have their preset's.")] = None,
     num_envs: Annotated[int | None, typer.Option(help="Robots simulated side by side.")] = None,
     symmetry: Annotated[
         bool | None,

@@ -103,12 +103,12 @@ def _numbers(part: Run | Dataset) -> str:
     """Return a section of what was measured."""
     if isinstance(part, Dataset):
         falls = int(part.episodes.terminated.sum())
-        splits = ", ".join(f"{name} {len(ids)}" for name, ids in part.manifest.splits.items())
+        splits = ", ".join(f"{name} {size}" for name, size in part.split_sizes.items())
         facts = [
             ("rows", f"{part.rows:,}"),
             ("episodes", len(part.episodes)),
             ("falls", falls),
-            ("episodes of", splits),
+            ("splits", splits),
         ]
         columns = [(c.name, c.unit, _cell(c.mean), _cell(c.std)) for c in part.manifest.columns]
         shown = table(("what", "value"), facts) + "\n\n" + table(("column", "unit", "mean", "std"), columns)

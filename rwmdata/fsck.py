@@ -80,7 +80,17 @@ def repair(home: Home, troubles: list[Trouble]) -> list[Path]:
             shutil.rmtree(trouble.path, ignore_errors=True)
         else:
             trouble.path.unlink(missing_ok=True)
-    return [trouble.path for trouble in repairable]
+    return [trouble.path for trouble in repairable if not _stands(trouble.path)]
+
+
+def _stands(path: Path) -> bool:
+    """Return whether what was to be repaired is there as before."""
+    if path.name == "run.json":
+        try:
+            return Run.open(path.parent).gone
+        except RwmError:
+            return False
+    return path.exists() or path.is_symlink()
 
 
 def _folders(root: Path, pattern: str) -> list[Path]:

@@ -120,6 +120,9 @@ def run_sql(home: Home, query: str, report: Report = warnings.warn) -> pl.DataFr
             return pl.DataFrame(pl.from_arrow(relation.to_arrow_table()))
         except duckdb.Error as exc:
             raise RwmError(f"The query failed: {one_line(exc)}.", f"the views are {', '.join(VIEWS)}") from exc
+        except pl.exceptions.PolarsError as exc:
+            fault = f"What the query returns cannot be held as a table: {one_line(exc)}."
+            raise RwmError(fault, "a name of its own (as ...) and a plain type for every column") from exc
 
 
 def _dataset_row(dataset: Dataset) -> Row:

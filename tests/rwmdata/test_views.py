@@ -91,3 +91,8 @@ def test_faults_and_foreign_files_are_refused(filled, query, message):
     with pytest.raises(RwmError) as caught:
         run_sql(filled, query)
     assert message in caught.value.message and "transitions" in caught.value.hint
+
+
+def test_columns_of_one_name_are_refused_in_a_sentence(filled):
+    with pytest.raises(RwmError, match="cannot be held as a table"):
+        run_sql(filled, "select a.*, b.* from runs a join runs b using (id)")
