@@ -195,13 +195,15 @@ class Home:
         return checkpoint
 
     def find_policy(self, name: str, kinds: tuple[str, ...] = POLICY_KINDS) -> Checkpoint | None:
-        """Return the policy named by its run or by its file; None where no run and no file has that name.
+        """Return the policy named by its run, by its file or as ``go2/shipped``; None where nothing has that name.
 
         Raises:
             RwmError: The name fits several runs, or the file is not the one that lineage recorded.
         """
         if checkpoint := self._of_file(name):
             return checkpoint
+        if "/" in name and (shipped := shipped_file("policies", name)):
+            return Checkpoint.of_file(shipped)
         runs = [r for r in self.runs() if r.kind in kinds]
         if not (Path(name) / "run.json").is_file() and not any(r.id.startswith(name) for r in runs):
             return None

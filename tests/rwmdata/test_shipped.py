@@ -55,3 +55,9 @@ def test_every_shipped_model_and_the_policy_of_it_have_a_card():
         text = (folder / "README.md").read_text()
         assert all(f"`{name}`" in text for name in shipped_files("models", folder.name))
         assert "shipped" in shipped_files("policies", folder.name)
+
+
+def test_another_robots_policy_is_found_by_its_name_with_the_robot(home):
+    found = home.find_policy("go2/shipped")
+    assert found is not None and found.run is None and found.file == shipped_files("policies", "go2")["shipped"]
+    assert home.find_policy("go2/shippd") is None and home.find_policy("shipped") is None
