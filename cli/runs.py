@@ -184,7 +184,7 @@ def pack(
     ] = None,
     out_file: Annotated[Path | None, typer.Option("--out", help="Archive to write; ID.zip when left out.")] = None,
     without: Annotated[
-        str | None, typer.Option(help="Parents to leave out, with commas: dataset, model, policy.")
+        str | None, typer.Option(help="Parents to leave out, with commas: dataset, model, policy, judge.")
     ] = None,
     licence: Annotated[
         str | None, typer.Option("--license", help="Its identifier for the card: mit, cc-by-4.0, other.")

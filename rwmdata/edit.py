@@ -15,7 +15,7 @@ from rwmdata.catalog import Dataset
 from rwmdata.episodes import Episode, read_episodes
 from rwmdata.errors import RwmError
 from rwmdata.home import Home
-from rwmdata.manifest import DatasetManifest, Provenance
+from rwmdata.manifest import DatasetManifest, Provenance, made_by
 from rwmdata.progress import Progress, silent
 from rwmdata.spikes import far_spikes
 from rwmdata.splits import WINDOW_ROWS, deal
@@ -43,7 +43,7 @@ def merge(home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, prog
             if ours != theirs:
                 raise RwmError(f"'{first.name}' and '{other.name}' differ in {what}: {ours} and {theirs}.")
     _refuse_shared_rows(sources)
-    origin = {"source": "rwm data merge", "datasets": [about(d) for d in sources]}
+    origin = made_by("rwm data merge", {"seed": seed}) | {"datasets": [about(d) for d in sources]}
     return _rewrite(home, [(d, None) for d in sources], name, origin, seed, progress)
 
 
@@ -95,13 +95,18 @@ def filter_episodes(
     if not kept:
         hint = f"columns: {', '.join(columns)}; rwm sql looks at them"
         raise RwmError(f"No episode of '{source.name}' fits '{where}'.", hint)
-    origin = {"source": "rwm data filter", "datasets": [about(source)], "where": where}
+    origin = made_by("rwm data filter", {"cut_spikes": cut_spikes, "seed": seed})
+    origin |= {"datasets": [about(source)], "where": where}
     if not cut_spikes:
         return _rewrite(home, [(source, set(kept))], name, origin, seed, progress)
     spikes = far_spikes(source)
     rows = np.unique(np.concatenate([np.zeros(0, int), *(found.rows for found in spikes)]))
+    ends = source.episodes.start + source.episodes.length
+    left_out = [int(np.isin(np.searchsorted(ends, found.rows, "right"), kept).sum()) for found in spikes]
     origin["notes"] = [
-        f"{len(rows)} rows were left out, episodes cut there: {found.column} {found}" for found in spikes
+        f"{count} rows were left out, episodes cut there: {found.column} {found}"
+        for count, found in zip(left_out, spikes, strict=True)
+        if count
     ]
     return _rewrite(home, [(source, set(kept))], name, origin, seed, progress, rows)
 
@@ -131,13 +136,8 @@ def split_anew(
     if len(source.episodes) < len(shares) and not splits.rows:
         raise RwmError(f"'{source.name}' has {len(source.episodes)} episodes, fewer than {len(shares)} splits.")
     target = new_dataset_path(home.data_dir, name)
-    origin = {
-        "source": "rwm data split",
-        "datasets": [about(source)],
-        "shares": shares,
-        "seed": seed,
-        **_missing(source),
-    }
+    origin = made_by("rwm data split", {"window": window if window != WINDOW_ROWS else None, "seed": seed})
+    origin |= {"datasets": [about(source)], "shares": shares, **_missing(source)}
     origin |= {"notes": splits.notes} if splits.notes else {}
     dealt = {"splits": splits.episodes, "split_rows": splits.rows}
     changes = {"name": name, "created": created_now(home.data_dir), "provenance": origin, **dealt}

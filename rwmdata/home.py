@@ -85,6 +85,12 @@ class Home:
         known = ", ".join(d.name for d in self.datasets()) or "none"
         raise RwmError(f"No dataset '{name}' in {self.data_dir}; datasets: {known}.", "rwm data ls")
 
+    def name_of(self, dataset: Dataset) -> str:
+        """Return what :meth:`dataset` finds this one by, from anywhere: its name, or its path if it is elsewhere."""
+        own, place = self.data_dir / dataset.name, dataset.path.resolve()
+        known = own if own.exists() else shipped_dataset(dataset.name)
+        return dataset.name if known and known.resolve() == place else str(place)
+
     def own(self, folder: Path) -> Path:
         """Return a dataset's or a run's folder, or the link in its place, by its place in this home.
 

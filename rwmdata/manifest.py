@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ CACHED_ROWS = 2048
 SPLIT_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 Provenance = dict[str, Any]
 """Where rows come from: JSON values, different ones for each source."""
+
+
+def made_by(command: str, options: Mapping[str, Any]) -> Provenance:
+    """Return the origin of what a command makes; options that are None, False, 0 or empty are as if not given."""
+    return {"source": command, "options": {name: value for name, value in options.items() if value}}
 
 
 class ColumnInfo(BaseModel):

@@ -162,10 +162,10 @@ def _lineage(home: Home, what: Run | Dataset, without: tuple[str, ...]) -> tuple
 
 
 def _left_out(role: str, name: str, unwanted: bool) -> LeftOut:
-    """Say which parent is not packed; of a file outside the home only the name is kept."""
+    """Say which parent is not packed; of what lies outside the home only the name is kept."""
     if DIGEST in name:
         return LeftOut(kind=role, name=Path(name.partition(DIGEST)[0]).name, why="a file")
-    return LeftOut(kind=role, name=name, why="not wanted" if unwanted else "not in this home")
+    return LeftOut(kind=role, name=Path(name).name, why="not wanted" if unwanted else "not in this home")
 
 
 def _parents(part: Run | Dataset) -> dict[str, str]:

@@ -173,15 +173,20 @@ def load_robot(name: str) -> RobotSpec:
     """Load a robot by name, or by the path of its folder.
 
     Raises:
-        RwmError: No such robot, or its ``robot.yaml`` does not validate (every fault is listed).
+        RwmError: No such robot, its ``robot.yaml`` does not validate (every fault is listed), or it is named otherwise
+            than its folder, by which what is made of it would look for it.
     """
     known = robot_folders()
     folder = known.get(name) or Path(name)
     path = folder / "robot.yaml"
     if not path.is_file():
         fault = f"Unknown robot '{name}'; known robots: {', '.join(sorted(known)) or 'none'}."
-        raise RwmError(fault, "--robot NAME, or the path of a folder that holds a robot.yaml")
+        raise RwmError(fault, "--robot with the path of its folder, or RWM_ROBOTS=the folder above it")
     try:
-        return RobotSpec(**read_yaml(path), folder=folder.resolve())
+        robot = RobotSpec(**read_yaml(path), folder=folder.resolve())
     except (ValueError, TypeError, OSError) as exc:
         raise RwmError(f"{path} is not a valid robot description: {one_line(exc)}.") from exc
+    if robot.folder and robot.name != robot.folder.name:
+        fault = f"{path} has the name '{robot.name}', its folder '{robot.folder.name}'; its datasets would not find it."
+        raise RwmError(fault, f"name: {robot.folder.name}")
+    return robot

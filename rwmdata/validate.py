@@ -161,7 +161,10 @@ def _file_faults(path: Path, shard: ShardInfo) -> list[Fault]:
     if not path.is_file():
         return [Fault("error", "shard", shard.file, "the file is missing")]
     text = "the content is not what was written (half-written or changed)"
-    faults = [] if checksum(path) == shard.sha256 else [Fault("error", "checksum", shard.file, text)]
+    try:
+        faults = [] if checksum(path) == shard.sha256 else [Fault("error", "checksum", shard.file, text)]
+    except OSError as exc:
+        return [Fault("error", "shard", shard.file, f"cannot be read: {exc.strerror}")]
     try:
         rows = pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError) as exc:

@@ -68,8 +68,8 @@ def fit_model(
     """
     if resume is not None:
         config = _config_of(resume, config)
-        if resume.meta.parents["dataset"] != dataset.name:
-            raise RwmError(f"Run {resume.id} was fitted on '{resume.meta.parents['dataset']}', not '{dataset.name}'.")
+        if resume.meta.parents["dataset"] != (name := home.name_of(dataset)):
+            raise RwmError(f"Run {resume.id} was fitted on '{resume.meta.parents['dataset']}', not '{name}'.")
     else:
         refuse_spikes(dataset)
     config = config or build(FitConfig)
@@ -86,7 +86,8 @@ def fit_model(
         config = ranks.share(with_precision(config, device) if ranks.main else config)
         fit = _Fit(dataset, config, ranks, device, begun)
         if resume is None and ranks.main:
-            parents: dict[str, str | None] = {"dataset": dataset.name, **({"model": source.id} if source else {})}
+            parents: dict[str, str | None] = {"dataset": home.name_of(dataset)}
+            parents |= {"model": source.id} if source else {}
             resume = Run.create(home, "model", config.model_dump(mode="json"), parents, config.seed)
         path = ranks.share(resume.path if resume else None)
         run = resume if resume else Run.open(cast(Path, path))

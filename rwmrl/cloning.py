@@ -70,7 +70,8 @@ def clone_behaviour(
     torch.manual_seed(config.seed)
     demonstrations = Demonstrations(dataset, config.command, device)
     starts = {split: split_starts(dataset, split, 2) for split in ("train", "val")}
-    run = resume or Run.create(home, "policy", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
+    parents: dict[str, str | None] = {"dataset": home.name_of(dataset)}
+    run = resume or Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
     policy = MlpPolicy(PolicyInfo.of(robot, config.hidden_dims, source=f"policy {run.id}")).to(device)
     sampler = WindowSampler(starts["train"], config.seed)
     seen = demonstrations.observations(sampler.draw(0, min(len(starts["train"]), 100_000)))

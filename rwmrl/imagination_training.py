@@ -78,7 +78,7 @@ def train_policy(
             judge = judge_of(home, checkpoint, dataset, robot, config.judge, config.judging, device)
         use_precision(config.precision, device)  # After the models are loaded, each of which sets its own.
         env = ImaginationEnv(model, dataset, robot, own, anchor)
-        parents = parents_of(dataset, checkpoint, config)
+        parents = parents_of(home, dataset, checkpoint, config)
         if resume is None and ranks.main:
             resume = Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
         run = Run.open(ranks.share(resume.path if resume else Path()))
@@ -120,7 +120,7 @@ def with_clone(home: Home, dataset: Dataset, config: PolicyConfig, progress: Pro
     if config.warm_start != CLONE:
         return config
     cloning = CloningConfig(hidden_dims=config.ppo.hidden_dims, seed=config.seed, device=config.device)
-    run = home.run_of("policy", cloning, {"dataset": dataset.name})
+    run = home.run_of("policy", cloning, {"dataset": home.name_of(dataset)})
     if run is None or run.meta.status != "finished":
         run = clone_behaviour(home, dataset, cloning, progress, resume=run)
     return config.model_copy(update={"warm_start": run.id})
@@ -132,11 +132,11 @@ def with_precision(config: PolicyConfig, model: Architecture, device: torch.devi
     return config.model_copy(update={"precision": settled(config.precision, model, robots, device, learning=False)})
 
 
-def parents_of(dataset: Dataset, checkpoint: Checkpoint, config: PolicyConfig) -> dict[str, str | None]:
+def parents_of(home: Home, dataset: Dataset, checkpoint: Checkpoint, config: PolicyConfig) -> dict[str, str | None]:
     """Return what a policy run is made from."""
     warm = {"policy": config.warm_start} if config.warm_start else {}
     judge = {"judge": config.judge} if config.judge else {}
-    return {"dataset": dataset.name, "model": checkpoint.id, **warm, **judge}
+    return {"dataset": home.name_of(dataset), "model": checkpoint.id, **warm, **judge}
 
 
 def imagined_reward(env: ImaginationEnv, policy: MlpPolicy) -> tuple[float, float]:

@@ -81,7 +81,8 @@ def train_offline_rl(
     """
     config = resume.configuration(OfflineRLConfig) if resume else config or build(OfflineRLConfig, "iql")
     learner = Learner(dataset, config)
-    run = resume or Run.create(home, "policy", config.model_dump(mode="json"), {"dataset": dataset.name}, config.seed)
+    parents: dict[str, str | None] = {"dataset": home.name_of(dataset)}
+    run = resume or Run.create(home, "policy", config.model_dump(mode="json"), parents, config.seed)
     with run.running():
         learner.restore(run)
         run.truncate_metrics(learner.done)

@@ -180,7 +180,8 @@ def import_training(
 
 def keep_training(home: Home, training: Training, name: str) -> Run:
     """Make a finished run of what was read from the file ``name``: a train run, or a model run without a policy."""
-    config = {"imported": name, **training.model.config.model_dump(mode="json")}
+    robot = training.model.info.robot if training.model.info else None
+    config = {"imported": name, "robot": robot, **training.model.config.model_dump(mode="json")}
     kind, parent = ("train", "policy") if training.policy else ("model", "dataset")
     run = Run.create(home, kind, config, {parent: None}, 0)
     with run.running():

@@ -82,11 +82,12 @@ def sweep_policies(
     configs = [with_precision(config, model, resolve_device(config.device)) for config in configs]
     configs = _with_clones(home, dataset, configs, progress)
     for k, config in enumerate(configs):
-        run = home.run_of("policy", config, parents_of(dataset, checkpoint, config))
+        run = home.run_of("policy", config, parents_of(home, dataset, checkpoint, config))
         if run is not None and run.meta.status == "finished":
             finished[k] = run
     missing = [k for k in range(len(configs)) if k not in finished]
-    jobs = {k: (str(home.root.resolve()), dataset.name, checkpoint.id, configs[k].model_dump_json()) for k in missing}
+    own = (str(home.root.resolve()), home.name_of(dataset), checkpoint.id)
+    jobs = {k: (*own, configs[k].model_dump_json()) for k in missing}
     failures: list[str] = []
     progress(len(finished), len(configs), {})
     with closing(run_jobs(train_one, jobs, engine, workers, address)) as outcomes:
@@ -122,7 +123,7 @@ def train_one(job: Job, threads: int) -> Outcome:
     torch.set_num_threads(threads)
     home, config = Home(Path(root)), PolicyConfig.model_validate_json(text)
     source, fitted = home.dataset(dataset), home.model(model)
-    broken = home.run_of("policy", config, parents_of(source, fitted, config))
+    broken = home.run_of("policy", config, parents_of(home, source, fitted, config))
     try:
         run = train_policy(home, source, fitted, config, resume=broken)
     except RwmError as exc:

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from rwmdata.config import Frozen
 from rwmdata.errors import RwmError
+from rwmdata.machine import available_threads
 
 Config = TypeVar("Config", bound=Frozen)
 
@@ -73,7 +74,8 @@ def in_child(module: str, step: str, folder: Path, config: Frozen, processes: in
     if processes > 1:
         run += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command = [*run, module, step, str(folder), config.model_dump_json()]
-    done = subprocess.run(command, capture_output=True, text=True)
+    threads = {"OMP_NUM_THREADS": str(max(1, available_threads() // processes))} if processes > 1 else {}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no message"]
         faults = [line for line in said if "Error" in line] or said

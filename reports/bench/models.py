@@ -120,7 +120,7 @@ def bench_models(
 
 def fitted(home: Home, dataset: Dataset, plan: FitConfig) -> Run:
     """Return the finished fit of this configuration on this dataset; make or resume it where there is none."""
-    run = home.run_of("model", plan, {"dataset": dataset.name})
+    run = home.run_of("model", plan, {"dataset": home.name_of(dataset)})
     return run if run and run.meta.status == "finished" else fit_model(home, dataset, plan, resume=run)
 
 

@@ -49,7 +49,7 @@ def evaluate_judgement(
     if model.info is not None and model.info.robot != dataset.robot:
         fault = f"Model {checkpoint.id} is of '{model.info.robot}', dataset '{dataset.name}' of '{dataset.robot}'"
         raise RwmError(f"{fault}.", "--model MODEL")
-    parents = {**parents_of(home, config.policy), "dataset": dataset.name}
+    parents = {**parents_of(home, config.policy), "dataset": home.name_of(dataset)}
     own = parents.get("model") == checkpoint.id
     run = start_evaluation(home, "judgement", config, {**parents, "model": checkpoint.id}, config.seed)
     with run.running():

@@ -122,7 +122,7 @@ def model_evaluation(
                 steps = min(steps, longest_rollout(dataset, history))
             windows = held_out_windows(dataset, options.windows, history, steps, options.seed)
             refuse_foreign_normalizer(dataset, checkpoint.id, model, windows.rows)
-            parents = {"dataset": dataset.name, "model": checkpoint.id}
+            parents = {"dataset": home.name_of(dataset), "model": checkpoint.id}
             run = start_evaluation(home, name, options, parents, options.seed)
             with run.running():
                 measure(Evaluation(run, dataset, model, windows, options, progress))

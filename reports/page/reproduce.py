@@ -72,7 +72,8 @@ def model_words(run: Run) -> list[str]:
     """Return the words of ``rwm fit`` (or ``rwm model import``): the preset that differs least, and the differences."""
     config = run.meta.config
     if "imported" in config:
-        return ["rwm", "model", "import", config["imported"], "--history", str(config["history"])]
+        robot = ["--robot", config["robot"]] if config.get("robot") else []
+        return ["rwm", "model", "import", config["imported"], *robot, "--history", str(config["history"])]
     preset, changed = closest(run.configuration(FitConfig))
     words = ["rwm", "fit", *_named(run.meta.parents.get("dataset")), "--preset", str(preset)]
     if begun := changed.pop("warm_start", None):  # What that model decides need not be asked for.
@@ -143,6 +144,7 @@ def dataset_command(dataset: Dataset) -> str | None:
     """Return the command that makes a dataset; None where its origin does not say enough."""
     origin, name = dataset.manifest.provenance, ["--name", dataset.name]
     source, made_of = origin.get("source"), [d["name"] for d in origin.get("datasets", [])]
+    name += _options(origin.get("options", {}))
     if source == "simulation" and "config" in origin:
         return shlex.join([*_export_words(origin["config"]), *name])
     if source == "rwm data merge":
@@ -151,7 +153,8 @@ def dataset_command(dataset: Dataset) -> str | None:
         return shlex.join(["rwm", "data", "filter", origin["where"], "--dataset", *made_of, *name])
     if source == "rwm data split":
         shares = [word for split, share in origin["shares"].items() for word in (f"--{split}", f"{share:g}")]
-        return shlex.join(["rwm", "data", "split", *made_of, *shares, "--seed", str(origin["seed"]), *name])
+        seed = ["--seed", str(origin["seed"])] if "seed" in origin else []  # Of a version that recorded no options.
+        return shlex.join(["rwm", "data", "split", *made_of, *shares, *seed, *name])
     if source == "rwm data convert":
         return shlex.join(["rwm", "data", "convert", *origin["files"], "--robot", dataset.robot, *name])
     return None
@@ -171,6 +174,12 @@ def _export_words(config: dict[str, Any]) -> list[str]:
         else:
             words += ["--" + key.replace("_", "-"), str(value)]
     return words
+
+
+def _options(given: dict[str, Any]) -> list[str]:
+    """Return options by name as words; True stands for a switch."""
+    words = [(f"--{key.replace('_', '-')}", value) for key, value in given.items()]
+    return [word for option, value in words for word in ((option,) if value is True else (option, str(value)))]
 
 
 def closest(config: Frozen) -> tuple[str | None, dict[str, Any]]:

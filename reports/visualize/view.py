@@ -198,7 +198,7 @@ def visualize_episode(
         RwmError: As :func:`recorded_scene`, before there is a run.
     """
     scene, model = recorded_scene(dataset, checkpoint, config, progress)
-    parents = {"dataset": dataset.name, "model": checkpoint.id if checkpoint else None}
+    parents = {"dataset": home.name_of(dataset), "model": checkpoint.id if checkpoint else None}
     run = start_evaluation(home, "visualize", config, parents, config.seed)
     with run.running():
         _finish(run, scene, model, config.overlay, episode=config.episode)
@@ -208,7 +208,8 @@ def visualize_episode(
 def model_of(home: Home, dataset: Dataset) -> Checkpoint | None:
     """Return the newest finished model that was fitted on a dataset; None where there is none."""
     fits = (r for r in home.runs("model") if r.meta.status == "finished" and r.meta.parents.get("dataset"))
-    return next((run.checkpoint for run in fits if run.meta.parents["dataset"] == dataset.name), None)
+    name = home.name_of(dataset)
+    return next((run.checkpoint for run in fits if run.meta.parents["dataset"] == name), None)
 
 
 def scalars(scene: Scene) -> list[Scalar]:

@@ -18,6 +18,7 @@ from rwmdata.formats.mapping import load_mapping
 from rwmdata.formats.minari import MinariFormat
 from rwmdata.formats.rosbag import RosbagFormat
 from rwmdata.home import Home
+from rwmdata.manifest import made_by
 from rwmdata.progress import Progress, silent
 from rwmdata.robots import load_robot
 from rwmdata.shipped import RECORDINGS, SAMPLE
@@ -80,7 +81,10 @@ def convert(
         recordings.files, copies = without_copies(recordings.files)
         notes += copies
     recordings.notes = notes + recordings.notes
-    hz, origin = 1 / spec.control_dt_s, {"source": "rwm data convert"}
+    options = {"mapping": mapping.name if mapping else None, "extension": ",".join(extension), "seed": seed}
+    options |= {"joint_order": joint_order, "quaternions": quaternions, "rate_hz": rate_hz}
+    options |= {"episode_ends": episode_ends} if special["episode_ends"] else {}
+    hz, origin = 1 / spec.control_dt_s, made_by("rwm data convert", options)
     sample = Sample(recordings.schema, hz, sorted(recordings.missing)) if layout and layout.check else None
     with DatasetWriter(home.data_dir, name, spec.name, recordings.schema, hz, origin, seed) as writer:
         for count, file in enumerate(recordings.files, start=1):

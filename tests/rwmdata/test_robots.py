@@ -30,6 +30,13 @@ def test_a_robot_of_ones_own_is_found_by_folder_and_by_name(tmp_path, monkeypatc
     assert load_robot("mine").folder == tmp_path / "mine"
 
 
+def test_a_robot_is_named_like_its_folder(tmp_path):
+    write_robot(tmp_path / "mine", name="another")
+    with pytest.raises(RwmError, match="has the name 'another', its folder 'mine'") as caught:
+        load_robot(str(tmp_path / "mine"))
+    assert caught.value.hint == "name: mine"
+
+
 def test_every_fault_of_a_robot_file_is_named(tmp_path):
     write_robot(tmp_path / "odd", default_joint_pos=[0.0], thigh_bodies=["a"], legs=["L", "R"])
     with pytest.raises(RwmError) as caught:

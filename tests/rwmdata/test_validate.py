@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from importlib import import_module
 
 import numpy as np
@@ -54,6 +56,16 @@ def test_a_changed_truncated_or_missing_shard_is_named(make_dataset, parts):
     shard.unlink()
     (fault,) = validate(dataset)
     assert (fault.where, fault.message) == ("shard-00000.parquet", "the file is missing")
+
+
+def test_a_shard_that_cannot_be_read_is_named(make_dataset, parts, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    dataset = make_dataset(parts)
+    monkeypatch.setattr(checks, "checksum", refused)
+    (fault,) = validate(dataset)
+    assert (fault.where, fault.message) == ("shard-00000.parquet", "cannot be read: Permission denied")
 
 
 def test_a_manifest_that_disagrees_is_an_error(make_dataset, parts):

@@ -78,7 +78,7 @@ def test_a_stale_action_column_predicts_measurably_worse(fitted, linear_dataset)
 
 def test_a_fit_leaves_its_record(fitted, linear_dataset):
     run, model = fitted
-    assert run.meta.status == "finished" and run.meta.parents == {"dataset": "linear"}
+    assert run.meta.status == "finished" and run.meta.parents == {"dataset": str(linear_dataset.path)}
     summary = run.meta.summary
     assert summary["updates"] == 500 and summary["stopped"] == "updates"
     assert summary["parameters"] == model.parameter_count and summary["windows_per_second"] > 0
@@ -260,6 +260,17 @@ def test_a_fit_is_resumed_by_its_run_alone(home, linear_dataset):
     assert resumed.meta.status == "finished" and resumed.meta.summary["updates"] == 12
     with pytest.raises(RwmError, match="is finished"):
         resume_fit(home, resumed)
+
+
+def test_of_two_datasets_of_a_name_a_fit_is_resumed_on_its_own(home, linear_dataset):
+    shutil.copytree(linear_dataset.path, home.data_dir / "linear")
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(home, linear_dataset, tiny(), interrupting(2))
+    run = home.runs("model")[0]
+    with pytest.raises(RwmError, match=f"fitted on '{linear_dataset.path}', not 'linear'"):
+        fit_model(home, home.dataset("linear"), resume=run)
+    shutil.rmtree(home.data_dir / "linear")
+    assert resume_fit(home, run, device="cpu").meta.status == "finished"
 
 
 def test_a_batch_in_parts_takes_the_same_step(home, linear_dataset):

@@ -38,7 +38,7 @@ def test_it_goes_on_where_the_other_ended(home, first, linear_dataset):
     run = fit_model(home, linear_dataset, FitConfig(**SHORT, forecast=2, batch=16, warm_start=first.id))
     assert held_out(run, 0) == pytest.approx(first.meta.summary["val/total"], rel=1e-5)
     assert run.meta.summary["val/total"] < held_out(run, 0)
-    assert run.meta.parents == {"dataset": linear_dataset.name, "model": first.id}
+    assert run.meta.parents == {"dataset": str(linear_dataset.path), "model": first.id}
     old, new = load_model(first.model_file), load_model(run.model_file)
     assert new.config == old.config  # Sizes are the model's, not those of the options.
     assert torch.equal(new.normalizer.state_mean, old.normalizer.state_mean)

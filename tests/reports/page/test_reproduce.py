@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import typer
 
@@ -19,6 +20,9 @@ from reports.evaluate.policy_score import PolicyScoreConfig
 from reports.evaluate.uncertainty import UncertaintyConfig
 from reports.page.reproduce import dataset_command, recorded_command, run_command
 from rwmdata.config import build
+from rwmdata.edit import filter_episodes, split_anew
+from rwmdata.formats.convert import convert
+from rwmdata.formats.csv66 import write_csv
 from rwmdata.home import Home
 from rwmdata.runs import Run
 from rwmmodel.fit_config import FitConfig
@@ -172,6 +176,21 @@ def test_a_dataset_says_how_it_was_made(parse):
     kept = {"source": "rwm data filter", "where": "length > 5", "datasets": [{"name": "a"}]}
     assert dataset_command(of(kept)) == "rwm data filter 'length > 5' --dataset a --name set"
     assert dataset_command(of({"source": "elsewhere"})) is None
+
+
+def test_a_dataset_says_the_options_it_was_made_with(home, make_dataset, schema, tmp_path):
+    rows = np.random.default_rng(0).normal(0, 0.01, (4, 60, schema.width)).astype(np.float32)
+    rows[..., 6:9] = (0, 0, -1)
+    rows[..., schema.contact.start :] = 0
+    source = make_dataset(rows, "walks")
+    kept = filter_episodes(home, source, "episode < 3", "kept", cut_spikes=True, seed=2)
+    assert dataset_command(kept) == "rwm data filter 'episode < 3' --dataset walks --name kept --cut-spikes --seed 2"
+    dealt = split_anew(home, source, "dealt", {"train": 0.5, "val": 0.25, "test": 0.25}, window=20)
+    made = "rwm data split walks --train 0.5 --val 0.25 --test 0.25 --name dealt --window 20"
+    assert dataset_command(dealt) == made
+    (file,) = write_csv(source, tmp_path)
+    back = convert(home, [file], "back", episode_ends="none")
+    assert dataset_command(back) == f"rwm data convert {file.name} --robot anymal_d --name back --episode-ends none"
 
 
 def of(provenance):
