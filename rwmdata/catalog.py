@@ -122,7 +122,10 @@ class Dataset:
 
     def _check_split(self, name: str) -> None:
         if name not in self.manifest.splits:
-            raise RwmError(f"Dataset '{self.name}' has no split '{name}'; it has {', '.join(self.manifest.splits)}.")
+            raise RwmError(
+                f"Dataset '{self.name}' has no split '{name}'; it has {', '.join(self.manifest.splits)}.",
+                "rwm data split",
+            )
 
     @property
     def split_sizes(self) -> dict[str, str]:

@@ -41,7 +41,9 @@ def merge(home: Home, sources: Sequence[Dataset], name: str, seed: int = 0, prog
         for what in ("robot", "control_hz", "joints", "legs", "extension"):
             ours, theirs = getattr(first.manifest, what), getattr(other.manifest, what)
             if ours != theirs:
-                raise RwmError(f"'{first.name}' and '{other.name}' differ in {what}: {ours} and {theirs}.")
+                raise RwmError(
+                    f"'{first.name}' and '{other.name}' differ in {what}: {ours} and {theirs}.", "rwm data ls"
+                )
     _refuse_shared_rows(sources)
     origin = made_by("rwm data merge", {"seed": seed}) | {"datasets": [about(d) for d in sources]}
     return _rewrite(home, [(d, None) for d in sources], name, origin, seed, progress)
@@ -134,7 +136,10 @@ def split_anew(
         raise RwmError(f"{gone[0]} is missing.", f"rwm data validate {quoted(source.name)}")
     splits = deal(source.manifest.episodes.length, seed, shares, window)
     if len(source.episodes) < len(shares) and not splits.rows:
-        raise RwmError(f"'{source.name}' has {len(source.episodes)} episodes, fewer than {len(shares)} splits.")
+        raise RwmError(
+            f"'{source.name}' has {len(source.episodes)} episodes, fewer than {len(shares)} splits.",
+            "rwm data merge, with more episodes",
+        )
     target = new_dataset_path(home.data_dir, name)
     origin = made_by("rwm data split", {"window": window if window != WINDOW_ROWS else None, "seed": seed})
     origin |= {"datasets": [about(source)], "shares": shares, **_missing(source)}

@@ -219,7 +219,9 @@ class Run:
         try:
             return model.model_validate(self.meta.config)
         except ValidationError as exc:
-            raise RwmError(f"The recorded options of run {self.id} are not valid: {one_line(exc)}.") from exc
+            raise RwmError(
+                f"The recorded options of run {self.id} are not valid: {one_line(exc)}.", f"rwm runs show {self.id}"
+            ) from exc
 
     def update(self, **changes: Any) -> None:
         """Change fields of ``run.json`` and save it; what was logged before is durable then."""

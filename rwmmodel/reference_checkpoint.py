@@ -109,9 +109,15 @@ def export_reference(model: DynamicsEnsemble, path: Path, beside: Mapping[str, o
     """
     config = model.config
     if not config.shared_base:
-        raise RwmError("The reference's members share their bases; a model with shared_base off cannot be exported.")
+        raise RwmError(
+            "The reference's members share their bases; a model with shared_base off cannot be exported.",
+            "rwm fit --shared-base",
+        )
     if config.prior_scale:
-        raise RwmError("The reference's members have no randomised priors; a prior_scale cannot be exported.")
+        raise RwmError(
+            "The reference's members have no randomised priors; a prior_scale cannot be exported.",
+            "rwm fit --set prior_scale=0",
+        )
     if config.base not in REFERENCE_BASES:
         raise RwmError(f"The reference's tensor names for a base of kind {config.base} are not known.")
     if config.auxiliary_hidden not in (None, config.hidden):

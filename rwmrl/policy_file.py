@@ -50,7 +50,9 @@ def load_policy(path: str | Path, robot: str | RobotSpec | None = None, strict: 
         info = PolicyInfo(**raw["info"])
         policy = filled(lambda: MlpPolicy(info), info.hidden_dims, len(info.hidden_dims), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as exc:
-        raise RwmError(f"The policy inside {path} is damaged: {one_line(exc)}.") from exc
+        raise RwmError(
+            f"The policy inside {path} is damaged: {one_line(exc)}.", "copy it again, or rwm runs ls"
+        ) from exc
     if spec is not None and strict:
         _refuse_other_robot(path, policy.info, spec)
     return policy.eval()

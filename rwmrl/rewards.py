@@ -90,7 +90,9 @@ class RewardModel:
         self.weights = dict(robot.reward_weights) | dict(weights or {})
         unknown = sorted(set(self.weights) - set(TERMS))
         if unknown:
-            raise RwmError(f"Unknown reward term {', '.join(unknown)}; terms: {', '.join(TERMS)}.")
+            raise RwmError(
+                f"Unknown reward term {', '.join(unknown)}; terms: {', '.join(TERMS)}.", "--reward TERM=WEIGHT"
+            )
         self.schema, self.dt = schema, robot.control_dt_s
         self.episode_sums = {k: torch.zeros(num_envs, device=device) for k, w in self.weights.items() if w != 0.0}
         self.air_time = FeetAirTime(num_envs, len(robot.legs), self.dt, device)

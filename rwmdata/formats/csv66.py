@@ -151,7 +151,7 @@ def read_blocks(file: Path, schema: Schema) -> Iterator[np.ndarray]:
         finally:
             pool.shutdown(cancel_futures=True)
     if at == 0:
-        raise RwmError(f"{file} is empty; expected rows of {schema.width} numbers.")
+        raise RwmError(f"{file} is empty; expected rows of {schema.width} numbers.", "leave it out")
 
 
 def _raw_blocks(file: Path) -> Iterator[bytes]:

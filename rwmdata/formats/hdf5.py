@@ -289,7 +289,10 @@ def _opened(h5py: ModuleType, file: Path) -> Iterator[h5py.File]:
     except DAMAGE as exc:
         reason, hint = one_line(exc), ""
         if "truncated file" in reason:
-            raise RwmError(f"{file} is cut short: the recording was not closed, or not copied whole.") from exc
+            raise RwmError(
+                f"{file} is cut short: the recording was not closed, or not copied whole.",
+                "copy it again, or leave it out",
+            ) from exc
         if "clear file consistency flags" in reason:
             hint = f"h5clear --status {quoted(file)}"
         raise RwmError(f"{file} cannot be read as HDF5: {reason}.", hint) from exc

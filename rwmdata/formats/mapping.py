@@ -135,7 +135,9 @@ def load_mapping(path: Path) -> Mapping:
     except FileNotFoundError as exc:
         raise RwmError(f"There is no mapping file {path}.", "--mapping FILE.yaml") from exc
     except (ValueError, TypeError, OSError) as exc:
-        raise RwmError(f"{path} is not a valid mapping: {one_line(exc)}.") from exc
+        raise RwmError(
+            f"{path} is not a valid mapping: {one_line(exc)}.", "rwm data convert FILE --infer, which proposes one"
+        ) from exc
 
 
 def suffixes(group: str, robot: RobotSpec, extension: list[str]) -> list[str]:

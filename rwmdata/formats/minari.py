@@ -71,7 +71,10 @@ def write_minari(dataset: Dataset, folder: Path, progress: Progress = silent) ->
         import minari
         from gymnasium import spaces
     if not (dataset.episodes.length > 1).any():
-        raise RwmError(f"No episode of '{dataset.name}' has a step; nothing was written.")
+        raise RwmError(
+            f"No episode of '{dataset.name}' has a step; nothing was written.",
+            "a dataset with episodes of two rows or more",
+        )
     name = f"{dataset.robot}-{re.sub('[^A-Za-z0-9_-]+', '-', dataset.name)}-v0"
     target = folder / name
     sample = _observations(next(read_episodes(dataset)), dataset)

@@ -22,7 +22,7 @@ def read_npz(file: Path, data: bytes) -> tuple[pl.DataFrame, list[str]]:
         RwmError: It is no such archive, holds no arrays of one length, or an array of objects.
     """
     if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise RwmError(f"{file} is a damaged archive.")
+        raise RwmError(f"{file} is a damaged archive.", "copy it again, or leave it out")
     if not all(name.endswith(".npy") for name in zipfile.ZipFile(io.BytesIO(data)).namelist()):
         what = "an Excel workbook" if b"xl/workbook" in data else "an archive, but not of NumPy arrays"
         raise RwmError(f"{file} is {what}.", "save the table as CSV" if "Excel" in what else SAVE_HINT)

@@ -83,7 +83,7 @@ def read_table(file: Path) -> tuple[pl.DataFrame, list[str]]:
     except OSError as exc:
         raise RwmError(f"{file} cannot be read: {exc.strerror}.") from exc
     if not data.strip():
-        raise RwmError(f"{file} is empty.")
+        raise RwmError(f"{file} is empty.", "leave it out")
     for start, what in OTHERS.items():
         if data.startswith(start):
             raise RwmError(f"{file} is {what}.", "a CSV, Parquet, Arrow or NumPy file of named columns")
@@ -93,5 +93,5 @@ def read_table(file: Path) -> tuple[pl.DataFrame, list[str]]:
     except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, OSError, EOFError, KeyError) as exc:
         raise RwmError(f"{file} cannot be read: {one_line(exc)}.") from exc
     if frame.height == 0:
-        raise RwmError(f"{file} has no rows.")
+        raise RwmError(f"{file} has no rows.", "leave it out")
     return frame, left_out

@@ -63,7 +63,7 @@ def read_text_table(file: Path, data: bytes) -> tuple[pl.DataFrame, list[str]]:
         notes.append(f"{file.name}: the last line is cut off and was left out")
     _check_widths(file, rows, layout)
     if not rows:
-        raise RwmError(f"{file} has names of columns but no rows.")
+        raise RwmError(f"{file} has names of columns but no rows.", "leave it out")
     return _parsed(file, rows, layout), notes
 
 
@@ -90,7 +90,7 @@ def _layout(file: Path, lines: list[str]) -> Layout:
     """Find the separator with which names and the rows below them have the same number of cells."""
     head = [(k, line) for k, line in enumerate(lines) if line.strip()][:LOOKED_AT]
     if not head:
-        raise RwmError(f"{file} is empty.")
+        raise RwmError(f"{file} is empty.", "leave it out")
     found = [layout for separator in list(SEPARATORS)[:-1] if (layout := _layout_with(file, head, separator))]
     if not found and (by_blanks := _layout_with(file, head, " ")):
         found = [by_blanks]
