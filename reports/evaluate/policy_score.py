@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -70,7 +71,8 @@ def evaluate_policy(home: Home, config: PolicyScoreConfig, progress: Progress = 
             scalars += normalized(scalars, scenario, reference_returns(robot, scenario))
         finish_evaluation(run, robot.name, scalars, UNITS, episodes=config.episodes)
     if config.film:
-        draw_film(run.path / "film.png", f"{robot.title}, {config.policy}", robot, record(config.policy, robot))
+        name = "/".join(Path(config.policy).parts[-3:])  # Of a run's file: the run, its folder and the file.
+        draw_film(run.path / "film.png", f"{robot.title}, {name}", robot, record(config.policy, robot))
     return run
 
 

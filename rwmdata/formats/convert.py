@@ -81,7 +81,11 @@ def convert(
         recordings.files, copies = without_copies(recordings.files)
         notes += copies
     recordings.notes = notes + recordings.notes
-    options = {"mapping": mapping.name if mapping else None, "extension": ",".join(extension), "seed": seed}
+    options: dict[str, str | float | None] = {
+        "mapping": mapping.name if mapping else None,
+        "extension": ",".join(extension),
+        "seed": seed,
+    }
     options |= {"joint_order": joint_order, "quaternions": quaternions, "rate_hz": rate_hz}
     options |= {"episode_ends": episode_ends} if special["episode_ends"] else {}
     hz, origin = 1 / spec.control_dt_s, made_by("rwm data convert", options)
