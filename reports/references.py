@@ -125,7 +125,8 @@ def curve_table(stages: list[Stage], returns: dict[str, float]) -> list[dict[str
 def describe(folder: Path, robot: RobotSpec) -> str:
     """Return what a folder of reference policies holds, as Markdown, from its files."""
     made = {name: load_policy(folder / f"{name}.safetensors").info.made for name in (RANDOM, "medium", "expert")}
-    curve = json.loads((folder / SCORES).read_text())["curve"]
+    content = json.loads((folder / SCORES).read_text())
+    scores, curve = content["scores"], content["curve"]
     lines = [
         f"# Reference policies of {robot.title}\n",
         f"{made['expert']['episodes']} episodes of {robot.episode_length_s:g} s: commands uniform in [-1, 1] m/s,",
@@ -149,8 +150,10 @@ def describe(folder: Path, robot: RobotSpec) -> str:
             f"\n{EXPERT_SHARE:.0%} of the expert's return was reached after {goal['minutes']:.0f} minutes of training:",
             f"{goal['iteration']} iterations, {goal['steps'] / 1e6:.1f} million steps.",
         ]
+    random_return, (_, first, *_) = scores[RANDOM]["undisturbed"]["return"], scores.values()
+    does = "stands still and earns" if first["undisturbed"]["share_without_fall"] > 0.5 else "falls, with a return of"
     lines += [
-        f"The untrained mean action stands still and earns {curve[0]['return']:.1f}, far more than random actions:",
+        f"The untrained mean action {does} {curve[0]['return']:.1f}, random actions earn {random_return:.1f}:",
         "read the return beside the normalised score.\n\nHow they were made:\n\n```",
     ]
     commands = [made[name].get(key) for name in ("medium", "expert") for key in ("warm_start", "how")]
