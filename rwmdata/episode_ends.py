@@ -17,6 +17,9 @@ JOINT_JUMP_RAD = 0.25
 """Largest joint step the velocities at both ends do not explain, and ..."""
 JOINT_JUMP_SUM_RAD = 0.8
 """... the least sum of such steps over the joints: a reset moves the whole pose, an impact few joints."""
+STRUCK_RAD_S = 20.0
+"""A joint whose velocity changes by more within a control step was struck, and explains nothing: legs of a robot that
+falls do this, resets do not."""
 GRAVITY_JUMP = 0.25
 """Least change of projected gravity beyond what the angular velocity explains."""
 GRAVITY_TURNED = "projected gravity jumps beyond angular velocity * dt"
@@ -64,10 +67,11 @@ def find_episode_starts(rows: np.ndarray, schema: Schema, control_dt_s: float) -
 
 
 def _joint_jump(rows: np.ndarray, schema: Schema, dt: float) -> np.ndarray:
-    """Return |joint step - trapezoid of the joint velocities|, ``(R - 1, J)``, rad."""
+    """Return |joint step - trapezoid of the joint velocities|, ``(R - 1, J)``, rad; 0 where a joint was struck."""
     position = rows[:, schema.group("joint_pos")]
     velocity = rows[:, schema.group("joint_vel")]
-    return np.abs(np.diff(position, axis=0) - 0.5 * dt * (velocity[1:] + velocity[:-1]))
+    jump = np.abs(np.diff(position, axis=0) - 0.5 * dt * (velocity[1:] + velocity[:-1]))
+    return np.where(np.abs(np.diff(velocity, axis=0)) > STRUCK_RAD_S, 0.0, jump)
 
 
 def _gravity_jump(rows: np.ndarray, schema: Schema, dt: float) -> np.ndarray:
