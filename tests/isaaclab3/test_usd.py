@@ -62,13 +62,14 @@ def test_a_pd_drive_stands_in_for_the_network_of_drives(assets):
 
 
 def test_a_shape_that_cannot_be_written_is_named(tmp_path):
-    shipped = load_robot("go2")
+    shipped, own = load_robot("go2"), tmp_path / "go2"
+    own.mkdir()
     for file in shipped.folder.iterdir():
-        (tmp_path / file.name).write_text(
+        (own / file.name).write_text(
             file.read_text().replace('type="sphere" size="0.022"', 'type="ellipsoid" size="0.02 0.02 0.03"')
         )
     with pytest.raises(RwmError, match="go2.xml: a collision shape is of kind ellipsoid; only spheres"):
-        robot_stage(load_robot(str(tmp_path)))
+        robot_stage(load_robot(str(own)))
 
 
 def test_the_command_writes_one_robot_and_says_what(rwm, tmp_path):
